@@ -1,0 +1,23 @@
+{
+  'targets': [
+    {
+      'target_name': 'async_accept',
+      'sources': [
+        'native/addon.cc',
+        'native/fd_functions.cc',
+        'native/listener.cc',
+        'native/listener_handle.cc',
+        'native/sockaddr.cc',
+        'native/sys.cc',
+        'native/unix_diag.cc',
+      ],
+      'dependencies': ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except_all"],
+      'defines': ['NAPI_VERSION=9', 'NODE_ADDON_API_DISABLE_DEPRECATED'],
+      'cflags': ['-Wall', '-Wextra', '-Werror'],
+      'cflags_cc': ['-std=c++17', '-fvisibility=hidden'],
+      'cflags_cc!': ['-std=gnu++17', '-std=gnu++20', '-fno-rtti'],
+      # Headers of others are not ours to warn about.
+      'include_dirs': [],
+    },
+  ],
+}

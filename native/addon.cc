@@ -1,0 +1,116 @@
+#include "addon.h"
+
+#include <errno.h>
+
+#include <new>
+
+#include "fd_functions.h"
+#include "js.h"
+#include "listener_handle.h"
+#include "sys.h"
+
+Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env), context_(env, "async-accept") {
+  // Not uv_default_loop(): that one is the main thread's, whoever asks.
+  napi_status status = napi_get_uv_event_loop(env, &loop_);
+  // Closing a libuv handle takes a turn of the loop, and libuv aborts when a loop ends with a handle open; so the hook
+  // has to be an asynchronous one. A synchronous one would return before the callbacks of uv_close, and they would
+  // find their code unloaded.
+  if (status == napi_ok) {
+    status = napi_add_async_cleanup_hook(
+        env, [](napi_async_cleanup_hook_handle, void* addon) { static_cast<Addon*>(addon)->end(); }, this, &cleanup_);
+  }
+  if (status != napi_ok) throw Napi::Error::New(env, "the environment gives no event loop");
+
+  auto buffer = Napi::ArrayBuffer::New(env, sizeof(Listener::Completion) * Listener::kMaxBatch);
+  completions_ = Napi::Persistent(buffer);
+  exports.Set("completions", buffer);
+  exports.Set("setDeliver", Napi::Function::New(env, [this](const Napi::CallbackInfo& info) { set_deliver(info); }));
+  ListenerHandle::define(env, exports);
+  fd_functions::define(env, exports);
+}
+
+void Addon::set_deliver(const Napi::CallbackInfo& info) {
+  if (!info[0].IsFunction()) js::throw_type_error(env_, "expected a function");
+  deliver_ = Napi::Persistent(info[0].As<Napi::Function>());
+}
+
+int Addon::open_listener(int fd, Listener::Options options, void* data, Listener** result) {
+  if (ending_) return -ECANCELED;
+  if (!owned_.has(fd)) return -EBADF;
+  int error = Listener::create(loop_, fd, options, this, result);
+  if (error != 0) return error;
+  try {
+    listeners_.insert(*result);
+  } catch (const std::bad_alloc&) {
+    (*result)->detach();
+    *result = nullptr;
+    return -ENOMEM;
+  }
+  owned_.remove(fd);
+  (*result)->data = data;
+  return 0;
+}
+
+bool Addon::is_listening(int fd) const {
+  for (const Listener* listener : listeners_) {
+    if (listener->fd() == fd) return true;
+  }
+  return false;
+}
+
+Listener::Completion* Addon::completions() {
+  Napi::HandleScope scope(env_);
+  // A terminated worker still gets the events of its loop's last turn. What it accepted then would be lost; what it
+  // leaves in the backlog another listener can take. Node-API has no question for it but a call that it refuses.
+  napi_value undefined = env_.Undefined();
+  bool same;
+  if (ending_ || napi_strict_equals(env_, undefined, undefined, &same) != napi_ok) return nullptr;
+  // Asked each time, because JavaScript can detach the buffer.
+  void* data;
+  size_t length;
+  if (napi_get_arraybuffer_info(env_, completions_.Value(), &data, &length) != napi_ok) return nullptr;
+  bool whole = length == sizeof(Listener::Completion) * Listener::kMaxBatch;
+  return whole ? static_cast<Listener::Completion*>(data) : nullptr;
+}
+
+void Addon::deliver(Listener* listener, size_t count, Listener::Capacity capacity) {
+  if (listener->data == nullptr || deliver_.IsEmpty()) return;
+  Napi::HandleScope scope(env_);
+  napi_value arguments[] = {Napi::Number::New(env_, static_cast<double>(count)),
+                            Napi::Number::New(env_, capacity.error), Napi::Number::New(env_, capacity.delay)};
+  napi_value receiver = static_cast<ListenerHandle*>(listener->data)->Value();
+  // napi_make_callback and not napi_call_function: promise continuations must run when it returns.
+  napi_status status = napi_make_callback(env_, context_, receiver, deliver_.Value(), 3, arguments, nullptr);
+  if (status != napi_pending_exception) return;
+  napi_value exception;
+  if (napi_get_and_clear_last_exception(env_, &exception) == napi_ok) napi_fatal_exception(env_, exception);
+}
+
+void Addon::hold(Listener* listener, bool outstanding) {
+  if (listener->data != nullptr) static_cast<ListenerHandle*>(listener->data)->hold(outstanding);
+}
+
+void Addon::closed(Listener* listener) {
+  listeners_.erase(listener);
+  end_if_all_closed();
+}
+
+// The environment ends: nobody will ask any more, and nobody holds what was accepted.
+void Addon::end() {
+  ending_ = true;
+  for (Listener* listener : listeners_) listener->close();
+  owned_.drain([](int fd) { sys::close(fd); });
+  end_if_all_closed();
+}
+
+void Addon::end_if_all_closed() {
+  if (!ending_ || !listeners_.empty()) return;
+  napi_remove_async_cleanup_hook(cleanup_);
+}
+
+static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new Addon(env, exports));
+  return exports;
+}
+
+NODE_API_MODULE(async_accept, init)

@@ -1,0 +1,47 @@
+// What the addon keeps for one environment: one main thread or one worker. There is no other state.
+#pragma once
+
+#include <napi.h>
+#include <uv.h>
+
+#include <unordered_set>
+
+#include "listener.h"
+#include "owned_fds.h"
+
+class Addon final : public Listener::Host {
+ public:
+  Addon(Napi::Env env, Napi::Object exports);
+
+  static Addon* of(Napi::Env env) { return env.GetInstanceData<Addon>(); }
+
+  uv_loop_t* loop() const { return loop_; }
+
+  // Fds that JavaScript holds by number, without a libuv handle. A listener's fd is the listener's alone.
+  OwnedFds& owned() { return owned_; }
+
+  // Takes `fd` from the owned ones when it returns 0.
+  int open_listener(int fd, Listener::Options options, void* data, Listener** result);
+  bool is_listening(int fd) const;
+
+  Listener::Completion* completions() override;
+  bool own(int fd) override { return owned_.add(fd); }
+  void deliver(Listener* listener, size_t count, Listener::Capacity capacity) override;
+  void hold(Listener* listener, bool outstanding) override;
+  void closed(Listener* listener) override;
+
+ private:
+  void set_deliver(const Napi::CallbackInfo& info);
+  void end();
+  void end_if_all_closed();
+
+  Napi::Env env_;
+  uv_loop_t* loop_ = nullptr;
+  OwnedFds owned_;
+  std::unordered_set<Listener*> listeners_;  // those being closed included
+  Napi::Reference<Napi::ArrayBuffer> completions_;
+  Napi::FunctionReference deliver_;
+  Napi::AsyncContext context_;
+  napi_async_cleanup_hook_handle cleanup_ = nullptr;
+  bool ending_ = false;
+};

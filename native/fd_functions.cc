@@ -1,0 +1,282 @@
+#include "fd_functions.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+
+#include <algorithm>
+#include <string>
+
+#include "addon.h"
+#include "js.h"
+#include "sockaddr.h"
+#include "sys.h"
+#include "unix_diag.h"
+
+namespace fd_functions {
+namespace {
+
+using Napi::CallbackInfo;
+using Napi::Value;
+
+Value number(const CallbackInfo& info, double value) { return Napi::Number::New(info.Env(), value); }
+
+int get_int(int fd, int name, int* value) {
+  socklen_t length = sizeof *value;
+  return sys::getsockopt(fd, SOL_SOCKET, name, value, &length);
+}
+
+// The environment owns `fd`, unless it is a negative errno; the result is the same number, or what went wrong.
+int own(const CallbackInfo& info, int fd) {
+  if (fd < 0 || Addon::of(info.Env())->owned().add(fd)) return fd;
+  sys::close(fd);
+  return -ENOMEM;
+}
+
+// socket(domain, type): an owned fd.
+Value socket(const CallbackInfo& info) {
+  return number(info, own(info, sys::socket(js::to_int(info[0]), js::to_int(info[1]))));
+}
+
+Value bind_to(const CallbackInfo& info, int error, const sockaddrs::Sockaddr& address) {
+  if (error == 0) error = sys::bind(js::to_int(info[0]), &address.storage.any, address.length);
+  return number(info, error);
+}
+
+// bindIp(fd, address, port)
+Value bind_ip(const CallbackInfo& info) {
+  sockaddrs::Sockaddr address;
+  auto port = static_cast<uint16_t>(js::to_int(info[2]));
+  return bind_to(info, sockaddrs::from_ip(js::to_string(info[1]), port, &address), address);
+}
+
+// bindPath(fd, path)
+Value bind_path(const CallbackInfo& info) {
+  sockaddrs::Sockaddr address;
+  return bind_to(info, sockaddrs::from_path(js::to_string(info[1]), &address), address);
+}
+
+// listen(fd, backlog)
+Value listen(const CallbackInfo& info) { return number(info, sys::listen(js::to_int(info[0]), js::to_int(info[1]))); }
+
+// connectPath(path): 0 when somebody listens there; the connection is closed again at once.
+Value connect_path(const CallbackInfo& info) {
+  sockaddrs::Sockaddr address;
+  int error = sockaddrs::from_path(js::to_string(info[0]), &address);
+  if (error != 0) return number(info, error);
+  int fd = sys::socket(AF_UNIX, SOCK_STREAM);
+  if (fd < 0) return number(info, fd);
+  error = sys::connect(fd, &address.storage.any, address.length);
+  sys::close(fd);
+  return number(info, error);
+}
+
+// setOption(fd, level, name, value): value is an integer or a string.
+Value set_option(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  int level = js::to_int(info[1]);
+  int name = js::to_int(info[2]);
+  if (info[3].IsString()) {
+    std::string text = js::to_string(info[3]);
+    return number(info, sys::setsockopt(fd, level, name, text.data(), static_cast<socklen_t>(text.size())));
+  }
+  int value = js::to_int(info[3]);
+  return number(info, sys::setsockopt(fd, level, name, &value, sizeof value));
+}
+
+// adopt(fd): takes it, close-on-exec and non-blocking from now on. -EEXIST when it has an owner here already.
+Value adopt(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  Addon* addon = Addon::of(info.Env());
+  if (addon->owned().has(fd) || addon->is_listening(fd)) return number(info, -EEXIST);
+  int error = sys::set_cloexec(fd);
+  if (error == 0) error = sys::set_nonblock(fd);
+  if (error == 0 && !addon->owned().add(fd)) error = -ENOMEM;
+  return number(info, error);
+}
+
+// duplicate(fd): an owned copy.
+Value duplicate(const CallbackInfo& info) { return number(info, own(info, sys::dup_cloexec(js::to_int(info[0])))); }
+
+// release(fd): gives it to the caller. False when the environment does not own it.
+Value release(const CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), Addon::of(info.Env())->owned().remove(js::to_int(info[0])));
+}
+
+// close(fd): only what the environment owns, or a number gone stale would close what others have opened since.
+Value close(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  return number(info, Addon::of(info.Env())->owned().remove(fd) ? sys::close(fd) : -EBADF);
+}
+
+// reset(fd): as close, but a TCP peer gets a reset.
+Value reset(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  return number(info, Addon::of(info.Env())->owned().remove(fd) ? sys::reset(fd) : -EBADF);
+}
+
+const char* kind_name(mode_t mode) {
+  switch (mode & S_IFMT) {
+    case S_IFSOCK:
+      return "socket";
+    case S_IFIFO:
+      return "fifo";
+    case S_IFREG:
+      return "file";
+    default:
+      return "other";
+  }
+}
+
+// inspect(fd): what it is; for a socket its domain and type, and whether it listens or is connected.
+Value inspect(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  struct stat status;
+  int error = sys::fstat(fd, &status);
+  if (error != 0) return number(info, error);
+  auto result = Napi::Object::New(info.Env());
+  result.Set("kind", kind_name(status.st_mode));
+  if (!S_ISSOCK(status.st_mode)) return result;
+  int domain = 0;
+  int type = 0;
+  int listening = 0;
+  get_int(fd, SO_DOMAIN, &domain);
+  get_int(fd, SO_TYPE, &type);
+  get_int(fd, SO_ACCEPTCONN, &listening);
+  sockaddrs::Sockaddr peer;
+  result.Set("domain", domain);
+  result.Set("type", type);
+  result.Set("listening", listening != 0);
+  result.Set("connected", sys::getpeername(fd, &peer.storage.any, &peer.length) == 0);
+  return result;
+}
+
+// { address, port, family } as net.AddressInfo has them; only { address } for a unix socket.
+Value to_address(Napi::Env env, const sockaddrs::Storage& storage, socklen_t length) {
+  auto result = Napi::Object::New(env);
+  result.Set("address", sockaddrs::to_text(storage, length));
+  if (length >= sizeof(sockaddr_in) && storage.family != AF_UNIX) {
+    result.Set("port", sockaddrs::port(storage));
+    result.Set("family", storage.family == AF_INET6 ? "IPv6" : "IPv4");
+  }
+  return result;
+}
+
+template <int (*name)(int, sockaddr*, socklen_t*)>
+Value address_of(const CallbackInfo& info) {
+  sockaddrs::Sockaddr found;
+  int error = name(js::to_int(info[0]), &found.storage.any, &found.length);
+  return error == 0 ? to_address(info.Env(), found.storage, found.length) : number(info, error);
+}
+
+// parseAddress(bytes): a struct sockaddr, as a completion has it.
+Value parse_address(const CallbackInfo& info) {
+  if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+    js::throw_type_error(info.Env(), "expected a Uint8Array");
+  }
+  auto bytes = info[0].As<Napi::Uint8Array>();
+  sockaddrs::Storage storage = {};
+  size_t length = std::min(bytes.ByteLength(), sizeof storage);
+  memcpy(&storage, bytes.Data(), length);
+  return to_address(info.Env(), storage, static_cast<socklen_t>(length));
+}
+
+// peerCredentials(fd): SO_PEERCRED of unix(7), who connected or made the socket pair, at that time.
+Value peer_credentials(const CallbackInfo& info) {
+  ucred credentials;
+  socklen_t length = sizeof credentials;
+  int error = sys::getsockopt(js::to_int(info[0]), SOL_SOCKET, SO_PEERCRED, &credentials, &length);
+  if (error != 0) return number(info, error);
+  auto result = Napi::Object::New(info.Env());
+  result.Set("pid", credentials.pid);
+  result.Set("uid", credentials.uid);
+  result.Set("gid", credentials.gid);
+  return result;
+}
+
+// backlog(fd): { queued, limit } of a listening socket.
+Value backlog(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  int domain = 0;
+  int error = get_int(fd, SO_DOMAIN, &domain);
+  uint32_t queued = 0;
+  uint32_t limit = 0;
+  if (error == 0 && domain == AF_UNIX) {
+    error = unix_diag::accept_queue(fd, &queued, &limit);
+  } else if (error == 0) {
+    // For a listening socket Linux puts the accept queue's length and limit where a connected one has segment counts.
+    tcp_info tcp = {};
+    socklen_t length = sizeof tcp;
+    error = sys::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &tcp, &length);
+    if (error == 0 && tcp.tcpi_state != TCP_LISTEN) error = -EINVAL;
+    queued = tcp.tcpi_unacked;
+    limit = tcp.tcpi_sacked;
+  }
+  if (error != 0) return number(info, error);
+  auto result = Napi::Object::New(info.Env());
+  result.Set("queued", queued);
+  result.Set("limit", limit);
+  return result;
+}
+
+struct Constant {
+  const char* name;
+  int value;
+};
+
+// Their values differ between architectures.
+constexpr Constant kConstants[] = {
+    {"AF_INET", AF_INET},
+    {"AF_INET6", AF_INET6},
+    {"AF_UNIX", AF_UNIX},
+    {"SOCK_STREAM", SOCK_STREAM},
+    {"SOCK_SEQPACKET", SOCK_SEQPACKET},
+    {"SOL_SOCKET", SOL_SOCKET},
+    {"SO_REUSEADDR", SO_REUSEADDR},
+    {"SO_REUSEPORT", SO_REUSEPORT},
+    {"SO_KEEPALIVE", SO_KEEPALIVE},
+    {"SO_BINDTODEVICE", SO_BINDTODEVICE},
+    {"IPPROTO_IP", IPPROTO_IP},
+    {"IP_TRANSPARENT", IP_TRANSPARENT},
+    {"IP_FREEBIND", IP_FREEBIND},
+    {"IPPROTO_IPV6", IPPROTO_IPV6},
+    {"IPV6_V6ONLY", IPV6_V6ONLY},
+    {"IPV6_TRANSPARENT", IPV6_TRANSPARENT},
+    {"IPV6_FREEBIND", IPV6_FREEBIND},
+    {"IPPROTO_TCP", IPPROTO_TCP},
+    {"TCP_NODELAY", TCP_NODELAY},
+    {"TCP_KEEPIDLE", TCP_KEEPIDLE},
+    {"TCP_DEFER_ACCEPT", TCP_DEFER_ACCEPT},
+    {"TCP_FASTOPEN", TCP_FASTOPEN},
+};
+
+}  // namespace
+
+void define(Napi::Env env, Napi::Object exports) {
+  auto add = [&](const char* name, Value (*function)(const CallbackInfo&)) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
+  add("socket", socket);
+  add("bindIp", bind_ip);
+  add("bindPath", bind_path);
+  add("listen", listen);
+  add("connectPath", connect_path);
+  add("setOption", set_option);
+  add("adopt", adopt);
+  add("duplicate", duplicate);
+  add("release", release);
+  add("close", close);
+  add("reset", reset);
+  add("inspect", inspect);
+  add("localAddress", address_of<sys::getsockname>);
+  add("peerAddress", address_of<sys::getpeername>);
+  add("parseAddress", parse_address);
+  add("peerCredentials", peer_credentials);
+  add("backlog", backlog);
+  auto constants = Napi::Object::New(env);
+  for (const Constant& constant : kConstants) constants.Set(constant.name, constant.value);
+  exports.Set("constants", constants);
+}
+
+}  // namespace fd_functions

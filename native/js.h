@@ -1,0 +1,49 @@
+// Where C++ values become JavaScript's and back. Types are checked here only as far as memory safety needs it; what an
+// argument may be is said, and checked, in TypeScript.
+#pragma once
+
+#include <napi.h>
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+namespace js {
+
+[[noreturn]] inline void throw_type_error(Napi::Env env, const char* expected) {
+  Napi::TypeError error = Napi::TypeError::New(env, expected);
+  error.Set("code", "ERR_INVALID_ARG_TYPE");
+  throw error;
+}
+
+inline double to_double(const Napi::Value& value) {
+  if (!value.IsNumber()) throw_type_error(value.Env(), "expected a number");
+  return value.As<Napi::Number>().DoubleValue();
+}
+
+inline int64_t to_integer(const Napi::Value& value) {
+  constexpr double kMaxSafe = 9007199254740991;
+  double number = to_double(value);
+  if (!(std::fabs(number) <= kMaxSafe) || std::trunc(number) != number) {
+    throw_type_error(value.Env(), "expected a safe integer");
+  }
+  return static_cast<int64_t>(number);
+}
+
+inline int to_int(const Napi::Value& value) {
+  int64_t number = to_integer(value);
+  if (number < INT32_MIN || number > INT32_MAX) throw_type_error(value.Env(), "expected a 32-bit integer");
+  return static_cast<int>(number);
+}
+
+inline bool to_bool(const Napi::Value& value) {
+  if (!value.IsBoolean()) throw_type_error(value.Env(), "expected a boolean");
+  return value.As<Napi::Boolean>();
+}
+
+inline std::string to_string(const Napi::Value& value) {
+  if (!value.IsString()) throw_type_error(value.Env(), "expected a string");
+  return value.As<Napi::String>();
+}
+
+}  // namespace js

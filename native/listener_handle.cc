@@ -1,0 +1,121 @@
+#include "listener_handle.h"
+
+#include <errno.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "addon.h"
+#include "js.h"
+
+// Methods made by DefineClass refuse a receiver of another class (V8 checks their signature).
+void ListenerHandle::define(Napi::Env env, Napi::Object exports) {
+  exports.Set("ListenerHandle", DefineClass(env, "ListenerHandle",
+                                            {
+                                                InstanceMethod<&ListenerHandle::open>("open"),
+                                                InstanceMethod<&ListenerHandle::ask>("ask"),
+                                                InstanceMethod<&ListenerHandle::cancel>("cancel"),
+                                                InstanceMethod<&ListenerHandle::outstanding>("outstanding"),
+                                                InstanceMethod<&ListenerHandle::pending>("pending"),
+                                                InstanceMethod<&ListenerHandle::stats>("stats"),
+                                                InstanceMethod<&ListenerHandle::close>("close"),
+                                                InstanceMethod<&ListenerHandle::detach>("detach"),
+                                                InstanceMethod<&ListenerHandle::keep_alive>("keepAlive"),
+                                            }));
+  exports.Set("maxBatch", Napi::Number::New(env, Listener::kMaxBatch));
+}
+
+// Collected while it listens: only possible with no request outstanding.
+ListenerHandle::~ListenerHandle() {
+  if (listener_ == nullptr) return;
+  listener_->data = nullptr;
+  listener_->close();
+}
+
+void ListenerHandle::hold(bool on) {
+  if (on) {
+    Ref();
+  } else {
+    Unref();
+  }
+}
+
+// open(fd, maxBatch, resetAtLimit): 0 or a negative errno. Takes an owned fd on success.
+Napi::Value ListenerHandle::open(const Napi::CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  auto max_batch = std::clamp<int64_t>(js::to_integer(info[1]), 1, Listener::kMaxBatch);
+  bool reset_at_limit = js::to_bool(info[2]);
+  int result = -EALREADY;
+  if (listener_ == nullptr) {
+    result =
+        Addon::of(info.Env())->open_listener(fd, {static_cast<size_t>(max_batch), reset_at_limit}, this, &listener_);
+  }
+  return Napi::Number::New(info.Env(), result);
+}
+
+// ask(timeout): the ref; 0 when closed.
+Napi::Value ListenerHandle::ask(const Napi::CallbackInfo& info) {
+  int64_t timeout = js::to_integer(info[0]);
+  Listener::Ref ref = listener_ == nullptr ? 0 : listener_->ask(timeout);
+  return Napi::Number::New(info.Env(), static_cast<double>(ref));
+}
+
+// cancel(ref): whether it was outstanding.
+Napi::Value ListenerHandle::cancel(const Napi::CallbackInfo& info) {
+  Listener::Ref ref = js::to_integer(info[0]);
+  return Napi::Boolean::New(info.Env(), listener_ != nullptr && listener_->cancel(ref));
+}
+
+// outstanding(): the refs, oldest first.
+Napi::Value ListenerHandle::outstanding(const Napi::CallbackInfo& info) {
+  auto refs = Napi::Float64Array::New(info.Env(), listener_ == nullptr ? 0 : listener_->requests().size());
+  size_t i = 0;
+  if (listener_ != nullptr)
+    listener_->requests().each([&](Listener::Ref ref) { refs[i++] = static_cast<double>(ref); });
+  return refs;
+}
+
+Napi::Value ListenerHandle::pending(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), listener_ == nullptr ? 0 : static_cast<double>(listener_->requests().size()));
+}
+
+// stats(): what has been counted, after the close too.
+Napi::Value ListenerHandle::stats(const Napi::CallbackInfo& info) {
+  Listener::Stats stats = listener_ == nullptr ? last_stats_ : listener_->stats();
+  auto result = Napi::Object::New(info.Env());
+  auto set = [&](const char* name, uint64_t count) { result.Set(name, static_cast<double>(count)); };
+  set("accepted", stats.accepted);
+  set("retried", stats.retried);
+  set("capacityPauses", stats.capacity_pauses);
+  set("reset", stats.reset);
+  set("timedOut", stats.timed_out);
+  set("cancelled", stats.cancelled);
+  set("rejected", stats.rejected);
+  return result;
+}
+
+// close(): closes the listening fd before it returns.
+Napi::Value ListenerHandle::close(const Napi::CallbackInfo& info) {
+  if (Listener* listener = std::exchange(listener_, nullptr)) {
+    listener->close();
+    last_stats_ = listener->stats();
+  }
+  return info.Env().Undefined();
+}
+
+// detach(): the listening fd, owned by the environment again; a negative errno when there is none to give.
+Napi::Value ListenerHandle::detach(const Napi::CallbackInfo& info) {
+  int result = -EBADF;
+  if (listener_ != nullptr) {
+    bool own = Addon::of(info.Env())->owned().add(listener_->fd());
+    result = own ? listener_->detach() : -ENOMEM;
+    if (own) last_stats_ = std::exchange(listener_, nullptr)->stats();
+  }
+  return Napi::Number::New(info.Env(), result);
+}
+
+// keepAlive(on): whether outstanding requests keep the process alive.
+void ListenerHandle::keep_alive(const Napi::CallbackInfo& info) {
+  bool on = js::to_bool(info[0]);
+  if (listener_ != nullptr) listener_->keep_alive(on);
+}

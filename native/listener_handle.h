@@ -1,0 +1,31 @@
+// The Listener as a JavaScript object. src/listener.ts has the only one of these for each listening socket.
+#pragma once
+
+#include <napi.h>
+
+#include "listener.h"
+
+class ListenerHandle : public Napi::ObjectWrap<ListenerHandle> {
+ public:
+  static void define(Napi::Env env, Napi::Object exports);
+
+  explicit ListenerHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
+  ~ListenerHandle() override;
+
+  // While requests are outstanding the object cannot be collected.
+  void hold(bool on);
+
+ private:
+  Napi::Value open(const Napi::CallbackInfo& info);
+  Napi::Value ask(const Napi::CallbackInfo& info);
+  Napi::Value cancel(const Napi::CallbackInfo& info);
+  Napi::Value outstanding(const Napi::CallbackInfo& info);
+  Napi::Value pending(const Napi::CallbackInfo& info);
+  Napi::Value stats(const Napi::CallbackInfo& info);
+  Napi::Value close(const Napi::CallbackInfo& info);
+  Napi::Value detach(const Napi::CallbackInfo& info);
+  void keep_alive(const Napi::CallbackInfo& info);
+
+  Listener* listener_ = nullptr;  // null before open and after close
+  Listener::Stats last_stats_ = {};
+};

@@ -1,0 +1,47 @@
+// The fds that this environment must close when it ends, one bit for each.
+#pragma once
+
+#include <cstdint>
+#include <new>
+#include <vector>
+
+class OwnedFds {
+ public:
+  // False when there is no memory to remember it.
+  bool add(int fd) noexcept {
+    size_t word = static_cast<size_t>(fd) / 64;
+    try {
+      if (word >= words_.size()) words_.resize(word + 1 + word / 2);
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    words_[word] |= bit(fd);
+    return true;
+  }
+
+  bool has(int fd) const {
+    size_t word = static_cast<size_t>(fd) / 64;
+    return fd >= 0 && word < words_.size() && (words_[word] & bit(fd)) != 0;
+  }
+
+  // False when it was not there.
+  bool remove(int fd) {
+    if (!has(fd)) return false;
+    words_[static_cast<size_t>(fd) / 64] &= ~bit(fd);
+    return true;
+  }
+
+  template <typename Visit>
+  void drain(Visit visit) {
+    for (size_t word = 0; word < words_.size(); word++) {
+      for (; words_[word] != 0; words_[word] &= words_[word] - 1) {
+        visit(static_cast<int>(word * 64) + __builtin_ctzll(words_[word]));
+      }
+    }
+  }
+
+ private:
+  static uint64_t bit(int fd) { return uint64_t{1} << (fd % 64); }
+
+  std::vector<uint64_t> words_;
+};

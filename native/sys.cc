@@ -1,0 +1,72 @@
+#include "sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace sys {
+
+namespace {
+template <typename T>
+T result(T value) {
+  return value < 0 ? -errno : value;
+}
+}  // namespace
+
+int socket(int domain, int type, int protocol) {
+  return result(::socket(domain, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
+}
+
+int bind(int fd, const sockaddr* address, socklen_t length) { return result(::bind(fd, address, length)); }
+
+int listen(int fd, int backlog) { return result(::listen(fd, backlog)); }
+
+int accept4(int fd, sockaddr* address, socklen_t* length) {
+  return result(::accept4(fd, address, length, SOCK_NONBLOCK | SOCK_CLOEXEC));
+}
+
+int connect(int fd, const sockaddr* address, socklen_t length) { return result(::connect(fd, address, length)); }
+
+int close(int fd) { return result(::close(fd)); }
+
+int reset(int fd) {
+  const linger at_once = {1, 0};
+  ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  return close(fd);
+}
+
+int dup_cloexec(int fd) { return result(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
+
+int set_cloexec(int fd) {
+  int flags = ::fcntl(fd, F_GETFD);
+  if (flags < 0) return -errno;
+  return flags & FD_CLOEXEC ? 0 : result(::fcntl(fd, F_SETFD, flags | FD_CLOEXEC));
+}
+
+int set_nonblock(int fd) {
+  int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0) return -errno;
+  return flags & O_NONBLOCK ? 0 : result(::fcntl(fd, F_SETFL, flags | O_NONBLOCK));
+}
+
+int fstat(int fd, struct stat* value) { return result(::fstat(fd, value)); }
+
+int open_null() { return result(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
+
+int getsockname(int fd, sockaddr* address, socklen_t* length) { return result(::getsockname(fd, address, length)); }
+
+int getpeername(int fd, sockaddr* address, socklen_t* length) { return result(::getpeername(fd, address, length)); }
+
+int getsockopt(int fd, int level, int name, void* value, socklen_t* length) {
+  return result(::getsockopt(fd, level, name, value, length));
+}
+
+int setsockopt(int fd, int level, int name, const void* value, socklen_t length) {
+  return result(::setsockopt(fd, level, name, value, length));
+}
+
+ssize_t send(int fd, const void* data, size_t length) { return result(::send(fd, data, length, MSG_NOSIGNAL)); }
+
+ssize_t recv(int fd, void* data, size_t length) { return result(::recv(fd, data, length, 0)); }
+
+}  // namespace sys

@@ -1,0 +1,55 @@
+// One function per system call. Each takes what its man page says and returns a result or a negative errno. No
+// policy: what a failure means is for the caller to say.
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+namespace sys {
+
+// socket(2). The fd is close-on-exec and non-blocking from birth.
+int socket(int domain, int type, int protocol = 0);
+
+// bind(2)
+int bind(int fd, const sockaddr* address, socklen_t length);
+
+// listen(2)
+int listen(int fd, int backlog);
+
+// accept4(2). The fd is close-on-exec and non-blocking from birth; `*length` is the room at `address` and becomes
+// the length of the peer's address.
+int accept4(int fd, sockaddr* address, socklen_t* length);
+
+// connect(2)
+int connect(int fd, const sockaddr* address, socklen_t length);
+
+// close(2). The fd is gone whatever is returned, also after EINTR.
+int close(int fd);
+
+// close(2) after SO_LINGER with a time of 0 (socket(7)): a TCP peer gets a reset.
+int reset(int fd);
+
+// fcntl(2): F_DUPFD_CLOEXEC, F_SETFD and F_SETFL. The copy shares the open file description, O_NONBLOCK included.
+int dup_cloexec(int fd);
+int set_cloexec(int fd);
+int set_nonblock(int fd);
+
+// fstat(2)
+int fstat(int fd, struct stat* result);
+
+// open(2) of /dev/null, close-on-exec: an fd for the sake of its number.
+int open_null();
+
+// getsockname(2) and getpeername(2)
+int getsockname(int fd, sockaddr* address, socklen_t* length);
+int getpeername(int fd, sockaddr* address, socklen_t* length);
+
+// getsockopt(2) and setsockopt(2)
+int getsockopt(int fd, int level, int name, void* value, socklen_t* length);
+int setsockopt(int fd, int level, int name, const void* value, socklen_t length);
+
+// send(2) and recv(2), for the one netlink question that sock_diag(7) answers.
+ssize_t send(int fd, const void* data, size_t length);
+ssize_t recv(int fd, void* data, size_t length);
+
+}  // namespace sys

@@ -1,0 +1,63 @@
+#include "unix_diag.h"
+
+#include <errno.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <linux/sock_diag.h>
+#include <linux/unix_diag.h>
+
+#include "sys.h"
+
+namespace unix_diag {
+namespace {
+
+int ask(int netlink, uint64_t inode, uint32_t* queued, uint32_t* limit) {
+  struct {
+    nlmsghdr header;
+    unix_diag_req body;
+  } request = {};
+  request.header.nlmsg_len = sizeof request;
+  request.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  request.header.nlmsg_flags = NLM_F_REQUEST;
+  request.body.sdiag_family = AF_UNIX;
+  request.body.udiag_states = UINT32_MAX;
+  request.body.udiag_ino = static_cast<uint32_t>(inode);
+  request.body.udiag_show = UDIAG_SHOW_RQLEN;
+  request.body.udiag_cookie[0] = request.body.udiag_cookie[1] = UINT32_MAX;  // INET_DIAG_NOCOOKIE: any
+  ssize_t sent = sys::send(netlink, &request, sizeof request);
+  if (sent < 0) return static_cast<int>(sent);
+
+  // The kernel answers within the send, so this does not wait: -EAGAIN would mean that there is no answer.
+  alignas(nlmsghdr) char answer[1024];
+  ssize_t size = sys::recv(netlink, answer, sizeof answer);
+  if (size < 0) return static_cast<int>(size);
+  auto* header = reinterpret_cast<nlmsghdr*>(answer);
+  if (!NLMSG_OK(header, static_cast<uint32_t>(size))) return -EBADMSG;
+  if (header->nlmsg_type == NLMSG_ERROR) return static_cast<nlmsgerr*>(NLMSG_DATA(header))->error;
+  auto* body = static_cast<unix_diag_msg*>(NLMSG_DATA(header));
+  int left = static_cast<int>(header->nlmsg_len - NLMSG_LENGTH(sizeof *body));
+  for (auto* attribute = reinterpret_cast<rtattr*>(body + 1); RTA_OK(attribute, left);
+       attribute = RTA_NEXT(attribute, left)) {
+    if (attribute->rta_type != UNIX_DIAG_RQLEN) continue;
+    auto* lengths = static_cast<unix_diag_rqlen*>(RTA_DATA(attribute));
+    *queued = lengths->udiag_rqueue;
+    *limit = lengths->udiag_wqueue;
+    return 0;
+  }
+  return -ENODATA;
+}
+
+}  // namespace
+
+int accept_queue(int fd, uint32_t* queued, uint32_t* limit) {
+  struct stat status;
+  int error = sys::fstat(fd, &status);
+  if (error != 0) return error;
+  int netlink = sys::socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG);
+  if (netlink < 0) return netlink;
+  error = ask(netlink, status.st_ino, queued, limit);
+  sys::close(netlink);
+  return error;
+}
+
+}  // namespace unix_diag

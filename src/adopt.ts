@@ -1,0 +1,29 @@
+import { constants } from 'node:os'
+import { binding, type InspectedFd } from './binding.js'
+import { check, codedError, systemError } from './errors.js'
+import * as validate from './validate.js'
+
+/** What the fd is, if it is a stream or seqpacket socket; a code for everything else. Borrows the fd. */
+export function inspectStream(fd: number): InspectedFd {
+  validate.fd('fd', fd)
+  const inspected = check(binding.inspect(fd), 'fstat')
+  const { SOCK_STREAM, SOCK_SEQPACKET } = binding.constants
+  switch (inspected.kind) {
+    case 'file':
+      throw codedError('ERR_FD_IS_FILE', `fd ${fd}`)
+    case 'fifo':
+      throw codedError('ERR_FD_IS_PIPE', `fd ${fd}`)
+    case 'other':
+      throw codedError('ERR_FD_NOT_SOCKET', `fd ${fd}`)
+    case 'socket':
+      if (inspected.type === SOCK_STREAM || inspected.type === SOCK_SEQPACKET) return inspected
+      throw codedError('ERR_SOCKET_TYPE', `fd ${fd}`)
+  }
+}
+
+/** Takes the fd; on failure it stays the caller's, untouched. */
+export function adopt(fd: number): void {
+  const error = binding.adopt(fd)
+  if (error === 0) return
+  throw error === -constants.errno.EEXIST ? codedError('ERR_FD_IN_USE', `fd ${fd}`) : systemError('fcntl', error)
+}

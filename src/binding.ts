@@ -1,0 +1,134 @@
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+import { codedError } from './errors.js'
+
+/** What `ListenerHandle` is to JavaScript. A number below 0 is an errno wherever a native function returns one. */
+export interface ListenerHandle {
+  /** Who gets what the handle delivers: set by its listener. */
+  owner: unknown
+  open(fd: number, maxBatch: number, resetAtLimit: boolean): number
+  ask(timeout: number): number
+  cancel(ref: number): boolean
+  outstanding(): Float64Array
+  pending(): number
+  stats(): ListenerStats
+  close(): void
+  detach(): number
+  keepAlive(on: boolean): void
+}
+
+/** Counts since the listener was made. */
+export interface ListenerStats {
+  /** Connections that a request got. */
+  accepted: number
+  /** Accept errors that cost no request: a client that reset in the backlog, and the like. */
+  retried: number
+  /** Pauses for want of fds or memory; with `onFdLimit: 'reset'`, times at which the limit was reached. */
+  capacityPauses: number
+  /** Clients reset at the fd limit (`onFdLimit: 'reset'`). */
+  reset: number
+  /** Requests that ran out. */
+  timedOut: number
+  /** Requests that were cancelled or aborted. */
+  cancelled: number
+  /** Requests that the end of the listener rejected: a close, or an error that no later accept could survive. */
+  rejected: number
+}
+
+export interface InspectedFd {
+  kind: 'socket' | 'fifo' | 'file' | 'other'
+  domain?: number
+  type?: number
+  listening?: boolean
+  connected?: boolean
+}
+
+export interface PlainAddress {
+  address: string
+  port?: number
+  family?: 'IPv4' | 'IPv6'
+}
+
+export interface Binding {
+  ListenerHandle: new () => ListenerHandle
+  maxBatch: number
+  completions: ArrayBuffer
+  setDeliver(deliver: (this: ListenerHandle, count: number, capacityErrno: number, delay: number) => void): void
+  socket(domain: number, type: number): number
+  bindIp(fd: number, address: string, port: number): number
+  bindPath(fd: number, path: string): number
+  listen(fd: number, backlog: number): number
+  connectPath(path: string): number
+  setOption(fd: number, level: number, name: number, value: number | string): number
+  adopt(fd: number): number
+  duplicate(fd: number): number
+  release(fd: number): boolean
+  close(fd: number): number
+  reset(fd: number): number
+  inspect(fd: number): InspectedFd | number
+  localAddress(fd: number): PlainAddress | number
+  peerAddress(fd: number): PlainAddress | number
+  parseAddress(sockaddr: Uint8Array): PlainAddress
+  peerCredentials(fd: number): PeerCredentials | number
+  backlog(fd: number): Backlog | number
+  constants: Readonly<Record<string, number>>
+}
+
+/** Who connected, as the kernel noted it when they did (`SO_PEERCRED`, unix(7)). */
+export interface PeerCredentials {
+  pid: number
+  uid: number
+  gid: number
+}
+
+/** The accept queue. */
+export interface Backlog {
+  /** Connections that wait. */
+  queued: number
+  /** How many may wait; the kernel caps it at `net.core.somaxconn`. */
+  limit: number
+}
+
+function load(): Binding {
+  if (process.platform !== 'linux') {
+    throw codedError('ERR_UNSUPPORTED_PLATFORM', `this is ${process.platform}`)
+  }
+  const root = fileURLToPath(new URL('..', import.meta.url))
+  const require = createRequire(import.meta.url)
+  try {
+    return require('node-gyp-build')(root) as Binding
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    const target = `${process.platform}-${process.arch}, Node ${process.version}`
+    throw Object.assign(
+      codedError(
+        'ERR_ADDON_LOAD',
+        `${target}; looked in ${root}prebuilds and ${root}build/Release. ` +
+          `Build it with "npm rebuild async-accept" (needs a C++ compiler, make and Python 3). ${reason}`,
+      ),
+      { cause },
+    )
+  }
+}
+
+export const binding = load()
+
+// The layout of Listener::Completion (native/listener.h), which the binding's `completions` is an array of.
+const STRIDE = 128
+const RESULT = 8
+const ADDRESS_LENGTH = 12
+const ADDRESS = 16
+const refs = new Float64Array(binding.completions)
+const words = new Int32Array(binding.completions)
+
+/** Reads the results that a delivery brought. Valid only until JavaScript returns to the event loop. */
+export const completion = {
+  view: new DataView(binding.completions),
+  /** The ref of the request that ended. */
+  ref: (index: number): number => refs[(index * STRIDE) / 8] as number,
+  /** The accepted fd, or a negative errno: `-ETIMEDOUT` when the request ran out. */
+  result: (index: number): number => words[(index * STRIDE + RESULT) / 4] as number,
+  /** Where the peer's sockaddr begins in `view`, and its length. */
+  address: (index: number): number => index * STRIDE + ADDRESS,
+  addressLength: (index: number): number => words[(index * STRIDE + ADDRESS_LENGTH) / 4] as number,
+}

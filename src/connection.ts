@@ -1,0 +1,201 @@
+import net from 'node:net'
+import type tls from 'node:tls'
+import { adopt, inspectStream } from './adopt.js'
+import { binding, type PeerCredentials, type PlainAddress } from './binding.js'
+import { check, codedError, invalidArgType } from './errors.js'
+import { type Origin, OwnedFd, unclaimed } from './owned-fd.js'
+import type { InheritedOptions } from './sockopt.js'
+import { type UpgradeOptions, upgrade } from './tls-upgrade.js'
+import * as validate from './validate.js'
+
+export interface ToSocketOptions extends InheritedOptions {
+  /** Keep the writable side open when the peer ends its own. Default: false. */
+  allowHalfOpen?: boolean
+  /** Bytes at which the stream's buffers count as full. Default: the listener's `highWaterMark`, or Node's. */
+  highWaterMark?: number
+  /** Destroys the socket when aborted. */
+  signal?: AbortSignal
+}
+
+const fromCaller: Origin = { where: 'given to Connection.fromFd()' }
+
+/**
+ * An accepted connection: a raw fd, close-on-exec and non-blocking, that nobody has read from.
+ *
+ * It owns the fd until one of `toSocket`, `toTLS`, `detach`, `close` or `reset` ends that; each works once. When it
+ * becomes unreachable before, the fd is closed and the process is warned.
+ */
+export class Connection {
+  readonly #owned: OwnedFd
+  #local: PlainAddress | undefined
+
+  /** @internal Connections come from a Listener or from `Connection.fromFd`. */
+  constructor(owned: OwnedFd) {
+    if (!(owned instanceof OwnedFd)) throw invalidArgType('owned', 'an accepted fd', owned)
+    this.#owned = owned
+    unclaimed.register(this, owned)
+  }
+
+  /**
+   * Takes `fd`, a connected stream or seqpacket socket: from a thread, another process, or `Accept=yes`. It becomes
+   * close-on-exec and non-blocking. On failure the fd stays the caller's, untouched.
+   *
+   * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_TYPE`,
+   * `ERR_SOCKET_LISTENING`, `ERR_FD_IN_USE`.
+   */
+  static fromFd(fd: number): Connection {
+    if (inspectStream(fd).listening) throw codedError('ERR_SOCKET_LISTENING', `fd ${fd}`)
+    adopt(fd)
+    const owned = new OwnedFd(fd, undefined, fromCaller)
+    const peer = binding.peerAddress(fd)
+    // The peer may have gone already; then nobody knows any more who it was.
+    owned.peer = typeof peer === 'number' ? { address: '' } : peer
+    return new Connection(owned)
+  }
+
+  /** Borrowed: do not close it, and do not use it after the connection was claimed; it is -1 then. */
+  get fd(): number {
+    return this.#owned.fd
+  }
+
+  /** The tag of the accept request that brought it; undefined after `fromFd`. */
+  get ref(): number | undefined {
+    return this.#owned.ref
+  }
+
+  /**
+   * The peer's address, from `accept4` itself: known even when the peer has gone, and after the claim. For a unix
+   * socket its path, if it has one. Undefined when it has none.
+   */
+  get remoteAddress(): string | undefined {
+    return this.#owned.peer.address || undefined
+  }
+
+  get remotePort(): number | undefined {
+    return this.#owned.peer.port
+  }
+
+  /** `'IPv4'` or `'IPv6'`; undefined for a unix socket. */
+  get remoteFamily(): 'IPv4' | 'IPv6' | undefined {
+    return this.#owned.peer.family
+  }
+
+  /** Our own end's address. Undefined when it is asked for the first time after the claim. */
+  get localAddress(): string | undefined {
+    return this.#localEnd()?.address || undefined
+  }
+
+  get localPort(): number | undefined {
+    return this.#localEnd()?.port
+  }
+
+  /**
+   * The process at the other end of a unix socket, as it was when it connected (unix(7), `SO_PEERCRED`). Borrows the
+   * fd. It may have executed another program since, or passed the socket on.
+   *
+   * Errors: `ERR_SOCKET_NOT_UNIX`, `ERR_CONNECTION_CLAIMED`.
+   */
+  peerCredentials(): PeerCredentials {
+    const fd = this.#claimable()
+    const inspected = check(binding.inspect(fd), 'fstat')
+    if (inspected.domain !== binding.constants.AF_UNIX) throw codedError('ERR_SOCKET_NOT_UNIX', `fd ${fd}`)
+    return check(binding.peerCredentials(fd), 'getsockopt')
+  }
+
+  /**
+   * Gives the fd to a `net.Socket`, which reads from it at once, as one from `net.Server` would. On failure the
+   * connection still owns it.
+   *
+   * Errors: `ERR_CONNECTION_CLAIMED`, and Node's own for a wrong option.
+   */
+  toSocket(options: ToSocketOptions = {}): net.Socket {
+    checkToSocketOptions(options)
+    const fd = this.#claimable()
+    const { origin } = this.#owned
+    const { allowHalfOpen, highWaterMark = origin.highWaterMark, signal } = options
+    const socket = new net.Socket({
+      fd,
+      readable: true,
+      writable: true,
+      allowHalfOpen,
+      signal,
+      // Tells the socket what it has inherited, so that its setNoDelay() knows when there is nothing to do.
+      noDelay: origin.noDelay,
+      keepAlive: origin.keepAlive,
+      keepAliveInitialDelay: origin.keepAliveInitialDelay,
+      readableHighWaterMark: highWaterMark,
+      writableHighWaterMark: highWaterMark,
+    } as net.SocketConstructorOpts)
+    this.#give()
+    if (options.noDelay !== undefined) socket.setNoDelay(options.noDelay)
+    if (options.keepAlive !== undefined) socket.setKeepAlive(options.keepAlive, options.keepAliveInitialDelay)
+    return socket
+  }
+
+  /**
+   * Gives the fd to a `tls.TLSSocket` and makes the handshake, as a server. `options` are those of
+   * `tls.createServer`; give the same object each time, because the context is made once for each. Or give a
+   * `tls.Server` of your own: its contexts, callbacks and session events serve, but it gets neither the connection
+   * nor its failure.
+   *
+   * From the call on the fd is the socket's; when the promise rejects, it has been destroyed.
+   *
+   * Errors: `ERR_TLS_HANDSHAKE_TIMEOUT`, `ABORT_ERR`, `ECONNRESET` (the client hung up), OpenSSL's codes such as
+   * `ERR_SSL_HTTP_REQUEST`, `ERR_CONNECTION_CLAIMED`.
+   */
+  async toTLS(options: tls.TlsOptions | tls.Server, upgradeOptions: UpgradeOptions = {}): Promise<tls.TLSSocket> {
+    return upgrade(() => this.toSocket(), options, upgradeOptions)
+  }
+
+  /** Gives the fd to the caller, who must close it. Error: `ERR_CONNECTION_CLAIMED`. */
+  detach(): number {
+    const fd = this.#claimable()
+    this.#give()
+    return fd
+  }
+
+  /** Closes the fd. Harmless when there is nothing to close any more. */
+  close(): void {
+    const { fd } = this.#owned
+    this.#owned.fd = -1
+    if (fd >= 0) binding.close(fd)
+  }
+
+  /** Closes the fd so that a TCP peer gets a reset (`SO_LINGER` with a time of 0). Harmless like {@link close}. */
+  reset(): void {
+    const { fd } = this.#owned
+    this.#owned.fd = -1
+    if (fd >= 0) binding.reset(fd)
+  }
+
+  [Symbol.dispose](): void {
+    this.close()
+  }
+
+  #claimable(): number {
+    const { fd } = this.#owned
+    if (fd < 0) throw codedError('ERR_CONNECTION_CLAIMED')
+    return fd
+  }
+
+  #give(): void {
+    binding.release(this.#owned.fd)
+    this.#owned.fd = -1
+  }
+
+  #localEnd(): PlainAddress | undefined {
+    const { fd } = this.#owned
+    if (this.#local === undefined && fd >= 0) this.#local = check(binding.localAddress(fd), 'getsockname')
+    return this.#local
+  }
+}
+
+function checkToSocketOptions(options: ToSocketOptions): void {
+  validate.object('options', options)
+  validate.optionalBoolean('options.allowHalfOpen', options.allowHalfOpen)
+  validate.optionalBoolean('options.noDelay', options.noDelay)
+  validate.optionalBoolean('options.keepAlive', options.keepAlive)
+  validate.optionalInteger('options.keepAliveInitialDelay', options.keepAliveInitialDelay, 0, 2 ** 31 - 1)
+  validate.optionalInteger('options.highWaterMark', options.highWaterMark, 0, 2 ** 31 - 1)
+  validate.optionalSignal('options.signal', options.signal)
+}

@@ -1,0 +1,15 @@
+export type { Backlog, ListenerStats, PeerCredentials } from './binding.js'
+export { Connection, type ToSocketOptions } from './connection.js'
+export type { CapacityPauseMessage, ConnectionMessage } from './diagnostics.js'
+export { type Code, type CodedError, codes, type SystemError } from './errors.js'
+export {
+  type AcceptOptions,
+  type AcceptRef,
+  type AcceptResult,
+  type CapacityPause,
+  type FromFdOptions,
+  Listener,
+  type ListenerEvents,
+  type ListenOptions,
+} from './listener.js'
+export type { UpgradeOptions } from './tls-upgrade.js'

@@ -1,0 +1,431 @@
+import { EventEmitter } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import { constants } from 'node:os'
+import { adopt, inspectStream } from './adopt.js'
+import { type Backlog, binding, completion, type ListenerHandle, type ListenerStats } from './binding.js'
+import { Connection } from './connection.js'
+import { capacityPauseChannel, connectionChannel } from './diagnostics.js'
+import { abortError, type Code, check, codedError, type SystemError, stacklessError, systemError } from './errors.js'
+import { checkOpenOptions, type Opened, type OpenOptions, open } from './open.js'
+import { type Origin, OwnedFd } from './owned-fd.js'
+import { checkSocketOptions, type InheritedOptions, setSocketOptions } from './sockopt.js'
+import * as validate from './validate.js'
+
+/** The tag of one accept request: a safe integer, unique within its listener and never reused. */
+export type AcceptRef = number
+
+/** The end of a request made with `asyncAccept`. */
+export type AcceptResult =
+  | { ref: AcceptRef; connection: Connection; error?: undefined }
+  | { ref: AcceptRef; connection?: undefined; error: Error }
+
+/** Accepting pauses for want of fds or memory. No request is lost, and it goes on by itself. */
+export interface CapacityPause {
+  /** `EMFILE`, `ENFILE`, `ENOBUFS` or `ENOMEM`, of accept(2). */
+  error: SystemError
+  /** ms until the next attempt; 0 when clients are reset meanwhile (`onFdLimit: 'reset'`). */
+  delay: number
+  /** Requests that wait. */
+  pending: number
+}
+
+export interface ListenerEvents {
+  accept: [AcceptResult]
+  capacityPause: [CapacityPause]
+  close: []
+}
+
+/** What concerns the accepting rather than the socket. */
+export interface AcceptingOptions {
+  /** The default of `connection.toSocket({ highWaterMark })`, in bytes. Default: Node's. */
+  highWaterMark?: number
+  /**
+   * The most connections that are accepted before other I/O has its turn, 1 to 256. Default: 64, which keeps the loop
+   * for about half a millisecond.
+   */
+  maxBatch?: number
+  /**
+   * When the process or the system has no fd left. `'hold'`: clients wait in the backlog, and accepting is tried again
+   * after a pause that grows from 10 ms to 1 s. `'reset'`: a spare fd is used to accept and reset them, so that they
+   * fail at once; the requests wait. Default: `'hold'`.
+   */
+  onFdLimit?: 'hold' | 'reset'
+}
+
+export interface ListenOptions extends OpenOptions, AcceptingOptions {}
+
+export interface FromFdOptions extends InheritedOptions, AcceptingOptions {
+  /** Borrow the fd: listen on a copy of it, and leave the original to the caller. Default: false. */
+  dup?: boolean
+}
+
+export interface AcceptOptions {
+  /** ms from now; negative: forever; 0: only a client that waits already. Default: -1. */
+  timeout?: number
+  /** Withdraws the request when aborted. */
+  signal?: AbortSignal
+}
+
+// About 8 us each.
+const defaultMaxBatch = 64
+
+/** What waits for a ref; a ref that nothing waits for is told by the 'accept' event. */
+interface Waiting {
+  fulfil(connection: Connection): void
+  fail(error: Error): void
+}
+
+class PromisedConnection implements Waiting {
+  fulfil!: (connection: Connection) => void
+  fail!: (error: Error) => void
+  readonly promise = new Promise<Connection>((resolve, reject) => {
+    this.fulfil = resolve
+    this.fail = reject
+  })
+}
+
+/**
+ * A listening socket that accepts a connection when, and only when, somebody asks for one. Everybody else waits in the
+ * kernel's backlog. Requests are served in the order in which they were made, however they were made.
+ *
+ * It owns the listening fd until `close()` or `detach()`. It keeps the process alive only while a request is
+ * outstanding, and not even then after `unref()`.
+ */
+export class Listener extends EventEmitter<ListenerEvents> implements AsyncIterable<Connection> {
+  // Gets all results of one readiness event.
+  static {
+    binding.setDeliver(function (count, capacityErrno, delay) {
+      const listener = this.owner as Listener
+      const outcomes: [AcceptRef, Connection | Code | SystemError][] = []
+      // First all fds get their owners: a handler can throw, or use the buffer by way of another delivery.
+      for (let i = 0; i < count; i++) {
+        const ref = completion.ref(i)
+        const result = completion.result(i)
+        if (result >= 0) {
+          const owned = new OwnedFd(result, ref, listener.#origin)
+          owned.readPeer(completion.view, completion.address(i), completion.addressLength(i))
+          outcomes.push([ref, new Connection(owned)])
+        } else if (result === -constants.errno.ETIMEDOUT) {
+          outcomes.push([ref, 'ERR_ACCEPT_TIMEOUT'])
+        } else {
+          outcomes.push([ref, systemError('accept4', result)])
+        }
+      }
+      for (const [ref, outcome] of outcomes) listener.#settle(ref, outcome)
+      if (capacityErrno === 0) return
+      const error = systemError('accept4', capacityErrno)
+      const pause: CapacityPause = { error, delay, pending: listener.pending }
+      if (capacityPauseChannel.hasSubscribers) capacityPauseChannel.publish({ listener, ...pause })
+      listener.#emitSafely('capacityPause', pause)
+    })
+  }
+
+  readonly #handle: ListenerHandle
+  readonly #address: AddressInfo | string
+  readonly #origin: Origin
+  readonly #removePath: (() => void) | undefined
+  readonly #waiting = new Map<AcceptRef, Waiting>()
+  #fd: number
+  #closed: Promise<void> | undefined
+
+  /** @internal Listeners come from `Listener.listen` and `Listener.fromFd`. */
+  constructor({ fd, removePath }: Opened, options: AcceptingOptions & InheritedOptions) {
+    super()
+    const { address, port, family } = check(binding.localAddress(fd), 'getsockname')
+    this.#address = port === undefined ? address : ({ address, family, port } as AddressInfo)
+    const where = port === undefined ? address.replace('\0', '@') : `${address} port ${port}`
+    const { noDelay, keepAlive, keepAliveInitialDelay, highWaterMark } = options
+    this.#origin = { where: `accepted on ${where}`, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark }
+    this.#removePath = removePath
+    this.#handle = new binding.ListenerHandle()
+    this.#handle.owner = this
+    const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
+    check(this.#handle.open(fd, maxBatch, onFdLimit === 'reset'), 'poll')
+    this.#fd = fd
+  }
+
+  /**
+   * Opens a listening socket.
+   *
+   * Errors: those of socket(2), bind(2) and listen(2) (`EADDRINUSE`, `EACCES`, ...), of setsockopt(2) with the name of
+   * the option, of the look-up of `host` (`ENOTFOUND`); `ERR_SOCKET_BAD_PORT`.
+   */
+  static async listen(options: ListenOptions = {}): Promise<Listener> {
+    checkOpenOptions(options)
+    checkAcceptingOptions(options)
+    const opened = await open(options)
+    try {
+      return new Listener(opened, options)
+    } catch (error) {
+      binding.close(opened.fd)
+      opened.removePath?.()
+      throw error
+    }
+  }
+
+  /**
+   * Takes `fd`, a listening stream or seqpacket socket, or with `dup` borrows it. It becomes close-on-exec and
+   * non-blocking; the latter holds for every process that shares the socket. On failure the fd stays the caller's,
+   * untouched.
+   *
+   * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_TYPE`,
+   * `ERR_SOCKET_CONNECTED`, `ERR_SOCKET_NOT_LISTENING`, `ERR_FD_IN_USE`.
+   */
+  static fromFd(fd: number, options: FromFdOptions = {}): Listener {
+    validate.object('options', options)
+    validate.optionalBoolean('options.dup', options.dup)
+    checkSocketOptions(options)
+    checkAcceptingOptions(options)
+    const { listening, connected, domain } = inspectStream(fd)
+    if (connected) throw codedError('ERR_SOCKET_CONNECTED', `fd ${fd}`)
+    if (!listening) throw codedError('ERR_SOCKET_NOT_LISTENING', `fd ${fd}`)
+    let own = fd
+    if (options.dup) own = check(binding.duplicate(fd), 'fcntl')
+    else adopt(fd)
+    try {
+      const { AF_UNIX, AF_INET6 } = binding.constants
+      if (domain !== AF_UNIX) setSocketOptions(own, options, domain === AF_INET6)
+      return new Listener({ fd: own }, options)
+    } catch (error) {
+      if (options.dup) binding.close(own)
+      else binding.release(own)
+      throw error
+    }
+  }
+
+  /**
+   * Asks for one connection. The result comes later as an 'accept' event with this ref, never before this returns.
+   *
+   * `timeout` is in ms from now: negative (the default) waits forever, 0 takes only a client that waits already. When
+   * it ends first, the result's error is `ERR_ACCEPT_TIMEOUT`; when the listener is closed, `ERR_LISTENER_CLOSED`.
+   *
+   * Throws `ERR_LISTENER_CLOSED`.
+   */
+  asyncAccept(timeout = -1): AcceptRef {
+    const ref = this.#handle.ask(validate.timeout('timeout', timeout))
+    if (ref === 0) throw codedError('ERR_LISTENER_CLOSED')
+    return ref
+  }
+
+  /**
+   * Asks for one connection, as a promise. It rejects with `ERR_ACCEPT_TIMEOUT`, `ERR_LISTENER_CLOSED`, `ABORT_ERR`, or
+   * with an error of accept(2) that no later attempt could survive.
+   */
+  accept(options?: AcceptOptions): Promise<Connection> {
+    const promised = new PromisedConnection()
+    try {
+      if (options === undefined) this.#ask(-1, promised)
+      else this.#askWith(options, promised)
+    } catch (error) {
+      promised.fail(error as Error)
+    }
+    return promised.promise
+  }
+
+  /**
+   * One request at a time. Leaving the loop does not close the listener; closing the listener ends the loop. A request
+   * that is outstanding when the iterator is returned is withdrawn.
+   */
+  [Symbol.asyncIterator](): AsyncIterableIterator<Connection> {
+    const done = { value: undefined, done: true } as const
+    const outstanding = new Map<AcceptRef, (result: IteratorResult<Connection>) => void>()
+    let returned = false
+    return {
+      next: () =>
+        new Promise((resolve, reject) => {
+          if (returned || this.#closed !== undefined) return resolve(done)
+          const ref = this.#ask(-1, {
+            fulfil: (connection) => {
+              outstanding.delete(ref)
+              resolve({ value: connection, done: false })
+            },
+            fail: (error) => {
+              outstanding.delete(ref)
+              if ((error as { code?: string }).code === 'ERR_LISTENER_CLOSED') resolve(done)
+              else reject(error)
+            },
+          })
+          outstanding.set(ref, resolve)
+        }),
+      return: async () => {
+        returned = true
+        for (const [ref, resolve] of outstanding) {
+          if (this.cancel(ref)) resolve(done)
+        }
+        return done
+      },
+      [Symbol.asyncIterator]() {
+        return this
+      },
+    }
+  }
+
+  /**
+   * Withdraws a request. True: it was outstanding, and no result will come for it. False: its result has come or is
+   * being delivered, or there never was such a request.
+   */
+  cancel(ref: AcceptRef): boolean {
+    validate.integer('ref', ref, 0, Number.MAX_SAFE_INTEGER)
+    if (!this.#handle.cancel(ref)) return false
+    this.#waiting.delete(ref)
+    return true
+  }
+
+  /** Borrowed: for options of the socket, or to hand to another thread. -1 after `close()` and `detach()`. */
+  get fd(): number {
+    return this.#fd
+  }
+
+  /** As `net.Server` has it: a path for a unix socket (`'\0name'` for an abstract one); null once closed. */
+  address(): AddressInfo | string | null {
+    return this.#closed === undefined ? this.#address : null
+  }
+
+  /** How many requests are outstanding. */
+  get pending(): number {
+    return this.#handle.pending()
+  }
+
+  /**
+   * The kernel's accept queue: how many clients wait, and how many may. Two system calls for TCP (`TCP_INFO`), five for
+   * a unix socket (sock_diag(7)).
+   *
+   * Errors: `ERR_LISTENER_CLOSED`; `ENOENT` for a unix socket on a kernel without unix_diag.
+   */
+  backlog(): Backlog {
+    if (this.#closed !== undefined) throw codedError('ERR_LISTENER_CLOSED')
+    return check(binding.backlog(this.#fd), 'getsockopt')
+  }
+
+  /** What has happened so far; a copy. */
+  get stats(): ListenerStats {
+    return this.#handle.stats()
+  }
+
+  /** Outstanding requests keep the process alive; the default. */
+  ref(): this {
+    this.#handle.keepAlive(true)
+    return this
+  }
+
+  /** Outstanding requests do not keep the process alive. */
+  unref(): this {
+    this.#handle.keepAlive(false)
+    return this
+  }
+
+  /**
+   * Closes the listening fd before it returns, so that the port is free at once, and removes the path of a unix socket
+   * that `listen` made. Outstanding requests are rejected with `ERR_LISTENER_CLOSED`, oldest first; when that is done,
+   * the promise resolves. Clients that wait in the backlog are reset by the kernel, unless another process shares the
+   * socket. The second call does nothing, and gives the same promise.
+   */
+  close(): Promise<void> {
+    return this.#end(() => {
+      this.#handle.close()
+      this.#removePath?.()
+    })
+  }
+
+  /**
+   * Gives the listening fd to the caller, who must close it; it is still listening, and close-on-exec. Everything else
+   * is as after `close()`, but that the path of a unix socket stays. Error: `ERR_LISTENER_CLOSED`.
+   */
+  detach(): number {
+    if (this.#closed !== undefined) throw codedError('ERR_LISTENER_CLOSED')
+    const fd = this.#fd
+    this.#end(() => {
+      check(this.#handle.detach(), 'detach')
+      binding.release(fd)
+    })
+    return fd
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  #ask(timeout: number, waiting: Waiting): AcceptRef {
+    const ref = this.#handle.ask(timeout)
+    if (ref === 0) throw codedError('ERR_LISTENER_CLOSED')
+    this.#waiting.set(ref, waiting)
+    return ref
+  }
+
+  #askWith(options: AcceptOptions, promised: PromisedConnection): void {
+    validate.object('options', options)
+    const { signal } = options
+    validate.optionalSignal('options.signal', signal)
+    const timeout = validate.timeout('options.timeout', options.timeout ?? -1)
+    if (signal === undefined) {
+      this.#ask(timeout, promised)
+      return
+    }
+    if (signal.aborted) throw abortError(signal)
+    const ref = this.#ask(timeout, {
+      fulfil: (connection) => {
+        signal.removeEventListener('abort', aborted)
+        promised.fulfil(connection)
+      },
+      fail: (error) => {
+        signal.removeEventListener('abort', aborted)
+        promised.fail(error)
+      },
+    })
+    // Once accepted it is too late: then the connection is delivered, or it would be lost.
+    const aborted = () => {
+      if (this.cancel(ref)) promised.fail(abortError(signal))
+    }
+    signal.addEventListener('abort', aborted, { once: true })
+  }
+
+  #end(endHandle: () => void): Promise<void> {
+    if (this.#closed !== undefined) return this.#closed
+    const refs = this.#handle.outstanding()
+    endHandle()
+    this.#fd = -1
+    this.#closed = new Promise((resolve) => {
+      // Not inside the call: whoever closes is not prepared for his own requests to fail under his hands.
+      process.nextTick(() => {
+        for (const ref of refs) this.#settle(ref, 'ERR_LISTENER_CLOSED')
+        this.#emitSafely('close')
+        resolve()
+      })
+    })
+    return this.#closed
+  }
+
+  #settle(ref: AcceptRef, outcome: Connection | Code | SystemError): void {
+    const waiting = this.#waiting.get(ref)
+    if (waiting !== undefined) this.#waiting.delete(ref)
+    if (outcome instanceof Connection) {
+      if (connectionChannel.hasSubscribers) {
+        connectionChannel.publish({ listener: this, connection: outcome })
+      }
+      if (waiting !== undefined) waiting.fulfil(outcome)
+      else this.#emitSafely('accept', { ref, connection: outcome })
+      return
+    }
+    const error = typeof outcome === 'string' ? stacklessError(outcome) : outcome
+    if (waiting !== undefined) waiting.fail(error)
+    else this.#emitSafely('accept', { ref, error })
+  }
+
+  // A handler that throws must not take the results behind it along. What it threw becomes an uncaught exception, as it
+  // would from any other emitter.
+  #emitSafely<Event extends keyof ListenerEvents>(event: Event, ...args: ListenerEvents[Event]): void {
+    try {
+      ;(this as EventEmitter).emit(event, ...args)
+    } catch (error) {
+      process.nextTick(() => {
+        throw error
+      })
+    }
+  }
+}
+
+function checkAcceptingOptions(options: AcceptingOptions): void {
+  validate.optionalInteger('options.highWaterMark', options.highWaterMark, 0, 2 ** 31 - 1)
+  validate.optionalInteger('options.maxBatch', options.maxBatch, 1, binding.maxBatch)
+  validate.optionalOneOf('options.onFdLimit', options.onFdLimit, ['hold', 'reset'])
+}

@@ -1,0 +1,141 @@
+import { lookup } from 'node:dns/promises'
+import { chmodSync, lstatSync, type Stats, unlinkSync } from 'node:fs'
+import { isIP, isIPv6 } from 'node:net'
+import os from 'node:os'
+import { resolve } from 'node:path'
+import { binding } from './binding.js'
+import { check, invalidArgValue, systemError } from './errors.js'
+import { checkSocketOptions, type SocketOptions, setSocketOptions } from './sockopt.js'
+import * as validate from './validate.js'
+
+/** Where to listen, and with which options of the socket. */
+export interface OpenOptions extends SocketOptions {
+  /** A TCP port; 0 for any free one. Default: 0. */
+  port?: number
+  /** An address, or a name that is resolved. Default: `'::'` with IPv4, or `'0.0.0.0'` on a host without IPv6. */
+  host?: string
+  /** A unix socket instead: a path of at most 107 bytes, or `'\0name'` for the abstract namespace (unix(7)). */
+  path?: string
+  /**
+   * How many clients may wait in the kernel until somebody asks for them; it caps the number at
+   * `net.core.somaxconn`. Default: 65535, that is, as many as the system allows: what waits here is not lost.
+   */
+  backlog?: number
+  /** The permissions of `path`, in force before the first client can connect. Default: what the umask leaves. */
+  mode?: number
+  /**
+   * Replace what a crashed process left at `path`: only a socket, and only when nobody listens on it. Finding out
+   * takes a connection attempt. Default: false.
+   */
+  unlinkStale?: boolean
+}
+
+/** An owned fd that listens. */
+export interface Opened {
+  fd: number
+  /** Removes the path, if it is still the one that was made here. */
+  removePath?: () => void
+}
+
+// listen(2) takes an int, but older kernels kept 16 bits of it.
+const largestBacklog = 65535
+
+export function checkOpenOptions(options: OpenOptions): void {
+  validate.object('options', options)
+  const { port, path, host } = options
+  if (port !== undefined) validate.port('options.port', port)
+  validate.optionalString('options.host', host)
+  validate.optionalString('options.path', path)
+  if (path !== undefined && (port !== undefined || host !== undefined)) {
+    throw invalidArgValue('options.path', 'cannot be combined with a port or a host', path)
+  }
+  if (path?.includes('\0', 1)) {
+    throw invalidArgValue('options.path', "must not hold '\\0' after its first byte", path)
+  }
+  validate.optionalInteger('options.backlog', options.backlog, 0, 2 ** 31 - 1)
+  validate.optionalInteger('options.mode', options.mode, 0, 0o777)
+  validate.optionalBoolean('options.unlinkStale', options.unlinkStale)
+  checkSocketOptions(options)
+}
+
+/** Opens what {@link checkOpenOptions} has passed; gives the fd to the caller. */
+export async function open(options: OpenOptions): Promise<Opened> {
+  const { path, host, port } = options
+  if (path !== undefined) return openPath(path, options)
+  if (host !== undefined) {
+    const address = isIP(host) ? host : (await lookup(host)).address
+    return { fd: openIp(address, Number(port ?? 0), options) }
+  }
+  try {
+    return { fd: openIp('::', Number(port ?? 0), options) }
+  } catch (error) {
+    // How a host says that it has no IPv6: compiled out, or switched off.
+    const { code } = error as { code?: string }
+    if (code !== 'EAFNOSUPPORT' && code !== 'EADDRNOTAVAIL') throw error
+    return { fd: openIp('0.0.0.0', Number(port ?? 0), options) }
+  }
+}
+
+function openIp(address: string, port: number, options: OpenOptions): number {
+  const { AF_INET, AF_INET6, SOL_SOCKET, SO_REUSEADDR } = binding.constants
+  const ipv6 = isIPv6(address)
+  return opening((ipv6 ? AF_INET6 : AF_INET) as number, (fd) => {
+    // As every server does: a port in TIME_WAIT is free.
+    check(binding.setOption(fd, SOL_SOCKET as number, SO_REUSEADDR as number, 1), 'setsockopt')
+    setSocketOptions(fd, { ipv6Only: false, ...options }, ipv6)
+    check(binding.bindIp(fd, address, port), 'bind', { address, port })
+    check(binding.listen(fd, options.backlog ?? largestBacklog), 'listen', { address, port })
+  })
+}
+
+function openPath(path: string, options: OpenOptions): Opened {
+  const abstract = path.startsWith('\0')
+  let made: Stats | undefined
+  // The working directory may change before the path is removed.
+  const absolute = abstract ? path : resolve(path)
+  const removePath = () => {
+    if (made === undefined || !isStill(absolute, made)) return
+    unlinkSync(absolute)
+  }
+  try {
+    const fd = opening(binding.constants.AF_UNIX as number, (fd) => {
+      let error = binding.bindPath(fd, path)
+      if (error === -EADDRINUSE && options.unlinkStale && !abstract && isStale(absolute)) {
+        unlinkSync(absolute)
+        error = binding.bindPath(fd, path)
+      }
+      check(error, 'bind', { path })
+      if (!abstract) made = lstatSync(absolute)
+      if (!abstract && options.mode !== undefined) chmodSync(absolute, options.mode)
+      check(binding.listen(fd, options.backlog ?? largestBacklog), 'listen', { path })
+    })
+    return { fd, removePath }
+  } catch (error) {
+    removePath()
+    throw error
+  }
+}
+
+const { EADDRINUSE, ECONNREFUSED } = os.constants.errno
+
+function isStale(path: string): boolean {
+  if (!lstatSync(path).isSocket()) return false
+  return binding.connectPath(path) === -ECONNREFUSED
+}
+
+function isStill(path: string, made: Stats): boolean {
+  const now = lstatSync(path, { throwIfNoEntry: false })
+  return now !== undefined && now.dev === made.dev && now.ino === made.ino
+}
+
+function opening(domain: number, prepare: (fd: number) => void): number {
+  const fd = binding.socket(domain, binding.constants.SOCK_STREAM as number)
+  if (fd < 0) throw systemError('socket', fd)
+  try {
+    prepare(fd)
+  } catch (error) {
+    binding.close(fd)
+    throw error
+  }
+  return fd
+}

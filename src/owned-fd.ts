@@ -1,0 +1,94 @@
+import { endianness } from 'node:os'
+import { binding, type PlainAddress } from './binding.js'
+import type { InheritedOptions } from './sockopt.js'
+
+/** What the connections of one listener have in common. */
+export interface Origin extends InheritedOptions {
+  /** For people: where the connection came to us. */
+  where: string
+  highWaterMark?: number
+}
+
+// struct sockaddr_in and sockaddr_in6: the family in the host's byte order, everything else in the network's.
+const littleEndian = endianness() === 'LE'
+const { AF_INET, AF_INET6 } = binding.constants
+const PORT = 2
+const IPV4 = 4
+const IPV6 = 8
+
+/**
+ * The fd of a Connection, and who is at the other end. It is an object of its own because it outlives the Connection:
+ * when one becomes unreachable, this says whether there is something to close.
+ */
+export class OwnedFd {
+  /** -1 once it was given away or closed. */
+  fd: number
+  readonly ref: number | undefined
+  readonly origin: Origin
+  // An IPv4 peer, also one of a dual-stack socket, is kept as numbers and made text when somebody asks. A copied
+  // sockaddr would cost more than the rest of the Connection.
+  #prefix: '' | '::ffff:' = ''
+  #ipv4 = 0
+  #port = -1
+  #peer: PlainAddress | Uint8Array | undefined
+
+  constructor(fd: number, ref: number | undefined, origin: Origin) {
+    this.fd = fd
+    this.ref = ref
+    this.origin = origin
+  }
+
+  get peer(): PlainAddress {
+    if (this.#peer === undefined) {
+      const ip = this.#ipv4
+      this.#peer = {
+        address: `${this.#prefix}${ip >>> 24}.${(ip >>> 16) & 255}.${(ip >>> 8) & 255}.${ip & 255}`,
+        port: this.#port,
+        family: this.#prefix === '' ? 'IPv4' : 'IPv6',
+      }
+    } else if (this.#peer instanceof Uint8Array) {
+      this.#peer = binding.parseAddress(this.#peer)
+    }
+    return this.#peer
+  }
+
+  set peer(peer: PlainAddress) {
+    this.#peer = peer
+  }
+
+  /** Takes the peer from a sockaddr. */
+  readPeer(view: DataView, at: number, length: number): void {
+    const family = length < IPV4 ? 0 : view.getUint16(at, littleEndian)
+    const mapped =
+      family === AF_INET6 &&
+      view.getUint32(at + IPV6) === 0 &&
+      view.getUint32(at + IPV6 + 4) === 0 &&
+      view.getUint32(at + IPV6 + 8) === 0xffff
+    if (family === AF_INET || mapped) {
+      this.#port = view.getUint16(at + PORT)
+      this.#ipv4 = view.getUint32(mapped ? at + IPV6 + 12 : at + IPV4)
+      if (mapped) this.#prefix = '::ffff:'
+    } else {
+      this.#peer = new Uint8Array(view.buffer.slice(at, at + length))
+    }
+  }
+}
+
+/** Closes the fds whose Connection nobody can reach any more. */
+export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
+  const { fd, ref, origin, peer } = owned
+  if (fd < 0) return
+  const from = peer.port === undefined ? peer.address : `${peer.address} port ${peer.port}`
+  const details = [
+    `fd ${fd}`,
+    ...(from === '' ? [] : [`from ${from}`]),
+    ...(ref === undefined ? [] : [`for request ${ref}`]),
+    origin.where,
+  ]
+  process.emitWarning(`A connection that nobody claimed became unreachable and is closed: ${details.join(', ')}`, {
+    type: 'AsyncAcceptWarning',
+    code: 'ASYNC_ACCEPT_UNCLAIMED_CONNECTION',
+  })
+  owned.fd = -1
+  binding.close(fd)
+})

@@ -1,0 +1,133 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import net from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { type AcceptRef, type AcceptResult, type CodedError, Listener, type ListenOptions } from '../src/index.js'
+
+/** Resolves when `condition` holds; looks once in each turn of the event loop. Mocha's timeout is the deadline. */
+export async function until(condition: () => unknown): Promise<void> {
+  while (!(await condition())) await nextTurn()
+}
+
+/** The fds of this process that are open now, `/proc/self/fd`'s own excluded. */
+export function openFds(): number[] {
+  return readdirSync('/proc/self/fd')
+    .map(Number)
+    .filter((fd) => flagsOf(fd) !== undefined)
+}
+
+/** The open(2) flags of an fd, from proc(5); undefined when it is not open. */
+export function flagsOf(fd: number): number | undefined {
+  try {
+    return Number.parseInt(/^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1] ?? '', 8)
+  } catch {
+    return undefined
+  }
+}
+
+export const O_NONBLOCK = 0o4000
+export const O_CLOEXEC = 0o2000000
+
+/** A new directory that goes when the current test ends. */
+export function temporaryDirectory(): string {
+  const directory = mkdtempSync(join(tmpdir(), 'async-accept-'))
+  cleanups.push(() => rmSync(directory, { recursive: true, force: true }))
+  return directory
+}
+
+const cleanups: (() => unknown)[] = []
+
+/** Runs when the current test has ended, the newest first, also when it failed. */
+export function cleanUp(run: () => unknown): void {
+  cleanups.push(run)
+}
+
+/** To be the root-level afterEach hook. */
+export async function runCleanups(): Promise<void> {
+  for (let run = cleanups.pop(); run !== undefined; run = cleanups.pop()) await run()
+}
+
+/** A listener that is closed when the current test ends. */
+export async function listen(options: ListenOptions = {}): Promise<Listener> {
+  const listener = await Listener.listen(options)
+  cleanUp(() => listener.close())
+  return listener
+}
+
+/** What `net.connect` needs to reach a listener. */
+export function target(listener: Listener): net.NetConnectOpts {
+  const address = listener.address()
+  if (address === null) throw new Error('the listener is closed')
+  if (typeof address === 'string') return { path: address }
+  const host = address.address === '::' ? '127.0.0.1' : address.address
+  return { port: address.port, host }
+}
+
+/** A client whose connection the kernel has completed: it is accepted or in the backlog. Errors of it are ignored. */
+export async function connect(listener: Listener): Promise<net.Socket> {
+  const socket = net.connect({ ...target(listener), allowHalfOpen: true } as net.NetConnectOpts)
+  cleanUp(() => socket.destroy())
+  await once(socket, 'connect')
+  socket.on('error', () => {})
+  return socket
+}
+
+/** The results of `asyncAccept` on one listener, as they come. */
+export function collect(listener: Listener): AcceptResult[] {
+  const results: AcceptResult[] = []
+  listener.on('accept', (result) => {
+    results.push(result)
+    result.connection?.close()
+  })
+  return results
+}
+
+export const refsOf = (results: readonly AcceptResult[]): AcceptRef[] => results.map(({ ref }) => ref)
+
+export const codeOf = (error: unknown): string | undefined => (error as CodedError | undefined)?.code
+
+/** Whether the client's end has been closed or reset by the other side. */
+export async function gone(client: net.Socket): Promise<void> {
+  client.resume()
+  if (!client.readableEnded && !client.destroyed) await Promise.race([once(client, 'end'), once(client, 'close')])
+}
+
+export interface Finished {
+  code: number | null
+  signal: NodeJS.Signals | null
+  stdout: string
+  stderr: string
+}
+
+/** Starts plain Node on a file of `test/fixtures` or, with a path, on any file of the package. */
+export function startNode(file: string, args: readonly string[] = [], command: readonly string[] = []): ChildProcess {
+  const path = file.includes('/') ? file : `test/fixtures/${file}`
+  const [program, ...words] = [
+    ...command,
+    process.execPath,
+    fileURLToPath(new URL(`../${path}`, import.meta.url)),
+    ...args,
+  ]
+  const env = { ...process.env }
+  delete env.NODE_OPTIONS
+  const child = spawn(program as string, words, { stdio: ['pipe', 'pipe', 'pipe'], env })
+  cleanUp(() => child.kill('SIGKILL'))
+  return child
+}
+
+/** Runs it to its end. `command` goes before Node, `['prlimit', '--nofile=64']` for instance. */
+export async function runNode(file: string, args?: readonly string[], command?: readonly string[]): Promise<Finished> {
+  const child = startNode(file, args, command)
+  child.stdin?.end()
+  const [stdout, stderr, [code, signal]] = await Promise.all([
+    text(child.stdout as NodeJS.ReadableStream),
+    text(child.stderr as NodeJS.ReadableStream),
+    once(child, 'close'),
+  ])
+  return { code, signal, stdout, stderr }
+}

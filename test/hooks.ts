@@ -1,0 +1,3 @@
+import { runCleanups } from './helpers.js'
+
+export const mochaHooks = { afterEach: runCleanups }
