@@ -14,7 +14,10 @@ export interface OpenOptions extends SocketOptions {
   port?: number
   /** An address, or a name that is resolved. Default: `'::'` with IPv4, or `'0.0.0.0'` on a host without IPv6. */
   host?: string
-  /** A unix socket instead: a path of at most 107 bytes, or `'\0name'` for the abstract namespace (unix(7)). */
+  /**
+   * A unix socket instead: a path of at most 107 bytes, or `'\0name'` for the abstract namespace (unix(7)), where every
+   * byte counts. Node 20's own `net` pads abstract names with `'\0'` to 108 bytes; to meet it, do the same.
+   */
   path?: string
   /**
    * How many clients may wait in the kernel until somebody asks for them; it caps the number at
@@ -49,8 +52,8 @@ export function checkOpenOptions(options: OpenOptions): void {
   if (path !== undefined && (port !== undefined || host !== undefined)) {
     throw invalidArgValue('options.path', 'cannot be combined with a port or a host', path)
   }
-  if (path?.includes('\0', 1)) {
-    throw invalidArgValue('options.path', "must not hold '\\0' after its first byte", path)
+  if (path?.includes('\0', 1) && !path.startsWith('\0')) {
+    throw invalidArgValue('options.path', "must not hold '\\0' but as its first byte", path)
   }
   validate.optionalInteger('options.backlog', options.backlog, 0, 2 ** 31 - 1)
   validate.optionalInteger('options.mode', options.mode, 0, 0o777)

@@ -1,0 +1,61 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { codes } from '../src/index.js'
+import { cleanUp, runNode } from './helpers.js'
+
+const read = (file: string) => readFileSync(new URL(`../${file}`, import.meta.url), 'utf8')
+
+interface Snippet {
+  title: string
+  code: string
+  output: string
+}
+
+// A program is a block of js followed by a block of text, which is what it prints.
+function snippets(file: string): Snippet[] {
+  const blocks = read(file).matchAll(/```js\n(.*?)```\n\n```text\n(.*?)```/gs)
+  return [...blocks].map(([, code = '', output = ''], index) => ({ title: `${file} ${index + 1}`, code, output }))
+}
+
+describe('The documentation', () => {
+  for (const file of ['README.md', 'docs/api.md']) {
+    it(`of ${file} has programs`, () => assert.notEqual(snippets(file).length, 0))
+
+    for (const { title, code, output } of snippets(file)) {
+      it(`prints what it says: ${title}`, async () => {
+        // Inside the package, so that it can import the package by its name.
+        const directory = mkdtempSync('build/documentation-')
+        cleanUp(() => rmSync(directory, { recursive: true }))
+        writeFileSync(`${directory}/program.mjs`, code)
+        const finished = await runNode(`${directory}/program.mjs`)
+        assert.deepEqual(finished, { code: 0, signal: null, stdout: output, stderr: '' })
+      })
+    }
+  }
+
+  it('shows the echo server as it is in examples', () => {
+    const example = read('examples/echo.mjs')
+    const [, shown = ''] = /```js\n(.*?)```/s.exec(read('README.md')) ?? []
+    const loop = shown.slice(shown.indexOf('for await'))
+    assert.notEqual(loop, '')
+    assert.ok(example.includes(loop.trim()), 'examples/echo.mjs has another loop than README.md')
+  })
+
+  it('names every code of ours', () => {
+    const api = read('docs/api.md')
+    assert.deepEqual(
+      Object.keys(codes).filter((code) => !api.includes(`\`${code}\``)),
+      [],
+    )
+  })
+
+  it('has a place for every source file', () => {
+    const contributing = read('CONTRIBUTING.md')
+    const files = ['native', 'src'].flatMap((directory) => readdirSync(directory))
+    const missing = files.filter((file) => {
+      const source = file.replace(/\.h$/, '.cc')
+      return !contributing.includes(`  ${files.includes(source) ? source : file} `)
+    })
+    assert.deepEqual(missing, [])
+  })
+})
