@@ -9,10 +9,19 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type AcceptRef, type AcceptResult, type CodedError, Listener, type ListenOptions } from '../src/index.js'
 
-/** Resolves when `condition` holds; looks once in each turn of the event loop. Mocha's timeout is the deadline. */
+/**
+ * Resolves when `condition` holds; looks once in each turn of the event loop. Mocha's timeout is the deadline: when the
+ * test has ended it gives up.
+ */
 export async function until(condition: () => unknown): Promise<void> {
-  while (!(await condition())) await nextTurn()
+  const test = testsEnded
+  while (!(await condition())) {
+    if (test !== testsEnded) throw new Error('the test ended before its condition held')
+    await nextTurn()
+  }
 }
+
+let testsEnded = 0
 
 /** The fds of this process that are open now, `/proc/self/fd`'s own excluded. */
 export function openFds(): number[] {
@@ -49,6 +58,7 @@ export function cleanUp(run: () => unknown): void {
 
 /** To be the root-level afterEach hook. */
 export async function runCleanups(): Promise<void> {
+  testsEnded++
   for (let run = cleanups.pop(); run !== undefined; run = cleanups.pop()) await run()
 }
 
