@@ -75,15 +75,6 @@ interface Waiting {
   fail(error: Error): void
 }
 
-class PromisedConnection implements Waiting {
-  fulfil!: (connection: Connection) => void
-  fail!: (error: Error) => void
-  readonly promise = new Promise<Connection>((resolve, reject) => {
-    this.fulfil = resolve
-    this.fail = reject
-  })
-}
-
 /**
  * A listening socket that accepts a connection when, and only when, somebody asks for one. Everybody else waits in the
  * kernel's backlog. Requests are served in the order in which they were made, however they were made.
@@ -140,7 +131,10 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#handle = new binding.ListenerHandle()
     this.#handle.owner = this
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
-    check(this.#handle.open(fd, maxBatch, onFdLimit === 'reset'), 'poll')
+    const error = this.#handle.open(fd, maxBatch, onFdLimit === 'reset')
+    // Something else of this loop, a net.Server for instance, polls the fd.
+    if (error === -constants.errno.EEXIST) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
+    check(error, 'poll')
     this.#fd = fd
   }
 
@@ -212,14 +206,10 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * with an error of accept(2) that no later attempt could survive.
    */
   accept(options?: AcceptOptions): Promise<Connection> {
-    const promised = new PromisedConnection()
-    try {
-      if (options === undefined) this.#ask(-1, promised)
-      else this.#askWith(options, promised)
-    } catch (error) {
-      promised.fail(error as Error)
-    }
-    return promised.promise
+    return new Promise((fulfil, fail) => {
+      if (options === undefined) this.#ask(-1, { fulfil, fail })
+      else this.#askWith(options, { fulfil, fail })
+    })
   }
 
   /**
@@ -317,13 +307,17 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   /**
    * Closes the listening fd before it returns, so that the port is free at once, and removes the path of a unix socket
    * that `listen` made. Outstanding requests are rejected with `ERR_LISTENER_CLOSED`, oldest first; when that is done,
-   * the promise resolves. Clients that wait in the backlog are reset by the kernel, unless another process shares the
-   * socket. The second call does nothing, and gives the same promise.
+   * the promise resolves; it rejects if the path could not be removed. Clients that wait in the backlog are reset by the
+   * kernel, unless another process shares the socket. The second call does nothing, and gives the same promise.
    */
   close(): Promise<void> {
     return this.#end(() => {
-      this.#handle.close()
-      this.#removePath?.()
+      try {
+        // While the fd still listens nobody takes the path for a stale one, so it is ours that goes.
+        this.#removePath?.()
+      } finally {
+        this.#handle.close()
+      }
     })
   }
 
@@ -335,7 +329,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     if (this.#closed !== undefined) throw codedError('ERR_LISTENER_CLOSED')
     const fd = this.#fd
     this.#end(() => {
-      check(this.#handle.detach(), 'detach')
+      this.#handle.detach()
       binding.release(fd)
     })
     return fd
@@ -345,6 +339,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return this.close()
   }
 
+  // Both throw what an executor of a promise turns into a rejection.
   #ask(timeout: number, waiting: Waiting): AcceptRef {
     const ref = this.#handle.ask(timeout)
     if (ref === 0) throw codedError('ERR_LISTENER_CLOSED')
@@ -352,29 +347,29 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return ref
   }
 
-  #askWith(options: AcceptOptions, promised: PromisedConnection): void {
+  #askWith(options: AcceptOptions, waiting: Waiting): void {
     validate.object('options', options)
     const { signal } = options
     validate.optionalSignal('options.signal', signal)
-    const timeout = validate.timeout('options.timeout', options.timeout ?? -1)
+    const timeout = validate.timeout('options.timeout', options.timeout === undefined ? -1 : options.timeout)
     if (signal === undefined) {
-      this.#ask(timeout, promised)
+      this.#ask(timeout, waiting)
       return
     }
     if (signal.aborted) throw abortError(signal)
     const ref = this.#ask(timeout, {
       fulfil: (connection) => {
         signal.removeEventListener('abort', aborted)
-        promised.fulfil(connection)
+        waiting.fulfil(connection)
       },
       fail: (error) => {
         signal.removeEventListener('abort', aborted)
-        promised.fail(error)
+        waiting.fail(error)
       },
     })
     // Once accepted it is too late: then the connection is delivered, or it would be lost.
     const aborted = () => {
-      if (this.cancel(ref)) promised.fail(abortError(signal))
+      if (this.cancel(ref)) waiting.fail(abortError(signal))
     }
     signal.addEventListener('abort', aborted, { once: true })
   }
@@ -382,15 +377,19 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   #end(endHandle: () => void): Promise<void> {
     if (this.#closed !== undefined) return this.#closed
     const refs = this.#handle.outstanding()
-    endHandle()
     this.#fd = -1
-    this.#closed = new Promise((resolve) => {
-      // Not inside the call: whoever closes is not prepared for his own requests to fail under his hands.
+    this.#closed = new Promise((resolve, reject) => {
+      // Not inside the call: whoever closes is not prepared for requests of theirs to fail meanwhile.
       process.nextTick(() => {
         for (const ref of refs) this.#settle(ref, 'ERR_LISTENER_CLOSED')
         this.#emitSafely('close')
         resolve()
       })
+      try {
+        endHandle()
+      } catch (error) {
+        reject(error)
+      }
     })
     return this.#closed
   }
