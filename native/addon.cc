@@ -98,7 +98,11 @@ void Addon::closed(Listener* listener) {
 // The environment ends: nobody will ask any more, and nobody holds what was accepted.
 void Addon::end() {
   ending_ = true;
-  for (Listener* listener : listeners_) listener->close();
+  for (Listener* listener : listeners_) {
+    auto* handle = static_cast<ListenerHandle*>(listener->data);
+    listener->close();
+    if (handle != nullptr) handle->forget();
+  }
   owned_.drain([](int fd) { sys::close(fd); });
   end_if_all_closed();
 }

@@ -70,8 +70,10 @@ int Listener::create(uv_loop_t* loop, int fd, Options options, Host* host, Liste
     return error;
   }
   uv_timer_init(loop, &listener->timer_);
-  listener->open_handles_ = 2;
-  listener->poll_.data = listener->timer_.data = listener;
+  uv_prepare_init(loop, &listener->prepare_);
+  uv_unref(reinterpret_cast<uv_handle_t*>(&listener->prepare_));
+  listener->open_handles_ = 3;
+  listener->poll_.data = listener->timer_.data = listener->prepare_.data = listener;
   listener->apply_keep_alive();
   if (options.reset_at_limit) listener->spare_ = sys::open_null();
   *result = listener;
@@ -81,6 +83,7 @@ int Listener::create(uv_loop_t* loop, int fd, Options options, Host* host, Liste
 Listener::Ref Listener::ask(int64_t timeout) {
   Ref ref = requests_.push(timeout < 0 ? RequestQueue::kNoDeadline : deadline_in(timeout));
   update();
+  verify_soon();
   return ref;
 }
 
@@ -120,7 +123,8 @@ void Listener::stop() {
   fd_ = -1;
   stats_.rejected += requests_.size();
   disarm();
-  for (auto* handle : {reinterpret_cast<uv_handle_t*>(&poll_), reinterpret_cast<uv_handle_t*>(&timer_)}) {
+  for (auto* handle : {reinterpret_cast<uv_handle_t*>(&poll_), reinterpret_cast<uv_handle_t*>(&timer_),
+                       reinterpret_cast<uv_handle_t*>(&prepare_)}) {
     uv_close(handle, [](uv_handle_t* closed) {
       Listener* listener = listener_of(closed);
       if (--listener->open_handles_ > 0) return;
@@ -278,20 +282,36 @@ void Listener::update() {
 
 void Listener::arm() {
   if (armed_ || resume_at_ != 0) return;
-  // libuv aborts the process when epoll refuses an fd, so one that somebody closed behind our back must not get there.
+  defect_ = uv_poll_start(&poll_, UV_READABLE, [](uv_poll_t* handle, int status, int) {
+    Listener* listener = listener_of(handle);
+    // libuv has stopped the poll already; accept4 says what is wrong.
+    if (status < 0) listener->armed_ = false;
+    listener->on_readable();
+  });
+  armed_ = defect_ == 0;
+  verify_soon();
+}
+
+// libuv aborts the process when epoll refuses an fd, and epoll says nothing of one that is closed later. So one that
+// somebody closed behind our back is found here: in the last moment before the loop polls, once for all requests of
+// the turn, because it may be closed in the same turn as it is asked.
+void Listener::verify() {
+  if (!armed_) return;
   int listening = 0;
   socklen_t length = sizeof listening;
-  defect_ = sys::getsockopt(fd_, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
-  if (defect_ == 0 && !listening) defect_ = -EINVAL;
-  if (defect_ == 0) {
-    defect_ = uv_poll_start(&poll_, UV_READABLE, [](uv_poll_t* handle, int status, int) {
-      Listener* listener = listener_of(handle);
-      // libuv has stopped the poll already; accept4 says what is wrong.
-      if (status < 0) listener->armed_ = false;
-      listener->on_readable();
-    });
-  }
-  armed_ = defect_ == 0;
+  int error = sys::getsockopt(fd_, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
+  if (error == 0 && listening) return;
+  disarm();
+  defect_ = error == 0 ? -EINVAL : error;
+  schedule();
+}
+
+void Listener::verify_soon() {
+  if (closing_ || uv_is_active(reinterpret_cast<uv_handle_t*>(&prepare_))) return;
+  uv_prepare_start(&prepare_, [](uv_prepare_t* handle) {
+    uv_prepare_stop(handle);
+    listener_of(handle)->verify();
+  });
 }
 
 void Listener::disarm() {

@@ -106,6 +106,8 @@ class Listener {
   bool reset_waiting();
   void update();
   void arm();
+  void verify();
+  void verify_soon();
   void disarm();
   void schedule();
   void apply_keep_alive();
@@ -116,6 +118,7 @@ class Listener {
   Host* host_;
   uv_poll_t poll_;
   uv_timer_t timer_;
+  uv_prepare_t prepare_;
   int open_handles_ = 0;
   RequestQueue requests_;
   Stats stats_ = {};

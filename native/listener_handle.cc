@@ -3,7 +3,6 @@
 #include <errno.h>
 
 #include <algorithm>
-#include <utility>
 
 #include "addon.h"
 #include "js.h"
@@ -27,9 +26,17 @@ void ListenerHandle::define(Napi::Env env, Napi::Object exports) {
 
 // Collected while it listens: only possible with no request outstanding.
 ListenerHandle::~ListenerHandle() {
+  if (Listener* listener = listener_) {
+    forget();
+    listener->close();
+  }
+}
+
+void ListenerHandle::forget() {
   if (listener_ == nullptr) return;
+  last_stats_ = listener_->stats();
   listener_->data = nullptr;
-  listener_->close();
+  listener_ = nullptr;
 }
 
 void ListenerHandle::hold(bool on) {
@@ -96,22 +103,21 @@ Napi::Value ListenerHandle::stats(const Napi::CallbackInfo& info) {
 
 // close(): closes the listening fd before it returns.
 Napi::Value ListenerHandle::close(const Napi::CallbackInfo& info) {
-  if (Listener* listener = std::exchange(listener_, nullptr)) {
+  if (Listener* listener = listener_) {
     listener->close();
-    last_stats_ = listener->stats();
+    forget();
   }
   return info.Env().Undefined();
 }
 
-// detach(): the listening fd, owned by the environment again; a negative errno when there is none to give.
+// detach(): the listening fd, given to the caller; -EBADF when there is none.
 Napi::Value ListenerHandle::detach(const Napi::CallbackInfo& info) {
-  int result = -EBADF;
-  if (listener_ != nullptr) {
-    bool own = Addon::of(info.Env())->owned().add(listener_->fd());
-    result = own ? listener_->detach() : -ENOMEM;
-    if (own) last_stats_ = std::exchange(listener_, nullptr)->stats();
+  int fd = -EBADF;
+  if (Listener* listener = listener_) {
+    fd = listener->detach();
+    forget();
   }
-  return Napi::Number::New(info.Env(), result);
+  return Napi::Number::New(info.Env(), fd);
 }
 
 // keepAlive(on): whether outstanding requests keep the process alive.

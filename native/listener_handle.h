@@ -15,6 +15,9 @@ class ListenerHandle : public Napi::ObjectWrap<ListenerHandle> {
   // While requests are outstanding the object cannot be collected.
   void hold(bool on);
 
+  // The listener is closed, or about to be.
+  void forget();
+
  private:
   Napi::Value open(const Napi::CallbackInfo& info);
   Napi::Value ask(const Napi::CallbackInfo& info);
