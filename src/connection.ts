@@ -2,7 +2,7 @@ import net from 'node:net'
 import type tls from 'node:tls'
 import { adopt, inspectStream } from './adopt.js'
 import { binding, type PeerCredentials, type PlainAddress } from './binding.js'
-import { check, codedError, invalidArgType } from './errors.js'
+import { abortError, check, codedError, invalidArgType } from './errors.js'
 import { type Origin, OwnedFd, unclaimed } from './owned-fd.js'
 import type { InheritedOptions } from './sockopt.js'
 import { type UpgradeOptions, upgrade } from './tls-upgrade.js'
@@ -118,7 +118,8 @@ export class Connection {
       readable: true,
       writable: true,
       allowHalfOpen,
-      signal,
+      // One that is aborted already would destroy the socket before it has the fd, and nobody would close that.
+      signal: signal?.aborted ? undefined : signal,
       // Tells the socket what it has inherited, so that its setNoDelay() knows when there is nothing to do.
       noDelay: origin.noDelay,
       keepAlive: origin.keepAlive,
@@ -128,23 +129,31 @@ export class Connection {
     } as net.SocketConstructorOpts)
     this.#give()
     if (options.noDelay !== undefined) socket.setNoDelay(options.noDelay)
-    if (options.keepAlive !== undefined) socket.setKeepAlive(options.keepAlive, options.keepAliveInitialDelay)
+    const { keepAliveInitialDelay } = options
+    // A delay alone changes the probing that the listener has turned on.
+    const keepAlive = options.keepAlive ?? (keepAliveInitialDelay === undefined ? undefined : origin.keepAlive)
+    if (keepAlive !== undefined) socket.setKeepAlive(keepAlive, keepAliveInitialDelay)
+    if (signal?.aborted) socket.destroy(abortError(signal))
     return socket
   }
 
   /**
    * Gives the fd to a `tls.TLSSocket` and makes the handshake, as a server. `options` are those of
-   * `tls.createServer`; give the same object each time, because the context is made once for each. Or give a
-   * `tls.Server` of your own: its contexts, callbacks and session events serve, but it gets neither the connection
-   * nor its failure.
+   * `tls.createServer`; give the same object each time, because the context, and with it the sessions that clients may
+   * resume, is made once for each. Or give a `tls.Server` of your own (`https` and `http2` secure ones are such): its
+   * contexts, callbacks and session events serve, but it gets neither the connection nor its failure. A server that is
+   * to get the socket afterwards, by `emit('secureConnection', socket)`, must be the one that was lent. What either says
+   * of `noDelay`, `keepAlive`, `allowHalfOpen` and `pauseOnConnect` holds.
    *
-   * From the call on the fd is the socket's; when the promise rejects, it has been destroyed.
+   * When the options are wrong or the connection was claimed before, nothing has happened. Otherwise the fd is the
+   * socket's from the call on, and when the promise rejects, it is closed.
    *
    * Errors: `ERR_TLS_HANDSHAKE_TIMEOUT`, `ABORT_ERR`, `ECONNRESET` (the client hung up), OpenSSL's codes such as
-   * `ERR_SSL_HTTP_REQUEST`, `ERR_CONNECTION_CLAIMED`.
+   * `ERR_SSL_HTTP_REQUEST`, those of a refused client certificate such as `DEPTH_ZERO_SELF_SIGNED_CERT`, what a
+   * callback of the options threw, `ERR_CONNECTION_CLAIMED`, and Node's own for a wrong option.
    */
   async toTLS(options: tls.TlsOptions | tls.Server, upgradeOptions: UpgradeOptions = {}): Promise<tls.TLSSocket> {
-    return upgrade(() => this.toSocket(), options, upgradeOptions)
+    return upgrade((inherited) => this.toSocket(inherited), options, upgradeOptions)
   }
 
   /** Gives the fd to the caller, who must close it. Error: `ERR_CONNECTION_CLAIMED`. */

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { constants } from 'node:os'
+import { onAbort } from './abort.js'
 import { adopt, inspectStream } from './adopt.js'
 import { type Backlog, binding, completion, type ListenerHandle, type ListenerStats } from './binding.js'
 import { Connection } from './connection.js'
@@ -151,8 +152,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     try {
       return new Listener(opened, options)
     } catch (error) {
-      binding.close(opened.fd)
       opened.removePath?.()
+      binding.close(opened.fd)
       throw error
     }
   }
@@ -328,10 +329,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   detach(): number {
     if (this.#closed !== undefined) throw codedError('ERR_LISTENER_CLOSED')
     const fd = this.#fd
-    this.#end(() => {
-      this.#handle.detach()
-      binding.release(fd)
-    })
+    this.#end(() => this.#handle.detach())
     return fd
   }
 
@@ -359,22 +357,21 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     if (signal.aborted) throw abortError(signal)
     const ref = this.#ask(timeout, {
       fulfil: (connection) => {
-        signal.removeEventListener('abort', aborted)
+        ended()
         waiting.fulfil(connection)
       },
       fail: (error) => {
-        signal.removeEventListener('abort', aborted)
+        ended()
         waiting.fail(error)
       },
     })
     // Once accepted it is too late: then the connection is delivered, or it would be lost.
-    const aborted = () => {
+    const ended = onAbort(signal, () => {
       if (this.cancel(ref)) waiting.fail(abortError(signal))
-    }
-    signal.addEventListener('abort', aborted, { once: true })
+    })
   }
 
-  #end(endHandle: () => void): Promise<void> {
+  #end(endHandle: () => unknown): Promise<void> {
     if (this.#closed !== undefined) return this.#closed
     const refs = this.#handle.outstanding()
     this.#fd = -1

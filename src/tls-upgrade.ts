@@ -1,6 +1,8 @@
-import type net from 'node:net'
+import net from 'node:net'
 import tls from 'node:tls'
-import { abortError, withCode } from './errors.js'
+import { onAbort } from './abort.js'
+import { abortError, invalidArgType, withCode } from './errors.js'
+import type { InheritedOptions } from './sockopt.js'
 import * as validate from './validate.js'
 
 export interface UpgradeOptions {
@@ -10,20 +12,70 @@ export interface UpgradeOptions {
   signal?: AbortSignal
 }
 
+// What Node keeps of a server's options and its types leave out.
+type Server = tls.Server & {
+  allowHalfOpen: boolean
+  noDelay: boolean
+  keepAlive: boolean
+  /** In seconds. */
+  keepAliveInitialDelay: number
+  ALPNCallback?: unknown
+}
+
+type TLSSocket = tls.TLSSocket & { server: tls.Server }
+
 const defaultTimeout = 10_000
 
-// A context costs a thousand times a handshake's look-up of it; one for each options object, for as long as that lives.
-const servers = new WeakMap<object, tls.Server>()
+// Node's timers fire at once when they are told to wait longer.
+const longestTimer = 2 ** 31 - 1
 
-function serverFor(options: tls.TlsOptions | tls.Server): tls.Server {
-  if (options instanceof tls.Server) return options
+// A context costs a thousand times a handshake's look-up of it; one for each options object, for as long as that lives.
+const servers = new WeakMap<object, Server>()
+
+function serverFor(options: tls.TlsOptions | tls.Server): Server {
+  if (options instanceof tls.Server) return checked(options as Server)
+  if (options instanceof net.Server) throw invalidArgType('options', 'a tls.Server or the options of one', options)
   validate.object('options', options)
   let server = servers.get(options)
   if (server === undefined) {
-    server = tls.createServer(options as tls.TlsOptions)
+    validate.optionalBoolean('options.enableTrace', options.enableTrace ?? undefined)
+    // Node's own limit, of 120 s, would end what was to have no deadline.
+    const own = { ...options, handshakeTimeout: options.handshakeTimeout || longestTimer }
+    // net.Server looks at own options only, tls.Server at inherited ones too.
+    const both: tls.TlsOptions = Object.create(options, Object.getOwnPropertyDescriptors(own))
+    server = checked(tls.createServer(both) as Server)
     servers.set(options, server)
   }
   return server
+}
+
+// Node looks at it when a client has come. Then it would be too late to leave the fd with its connection.
+function checked(server: Server): Server {
+  const { ALPNCallback } = server
+  if (ALPNCallback && typeof ALPNCallback !== 'function') {
+    throw invalidArgType('options.ALPNCallback', 'of type function', ALPNCallback)
+  }
+  return server
+}
+
+// A net.Server sets these on what it accepts. What it does not ask for stays as the listener has it.
+function wantedBy(server: Server): InheritedOptions {
+  const { noDelay, keepAlive, keepAliveInitialDelay } = server
+  return {
+    ...(noDelay && { noDelay }),
+    ...(keepAlive && { keepAlive, keepAliveInitialDelay: keepAliveInitialDelay * 1000 }),
+  }
+}
+
+type ConnectionHandler = (this: tls.Server, socket: net.Socket) => void
+
+let nodesHandler: ConnectionHandler | undefined
+
+// Node's handler of 'connection', which is one function for all servers. Not looked up in a server that was lent: that
+// may have handlers of its own, which must not run.
+function connectionHandler(): ConnectionHandler {
+  nodesHandler ??= tls.createServer().listeners('connection')[0] as ConnectionHandler
+  return nodesHandler
 }
 
 /**
@@ -32,61 +84,73 @@ function serverFor(options: tls.TlsOptions | tls.Server): tls.Server {
  * is destroyed when the promise rejects.
  */
 export function upgrade(
-  claim: () => net.Socket,
+  claim: (options: InheritedOptions) => net.Socket,
   options: tls.TlsOptions | tls.Server,
-  { timeout = defaultTimeout, signal }: UpgradeOptions,
+  upgradeOptions: UpgradeOptions,
 ): Promise<tls.TLSSocket> {
+  validate.object('upgradeOptions', upgradeOptions)
+  const { timeout = defaultTimeout } = upgradeOptions
   const ms = validate.timeout('upgradeOptions.timeout', timeout)
-  validate.optionalSignal('upgradeOptions.signal', signal)
+  validate.optionalSignal('upgradeOptions.signal', upgradeOptions.signal)
+  const signal: AbortSignal | undefined = upgradeOptions.signal
   const server = serverFor(options)
-  const socket = claim()
+  const socket = claim(wantedBy(server))
   return new Promise((resolve, reject) => {
     let deadline: NodeJS.Timeout | undefined
-    const settled = () => {
+    let stopWatching: (() => void) | undefined
+    const settle = () => {
       clearTimeout(deadline)
-      signal?.removeEventListener('abort', aborted)
-      socket.off('error', failed)
+      stopWatching?.()
     }
-    const failed = (error: Error) => {
-      settled()
-      // What still comes of the destroyed socket has been said.
-      socket.on('error', () => {})
+
+    // What Node's handler sees as its server: the real one in all but the two events that end a handshake, of which
+    // one comes, once. They say whose handshake it was to nobody but the server, and one that was lent must not take
+    // the connection for its own.
+    const emit = (event: string, ...args: unknown[]): boolean => {
+      if (event === 'secureConnection') {
+        const [secure] = args as [TLSSocket]
+        settle()
+        secure.server = server
+        // Only now: a client that ends its side before has hung up, and must not be waited for.
+        secure.allowHalfOpen = server.allowHalfOpen
+        resolve(secure)
+        return true
+      }
+      if (event === 'tlsClientError') {
+        const [error, secure] = args as [Error, TLSSocket]
+        settle()
+        // Closes the fd. What still comes of it goes to Node's own handler of 'error'.
+        secure.destroy()
+        reject(causeOf(error, secure))
+        return true
+      }
+      return server.emit(event, ...args)
+    }
+    const facade: tls.Server = Object.create(server, { emit: { value: emit } })
+
+    // Like an error of the raw socket, which Node takes to 'tlsClientError'. To destroy the raw socket would not do:
+    // when a callback then destroys the TLSSocket, Node frees what OpenSSL, which has called it, is still using.
+    const fail = (error: Error) => void socket.emit('error', error)
+
+    try {
+      if (signal?.aborted) throw abortError(signal)
+      connectionHandler().call(facade, socket)
+    } catch (error) {
       socket.destroy()
       reject(error)
+      return
     }
-    const aborted = () => failed(abortError(signal as AbortSignal))
-
-    // What tls.Server's own handler of 'connection' sees as its server: ours in all but the two events that end a
-    // handshake. They say whose handshake it was to nobody but the server they are emitted on, and a server that was
-    // lent to us must not treat the connection as its own.
-    const facade: tls.Server = Object.create(server, {
-      emit: {
-        value: (event: string, ...args: unknown[]) => {
-          if (event === 'secureConnection') {
-            settled()
-            resolve(args[0] as tls.TLSSocket)
-            return true
-          }
-          if (event === 'tlsClientError') {
-            const [error, secure] = args as [Error, tls.TLSSocket]
-            secure.on('error', () => {})
-            secure.destroy()
-            failed(error)
-            return true
-          }
-          return server.emit(event, ...args)
-        },
-      },
-    })
-
-    socket.on('error', failed)
-    if (signal?.aborted) return aborted()
-    signal?.addEventListener('abort', aborted, { once: true })
+    if (signal) stopWatching = onAbort(signal, () => fail(abortError(signal)))
     if (ms > 0) {
-      deadline = setTimeout(() => {
-        failed(withCode(new Error('TLS handshake timeout'), 'ERR_TLS_HANDSHAKE_TIMEOUT'))
-      }, ms)
+      const timedOut = () => fail(withCode(new Error('TLS handshake timeout'), 'ERR_TLS_HANDSHAKE_TIMEOUT'))
+      deadline = setTimeout(timedOut, Math.min(ms, longestTimer))
     }
-    for (const handler of server.listeners('connection')) Reflect.apply(handler, facade, [socket])
   })
+}
+
+// Node says 'socket hang up' when it was the server that refused the client's certificate.
+function causeOf(error: Error, { authorizationError }: TLSSocket): Error {
+  if (!authorizationError) return error
+  const code = String(authorizationError)
+  return withCode(new Error(`The client's certificate was refused: ${code}`), code)
 }

@@ -51,8 +51,11 @@ export function port(name: string, value: unknown): asserts value is number {
 
 export function optionalSignal(name: string, value: unknown): asserts value is AbortSignal | undefined {
   if (value === undefined) return
-  // As Node does: anything that has `aborted` is a signal, because signals come from other realms too.
-  if (typeof value !== 'object' || value === null || !('aborted' in value)) {
+  // Signals come from other realms too, so it is not asked what they are but what they have; Node asks for `aborted`
+  // alone. Without the methods it would fail when the request is made already.
+  const { addEventListener, removeEventListener } = (value ?? {}) as Partial<AbortSignal>
+  const listens = typeof addEventListener === 'function' && typeof removeEventListener === 'function'
+  if (typeof value !== 'object' || value === null || !('aborted' in value) || !listens) {
     throw invalidArgType(name, 'an instance of AbortSignal', value)
   }
 }

@@ -101,10 +101,10 @@ export const refsOf = (results: readonly AcceptResult[]): AcceptRef[] => results
 
 export const codeOf = (error: unknown): string | undefined => (error as CodedError | undefined)?.code
 
-/** Whether the client's end has been closed or reset by the other side. */
+/** Resolves when the other side has closed or reset the client's connection. */
 export async function gone(client: net.Socket): Promise<void> {
   client.resume()
-  if (!client.readableEnded && !client.destroyed) await Promise.race([once(client, 'end'), once(client, 'close')])
+  await until(() => client.readableEnded || client.destroyed)
 }
 
 export interface Finished {

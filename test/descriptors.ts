@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { closeSync, openSync } from 'node:fs'
+import type net from 'node:net'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import type { Connection, Listener, ListenOptions } from '../src/index.js'
+import { cleanUp, connect, flagsOf, listen, O_NONBLOCK } from './helpers.js'
+
+/** Both ends of one connection; all of it is closed when the current test ends. */
+export interface Pair {
+  listener: Listener
+  connection: Connection
+  client: net.Socket
+}
+
+export async function pair(options: ListenOptions = { host: '127.0.0.1' }): Promise<Pair> {
+  const listener = await listen(options)
+  const accepting = listener.accept()
+  const client = await connect(listener)
+  const connection = await accepting
+  cleanUp(() => connection.close())
+  return { listener, connection, client }
+}
+
+/** Destroys it when the current test ends; its errors are ignored. */
+export function temporary<Socket extends net.Socket>(socket: Socket): Socket {
+  cleanUp(() => socket.destroy())
+  return socket.on('error', () => {})
+}
+
+/** Closes the fd when the current test ends, unless somebody else has done so. */
+export function temporaryFd(fd: number): number {
+  cleanUp(() => {
+    if (flagsOf(fd) !== undefined) closeSync(fd)
+  })
+  return fd
+}
+
+/** Makes the open file description a blocking one: a child gets it as its stdin, and libuv makes that blocking. */
+export function makeBlocking(fd: number): void {
+  spawnSync('true', { stdio: [fd, 'ignore', 'ignore'] })
+  assert.equal((flagsOf(fd) as number) & O_NONBLOCK, 0)
+}
+
+const readOptions = `
+import json, socket
+s = socket.socket(fileno=3)
+tcp = socket.IPPROTO_TCP
+print(json.dumps({
+  'noDelay': s.getsockopt(tcp, socket.TCP_NODELAY) != 0,
+  'keepAlive': s.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0,
+  'keepIdle': s.getsockopt(tcp, socket.TCP_KEEPIDLE),
+}))
+`
+
+/** What the kernel has set on a TCP socket. Asked by Python, which building the addon needs too. */
+export function socketOptions(fd: number): { noDelay: boolean; keepAlive: boolean; keepIdle: number } {
+  const { stdout, status } = spawnSync('python3', ['-c', readOptions], { stdio: ['ignore', 'pipe', 'inherit', fd] })
+  assert.equal(status, 0)
+  return JSON.parse(String(stdout))
+}
+
+// Node makes the fds that it inherits close-on-exec when it starts, but stops at the first gap after fd 15.
+const inherited = 40
+
+/** A child that finds `fd` among its own, as one of a service manager or a parent process does. */
+export function startWithFd(fd: number, file: string, args: readonly string[]) {
+  const path = fileURLToPath(new URL(`fixtures/${file}`, import.meta.url))
+  const stdio = [...Array(inherited).fill('ignore'), fd]
+  stdio.splice(1, 2, 'pipe', 'inherit')
+  const child = spawn(process.execPath, [path, String(inherited), ...args], { stdio })
+  cleanUp(() => child.kill('SIGKILL'))
+  const finished = Promise.all([text(child.stdout as NodeJS.ReadableStream), once(child, 'close')])
+  return finished.then(([stdout, [code, signal]]) => ({ stdout, code, signal }))
+}
+
+/** Why strace(1) does not work here, if so: it is not installed, or a container forbids ptrace(2). */
+export function straceFailure(): string | undefined {
+  const { status, error } = spawnSync('strace', ['-f', '-qq', '-o', '/dev/null', 'true'])
+  return status === 0 ? undefined : (error?.message ?? `exit code ${status}`)
+}
+
+/** An fd that is open, but is not a socket. */
+export const openFile = (path: string, flags: string | number = 'r'): number => temporaryFd(openSync(path, flags))
