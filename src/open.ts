@@ -24,7 +24,10 @@ export interface OpenOptions extends SocketOptions {
    * `net.core.somaxconn`. Default: 65535, that is, as many as the system allows: what waits here is not lost.
    */
   backlog?: number
-  /** The permissions of `path`, in force before the first client can connect. Default: what the umask leaves. */
+  /**
+   * The permissions of `path`, in force before the first client can connect. Default: what the umask leaves. Not for
+   * the abstract namespace, which has none.
+   */
   mode?: number
   /**
    * Replace what a crashed process left at `path`: only a socket, and only when nobody listens on it. Finding out
@@ -36,7 +39,10 @@ export interface OpenOptions extends SocketOptions {
 /** An owned fd that listens. */
 export interface Opened {
   fd: number
-  /** Removes the path, if it is still the one that was made here. */
+  /**
+   * Removes the path, if it is still the one that was made here. To be called before the fd is closed: until then its
+   * inode number is not used again, so that nobody else's socket can be taken for ours. Does not throw.
+   */
   removePath?: () => void
 }
 
@@ -51,6 +57,9 @@ export function checkOpenOptions(options: OpenOptions): void {
   validate.optionalString('options.path', path)
   if (path !== undefined && (port !== undefined || host !== undefined)) {
     throw invalidArgValue('options.path', 'cannot be combined with a port or a host', path)
+  }
+  if (path?.startsWith('\0') && options.mode !== undefined) {
+    throw invalidArgValue('options.mode', 'means nothing in the abstract namespace: anybody may connect', options.mode)
   }
   if (path?.includes('\0', 1) && !path.startsWith('\0')) {
     throw invalidArgValue('options.path', "must not hold '\\0' but as its first byte", path)
@@ -74,7 +83,7 @@ export async function open(options: OpenOptions): Promise<Opened> {
   } catch (error) {
     // How a host says that it has no IPv6: compiled out, or switched off.
     const { code } = error as { code?: string }
-    if (code !== 'EAFNOSUPPORT' && code !== 'EADDRNOTAVAIL') throw error
+    if (options.ipv6Only || (code !== 'EAFNOSUPPORT' && code !== 'EADDRNOTAVAIL')) throw error
     return { fd: openIp('0.0.0.0', Number(port ?? 0), options) }
   }
 }
@@ -97,33 +106,39 @@ function openPath(path: string, options: OpenOptions): Opened {
   // The working directory may change before the path is removed.
   const absolute = abstract ? path : resolve(path)
   const removePath = () => {
-    if (made === undefined || !isStill(absolute, made)) return
-    unlinkSync(absolute)
+    try {
+      if (made !== undefined && isStill(absolute, made)) unlinkSync(absolute)
+    } catch (error) {
+      // We may have given up the right to it since, or the file system is read-only now. That must not keep the rest
+      // of a close from happening.
+      process.emitWarning(error as Error)
+    }
   }
-  try {
-    const fd = opening(binding.constants.AF_UNIX as number, (fd) => {
-      let error = binding.bindPath(fd, path)
-      if (error === -EADDRINUSE && options.unlinkStale && !abstract && isStale(absolute)) {
-        unlinkSync(absolute)
-        error = binding.bindPath(fd, path)
-      }
-      check(error, 'bind', { path })
+  const fd = opening(binding.constants.AF_UNIX as number, (fd) => {
+    let error = binding.bindPath(fd, path)
+    if (error === -EADDRINUSE && options.unlinkStale && !abstract) {
+      unlinkStale(absolute)
+      error = binding.bindPath(fd, path)
+    }
+    check(error, 'bind', { path })
+    try {
       if (!abstract) made = lstatSync(absolute)
       if (!abstract && options.mode !== undefined) chmodSync(absolute, options.mode)
       check(binding.listen(fd, options.backlog ?? largestBacklog), 'listen', { path })
-    })
-    return { fd, removePath }
-  } catch (error) {
-    removePath()
-    throw error
-  }
+    } catch (error) {
+      removePath()
+      throw error
+    }
+  })
+  return { fd, removePath }
 }
 
 const { EADDRINUSE, ECONNREFUSED } = os.constants.errno
 
-function isStale(path: string): boolean {
-  if (!lstatSync(path).isSocket()) return false
-  return binding.connectPath(path) === -ECONNREFUSED
+function unlinkStale(path: string): void {
+  const found = lstatSync(path, { throwIfNoEntry: false })
+  // Looked at again after the attempt: somebody who had the same idea may listen there by now.
+  if (found?.isSocket() && binding.connectPath(path) === -ECONNREFUSED && isStill(path, found)) unlinkSync(path)
 }
 
 function isStill(path: string, made: Stats): boolean {

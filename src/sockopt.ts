@@ -1,5 +1,5 @@
 import { binding } from './binding.js'
-import { check } from './errors.js'
+import { check, invalidArgValue } from './errors.js'
 import * as validate from './validate.js'
 
 /** Set on the listening socket; accepted sockets inherit what applies to them, so it costs nothing per connection. */
@@ -37,6 +37,12 @@ type Check = (name: string, value: unknown) => void
 const seconds: Check = (name, value) => validate.optionalInteger(name, value, 0, 32767)
 const count: Check = (name, value) => validate.optionalInteger(name, value, 0, 2 ** 31 - 1)
 const milliseconds: Check = (name, value) => validate.optionalInteger(name, value, 0, 32767 * 1000)
+// The kernel cuts a longer name off, and then it may be another interface's.
+const interfaceName: Check = (name, value) => {
+  validate.optionalString(name, value)
+  if (value === undefined || (Buffer.byteLength(value) <= 15 && !value.includes('\0'))) return
+  throw invalidArgValue(name, 'must be the name of an interface, of at most 15 bytes', value)
+}
 
 interface Row {
   option: keyof SocketOptions
@@ -66,7 +72,7 @@ const table: readonly Row[] = [
     name: 'IP_FREEBIND',
     ipv6: { level: 'IPPROTO_IPV6', name: 'IPV6_FREEBIND' },
   },
-  { option: 'bindToDevice', check: validate.optionalString, level: 'SOL_SOCKET', name: 'SO_BINDTODEVICE' },
+  { option: 'bindToDevice', check: interfaceName, level: 'SOL_SOCKET', name: 'SO_BINDTODEVICE' },
   { option: 'noDelay', check: validate.optionalBoolean, level: 'IPPROTO_TCP', name: 'TCP_NODELAY' },
   { option: 'keepAlive', check: validate.optionalBoolean, level: 'SOL_SOCKET', name: 'SO_KEEPALIVE' },
   {
