@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { readdirSync, readFileSync } from 'node:fs'
+import net from 'node:net'
+import { runNode } from './helpers.js'
+import { startExample } from './running-example.js'
+
+const directory = new URL('../examples/', import.meta.url)
+const examples = readdirSync(directory).filter((name) => name.endsWith('.mjs'))
+const mainJob = 'http2-machines.mjs' // has tests of its own
+
+async function stdoutOf(name: string): Promise<string> {
+  const { code, stdout, stderr } = await runNode(`examples/${name}`)
+  assert.deepEqual({ code, stderr }, { code: 0, stderr: '' })
+  return stdout
+}
+
+const tests: Record<string, () => Promise<void>> = {
+  'echo.mjs': async () => {
+    const example = startExample('echo.mjs', ['0'])
+    const [, port] = await example.says(/^echo on port (\d+)\n/)
+    const client = net.connect(Number(port), '127.0.0.1')
+    let received = ''
+    client.setEncoding('utf8').on('data', (data) => {
+      received += data
+    })
+    client.end('a line\n')
+    await once(client, 'close')
+    assert.match(received, /^hello (::ffff:)?127\.0\.0\.1\na line\n$/)
+    example.signal('SIGINT')
+    assert.equal(await example.ended, 0)
+    assert.equal(example.stderr, '')
+  },
+
+  'refs.mjs': async () => {
+    const stdout = await stdoutOf('refs.mjs')
+    assert.match(stdout, /^asked ten times: refs 1, 2, 3, 4, 5, 6, 7, 8, 9, 10; 10 outstanding\n/)
+    assert.match(stdout, /^ref 3 cancelled: true\nref 7 ran out; 8 outstanding$/m)
+    const clients = [...stdout.matchAll(/^client \d connects from port (\d+)$/gm)].map(([, port]) => port)
+    const served = [...stdout.matchAll(/^ref (\d+) got the client from port (\d+)$/gm)]
+    assert.deepEqual(
+      served.map(([, ref, port]) => [Number(ref), port]),
+      [1, 2, 4, 5, 6, 8, 9, 10].map((ref, i) => [ref, clients[i]]),
+    )
+    assert.match(stdout, /^ref 3 got cancelled, so nobody$/m)
+    assert.match(stdout, /^ref 7 got ERR_ACCEPT_TIMEOUT$/m)
+  },
+
+  'reset-by-address.mjs': async () => {
+    assert.equal(await stdoutOf('reset-by-address.mjs'), '127.0.0.1: welcome, 127.0.0.1\n127.0.0.2: ECONNRESET\n')
+  },
+
+  'peer-credentials.mjs': async () => {
+    const stdout = await stdoutOf('peer-credentials.mjs')
+    const user = `of user ${process.getuid?.()} and group ${process.getgid?.()}`
+    const connected = [...stdout.matchAll(/^connected: process (\d+) (.*)$/gm)]
+    assert.deepEqual(
+      connected.map(([, , rest]) => rest),
+      [user, user],
+    )
+    const [itself, child] = connected.map(([, pid]) => pid)
+    assert.notEqual(itself, child)
+    assert.match(stdout, new RegExp(`^started process ${child}$`, 'm'))
+    for (const pid of [itself, child]) assert.match(stdout, new RegExp(`^welcome, process ${pid}$`, 'm'))
+  },
+}
+
+describe('examples', () => {
+  it('are all run by a test', () => {
+    assert.deepEqual(examples, [...Object.keys(tests), mainJob].sort())
+  })
+
+  for (const [name, test] of Object.entries(tests)) {
+    it(`${name} does what it says`, test)
+
+    it(`${name} has fewer than 40 lines`, () => {
+      const lines = readFileSync(new URL(name, directory), 'utf8').split('\n').length - 1
+      assert.ok(lines < 40, `${lines} lines`)
+    })
+  }
+})

@@ -1,0 +1,102 @@
+import { type ChildProcess, execFile, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import http2 from 'node:http2'
+import https from 'node:https'
+import { text } from 'node:stream/consumers'
+import { cleanUp, startNode } from './helpers.js'
+import { RunningExample } from './running-example.js'
+
+export interface MachineStatus {
+  ref: number
+  state: 'listening' | 'handshake' | 'connected' | 'closing' | 'gone'
+  fd?: number
+  peer?: string
+  tls?: string
+  alpn?: string
+  failure?: string
+  asked?: string[]
+}
+
+export interface Status {
+  pool: { size: number; listening: number; handshake: number; connected: number; closing: number }
+  machines: MachineStatus[]
+  refs: number[]
+  backlog: { queued: number; limit: number }
+  stats: { accepted: number; capacityPauses: number }
+  connections: MachineStatus[]
+}
+
+// Node's https client names its protocol only when it has an agent.
+const http1 = { agent: false, ALPNProtocols: ['http/1.1'], rejectUnauthorized: false } as const
+
+/** `examples/http2-machines.mjs` on a port of its own. */
+export class RunningMachines extends RunningExample {
+  port = 0
+
+  url(path = '/'): string {
+    return `https://127.0.0.1:${this.port}${path}`
+  }
+
+  /** Asked over HTTP/1.1, on a connection of its own. */
+  async get(path: string, headers: Record<string, string> = {}, method = 'GET'): Promise<[number, string]> {
+    const request = https.request(this.url(path), { method, headers, ...http1 })
+    const answered = once(request, 'response')
+    request.end()
+    const [response] = await answered
+    return [response.statusCode, await text(response)]
+  }
+
+  async status(): Promise<Status> {
+    return JSON.parse((await this.get('/status'))[1])
+  }
+
+  /** A client of HTTP/2 that has connected. */
+  async session(): Promise<http2.ClientHttp2Session> {
+    const session = http2.connect(this.url(), { rejectUnauthorized: false })
+    cleanUp(() => session.destroy())
+    await once(session, 'connect')
+    session.on('error', () => {})
+    return session
+  }
+}
+
+/** Waits until it listens. */
+export async function runningMachines(child: ChildProcess): Promise<RunningMachines> {
+  const machines = new RunningMachines(child)
+  machines.port = Number((await machines.says(/ listen on https:\/\/\S+:(\d+)\//))[1])
+  return machines
+}
+
+export function startMachines(args: readonly string[] = [], command?: readonly string[]): Promise<RunningMachines> {
+  return runningMachines(startNode('examples/http2-machines.mjs', ['--port', '0', ...args], command))
+}
+
+export async function ask(session: http2.ClientHttp2Session, path: string): Promise<string> {
+  const request = session.request({ ':path': path })
+  request.end()
+  return text(request)
+}
+
+/** A request that has an answer, but no end: what it sends comes back, until it ends. */
+export async function openEcho(session: http2.ClientHttp2Session): Promise<http2.ClientHttp2Stream> {
+  const stream = session.request({ ':method': 'POST', ':path': '/echo' })
+  stream.on('error', () => {})
+  await once(stream, 'response')
+  return stream
+}
+
+/** Runs a program of the system to its end; what it wrote, whether or not it liked what it saw. */
+export async function run(program: string, args: readonly string[]): Promise<string> {
+  return new Promise((resolve) => {
+    const child = execFile(program, args, (_error, stdout, stderr) => resolve(stdout + stderr))
+    child.stdin?.end()
+  })
+}
+
+/** Skips the test, and says why, where a program is missing that not every machine has. */
+export function needs(test: Mocha.Context, program: string, args: readonly string[], feature = /./): void {
+  const { stdout, error } = spawnSync(program, args, { encoding: 'utf8' })
+  if (!error && feature.test(stdout)) return
+  console.log(`      skipped: needs ${program}${error ? '' : ` with ${feature.source}`}`)
+  test.skip()
+}
