@@ -1,0 +1,39 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { straceFailure } from './descriptors.js'
+import { runNode, temporaryDirectory } from './helpers.js'
+
+describe('The raw binding', () => {
+  // A new seed each time, and some that always are the same.
+  for (const seed of [1, 2, Math.floor(Math.random() * 2 ** 32)]) {
+    it(`survives hundreds of wrong calls (seed ${seed})`, async () => {
+      const { code, signal, stdout, stderr } = await runNode('wrong-calls.mjs', [String(seed)])
+      assert.deepEqual({ code, signal }, { code: 0, signal: null }, `seed ${seed}\n${stderr}`)
+      const { calls, thrown, uncaught, delivered } = JSON.parse(stdout)
+      assert.ok(calls > 500, `${calls} calls`)
+      assert.ok(thrown > 100, `${thrown} of them refused`)
+      assert.ok(delivered >= 15, `${delivered} deliveries`)
+      assert.equal(uncaught, 3, 'what the callback throws is uncaught, each time')
+    })
+  }
+
+  it('closes only what is open when the process ends with listeners open', async function () {
+    const failure = straceFailure()
+    if (failure !== undefined) {
+      console.log(`      skipped: strace does not work here (${failure})`)
+      return this.skip()
+    }
+    const trace = join(temporaryDirectory(), 'trace')
+    // Whoever reads freed memory then reads nonsense: as an fd, one that is not open.
+    const command = ['env', 'MALLOC_PERTURB_=90', 'strace', '-f', '-qq', '-e', 'trace=close', '-o', trace]
+    const { code, stderr } = await runNode('left-open.mjs', [], command)
+    assert.equal(code, 0, stderr)
+    const calls = readFileSync(trace, 'utf8').split('\n')
+    assert.ok(calls.length > 1)
+    assert.deepEqual(
+      calls.filter((call) => call.includes('EBADF')),
+      [],
+    )
+  })
+})

@@ -1,0 +1,189 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import net, { type AddressInfo } from 'node:net'
+import { Connection, Listener, type ListenOptions, type SystemError } from '../src/index.js'
+import { cleanUp, connect, listen, openFds, runNode, until } from './helpers.js'
+
+const addressOf = (listener: Listener) => listener.address() as AddressInfo
+
+/** What `Listener.listen` rejects with; it must leave no fd behind. */
+async function refusal(options: ListenOptions): Promise<SystemError & { option?: string; hostname?: string }> {
+  const before = openFds().length
+  const error = await Listener.listen(options).then(
+    async (listener) => {
+      await listener.close()
+      assert.fail(`it listens on ${JSON.stringify(listener.address())}`)
+    },
+    (error) => error,
+  )
+  assert.equal(openFds().length, before)
+  return error
+}
+
+/** Whether a client at `host` gets through to the listener. */
+async function reaches(listener: Listener, host: string): Promise<boolean> {
+  const client = net.connect({ port: addressOf(listener).port, host })
+  cleanUp(() => client.destroy())
+  try {
+    await once(client, 'connect')
+  } catch {
+    return false
+  }
+  const connection = await listener.accept()
+  connection.close()
+  return true
+}
+
+const ipv6 =
+  net.isIPv6('::1') &&
+  spawnSync('python3', ['-c', "import socket; socket.create_server(('::1', 0), family=socket.AF_INET6)"]).status === 0
+
+describe('Listener.listen on a TCP port', () => {
+  it('takes any free port by default, and a different one each time', async () => {
+    const [one, two] = [await listen(), await listen({ port: 0 })]
+    assert.ok(addressOf(one).port > 0)
+    assert.notEqual(addressOf(one).port, addressOf(two).port)
+  })
+
+  it('takes the port that it is told to take, as a number or as a string', async () => {
+    const first = await Listener.listen({ host: '127.0.0.1' })
+    const { port } = addressOf(first)
+    await first.close()
+    const second = await Listener.listen({ host: '127.0.0.1', port })
+    assert.deepEqual(second.address(), { address: '127.0.0.1', family: 'IPv4', port })
+    await second.close()
+    const third = await listen({ host: '127.0.0.1', port: String(port) as unknown as number })
+    assert.equal(addressOf(third).port, port)
+  })
+
+  it('listens again at once on a port with connections in TIME_WAIT', async () => {
+    const first = await Listener.listen({ host: '127.0.0.1' })
+    const { port } = addressOf(first)
+    const client = await connect(first)
+    const connection = await first.accept()
+    // Our end closes first, so it is ours that waits.
+    connection.close()
+    client.resume()
+    await once(client, 'end')
+    client.end()
+    await first.close()
+    const second = await listen({ host: '127.0.0.1', port })
+    assert.equal(addressOf(second).port, port)
+  })
+
+  it('rejects with what Node says of a port in use', async () => {
+    const { port } = addressOf(await listen({ host: '127.0.0.1' }))
+    const server = net.createServer().listen(port, '127.0.0.1')
+    const [expected] = (await once(server, 'error')) as [SystemError]
+    const error = await refusal({ host: '127.0.0.1', port })
+    const { code, errno, address } = expected
+    assert.deepEqual(
+      { code: error.code, errno: error.errno, address: error.address, port: error.port },
+      { code, errno, address, port },
+    )
+    assert.equal(code, 'EADDRINUSE')
+    assert.equal(error.syscall, 'bind')
+    assert.equal(error.message, `bind EADDRINUSE: address already in use 127.0.0.1:${port}`)
+  })
+
+  it('resolves a host name', async () => {
+    const listener = await listen({ host: 'localhost' })
+    assert.match(addressOf(listener).address, /^(127\.0\.0\.1|::1)$/)
+    assert.ok(await reaches(listener, 'localhost'))
+  })
+
+  it('rejects with the error of the look-up when there is no such host', async () => {
+    const error = await refusal({ host: 'no-such-host.invalid' })
+    assert.match(error.code, /^(ENOTFOUND|EAI_AGAIN)$/)
+    assert.deepEqual([error.syscall, error.hostname], ['getaddrinfo', 'no-such-host.invalid'])
+  })
+
+  it('rejects an address that is not ours, with the address', async () => {
+    const { code, syscall, address, port } = await refusal({ host: '192.0.2.1', port: 0 })
+    assert.deepEqual([code, syscall, address, port], ['EADDRNOTAVAIL', 'bind', '192.0.2.1', 0])
+  })
+
+  describe('with IPv6', () => {
+    before(function () {
+      if (ipv6) return
+      console.log('      skipped: this host has no IPv6')
+      this.skip()
+    })
+
+    it("takes clients of both families on '::' when no host is given", async () => {
+      const listener = await listen()
+      assert.deepEqual({ ...addressOf(listener), port: 0 }, { address: '::', family: 'IPv6', port: 0 })
+      assert.ok(await reaches(listener, '127.0.0.1'))
+      assert.ok(await reaches(listener, '::1'))
+    })
+
+    it('takes no IPv4 clients with ipv6Only', async () => {
+      const listener = await listen({ ipv6Only: true })
+      assert.equal(await reaches(listener, '127.0.0.1'), false)
+      assert.ok(await reaches(listener, '::1'))
+    })
+
+    it('lets IPv4 have the same port with ipv6Only', async () => {
+      const six = await listen({ ipv6Only: true })
+      const four = await listen({ host: '0.0.0.0', port: addressOf(six).port })
+      assert.ok(await reaches(four, '127.0.0.1'))
+      assert.ok(await reaches(six, '::1'))
+    })
+  })
+
+  describe('on a host without IPv6', () => {
+    // As where it was compiled out: strace makes the first socket(2) of the process fail.
+    const fails = ['-e', 'trace=socket', '-e', 'inject=socket:error=EAFNOSUPPORT:when=1']
+    const without = ['strace', '-f', '-qq', '--seccomp-bpf', '-o', '/dev/null', ...fails]
+
+    before(function () {
+      const { status, stderr, error } = spawnSync('strace', ['-qq', '-e', 'trace=none', 'true'], { encoding: 'utf8' })
+      if (status === 0) return
+      console.log(`      skipped: strace does not work here: ${error?.message ?? stderr}`)
+      this.skip()
+    })
+
+    it('takes 0.0.0.0 when no host is given', async () => {
+      const { stdout, stderr } = await runNode('opening.mjs', ['{}'], without)
+      assert.deepEqual([stderr, JSON.parse(stdout).address], ['', '0.0.0.0'])
+    })
+
+    it('rejects when IPv4 was ruled out', async () => {
+      const { stdout, stderr } = await runNode('opening.mjs', ['{"ipv6Only":true}'], without)
+      assert.deepEqual([stderr, JSON.parse(stdout)], ['', { code: 'EAFNOSUPPORT', syscall: 'socket' }])
+    })
+  })
+
+  describe('backlog', () => {
+    it('limits how many clients may wait', async () => {
+      assert.deepEqual((await listen({ host: '127.0.0.1', backlog: 7 })).backlog(), { queued: 0, limit: 7 })
+      assert.deepEqual((await listen({ host: '127.0.0.1', backlog: 0 })).backlog(), { queued: 0, limit: 0 })
+    })
+
+    it('lets no more clients wait than that', async () => {
+      const listener = await listen({ host: '127.0.0.1', backlog: 2 })
+      // Linux takes one more than the limit.
+      for (let i = 0; i < 3; i++) await connect(listener)
+      assert.deepEqual(listener.backlog(), { queued: 3, limit: 2 })
+      const late = net.connect(addressOf(listener).port, '127.0.0.1')
+      cleanUp(() => late.destroy())
+      // Its handshake cannot end before one of the others has been accepted.
+      ;(await listener.accept()).close()
+      await once(late, 'connect')
+      await until(() => listener.backlog().queued === 3)
+    })
+
+    it('is as much as the system allows by default', async () => {
+      const { limit } = (await listen()).backlog()
+      const { stdout } = spawnSync('cat', ['/proc/sys/net/core/somaxconn'], { encoding: 'utf8' })
+      assert.equal(limit, Math.min(Number(stdout), 65535))
+    })
+  })
+
+  it('leaves the listening fd, and accepted ones, for nobody else to close', async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    assert.throws(() => Connection.fromFd(listener.fd), { code: 'ERR_SOCKET_LISTENING' })
+    assert.throws(() => Listener.fromFd(listener.fd), { code: 'ERR_FD_IN_USE' })
+  })
+})
