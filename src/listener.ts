@@ -308,17 +308,13 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   /**
    * Closes the listening fd before it returns, so that the port is free at once, and removes the path of a unix socket
    * that `listen` made. Outstanding requests are rejected with `ERR_LISTENER_CLOSED`, oldest first; when that is done,
-   * the promise resolves; it rejects if the path could not be removed. Clients that wait in the backlog are reset by the
-   * kernel, unless another process shares the socket. The second call does nothing, and gives the same promise.
+   * the promise resolves. Clients that wait in the backlog are reset by the kernel, unless another process shares the
+   * socket. The second call does nothing, and gives the same promise.
    */
   close(): Promise<void> {
     return this.#end(() => {
-      try {
-        // While the fd still listens nobody takes the path for a stale one, so it is ours that goes.
-        this.#removePath?.()
-      } finally {
-        this.#handle.close()
-      }
+      this.#removePath?.()
+      this.#handle.close()
     })
   }
 
@@ -375,19 +371,15 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     if (this.#closed !== undefined) return this.#closed
     const refs = this.#handle.outstanding()
     this.#fd = -1
-    this.#closed = new Promise((resolve, reject) => {
+    this.#closed = new Promise((resolve) => {
       // Not inside the call: whoever closes is not prepared for requests of theirs to fail meanwhile.
       process.nextTick(() => {
         for (const ref of refs) this.#settle(ref, 'ERR_LISTENER_CLOSED')
         this.#emitSafely('close')
         resolve()
       })
-      try {
-        endHandle()
-      } catch (error) {
-        reject(error)
-      }
     })
+    endHandle()
     return this.#closed
   }
 

@@ -13,7 +13,7 @@ interface Snippet {
 
 // A program is a block of js followed by a block of text, which is what it prints.
 function snippets(file: string): Snippet[] {
-  const blocks = read(file).matchAll(/```js\n(.*?)```\n\n```text\n(.*?)```/gs)
+  const blocks = read(file).matchAll(/```js\n((?:(?!```).)*)```\n\n```text\n(.*?)```/gs)
   return [...blocks].map(([, code = '', output = ''], index) => ({ title: `${file} ${index + 1}`, code, output }))
 }
 
