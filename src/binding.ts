@@ -2,10 +2,13 @@ import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import { codedError } from './errors.js'
 
+/** So many completions, and what the system lacks: 0 or an errno, and the ms until polling goes on. */
+type Deliver = (count: number, capacityErrno: number, delay: number) => void
+
 /** What `ListenerHandle` is to JavaScript. A number below 0 is an errno wherever a native function returns one. */
 export interface ListenerHandle {
-  /** Who gets what the handle delivers: set by its listener. */
-  owner: unknown
+  /** Gets the results of one readiness event: see `completion`. Set by the listener that has the handle. */
+  deliver?: Deliver
   open(fd: number, maxBatch: number, resetAtLimit: boolean): number
   ask(timeout: number): number
   cancel(ref: number): boolean
@@ -53,7 +56,7 @@ export interface Binding {
   ListenerHandle: new () => ListenerHandle
   maxBatch: number
   completions: ArrayBuffer
-  setDeliver(deliver: (this: ListenerHandle, count: number, capacityErrno: number, delay: number) => void): void
+  setDeliver(deliver: (this: ListenerHandle, ...args: Parameters<Deliver>) => void): void
   socket(domain: number, type: number): number
   bindIp(fd: number, address: string, port: number): number
   bindPath(fd: number, path: string): number
@@ -112,6 +115,11 @@ function load(): Binding {
 }
 
 export const binding = load()
+
+// One function for the whole thread, and it must serve every copy of this module that the thread has loaded.
+binding.setDeliver(function (...args) {
+  this.deliver?.(...args)
+})
 
 // The layout of Listener::Completion (native/listener.h), which the binding's `completions` is an array of.
 const STRIDE = 128

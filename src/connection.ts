@@ -4,6 +4,7 @@ import { adopt, inspectStream } from './adopt.js'
 import { binding, type PeerCredentials, type PlainAddress } from './binding.js'
 import { abortError, check, codedError, invalidArgType } from './errors.js'
 import { type Origin, OwnedFd, unclaimed } from './owned-fd.js'
+import { handleClassOf, openHandle } from './socket-handle.js'
 import type { InheritedOptions } from './sockopt.js'
 import { type UpgradeOptions, upgrade } from './tls-upgrade.js'
 import * as validate from './validate.js'
@@ -17,6 +18,7 @@ export interface ToSocketOptions extends InheritedOptions {
   signal?: AbortSignal
 }
 
+const noOptions: ToSocketOptions = {}
 const fromCaller: Origin = { where: 'given to Connection.fromFd()' }
 
 /**
@@ -33,7 +35,17 @@ export class Connection {
   constructor(owned: OwnedFd) {
     if (!(owned instanceof OwnedFd)) throw invalidArgType('owned', 'an accepted fd', owned)
     this.#owned = owned
-    unclaimed.register(this, owned)
+  }
+
+  /**
+   * @internal From now on an fd that nobody claims is closed when its connection is unreachable. Registering costs as
+   * much as the rest of accepting, and most connections are claimed as soon as they are there; so it is done for those
+   * that are left when the code that got them has run.
+   */
+  static watch(connections: readonly Connection[]): void {
+    for (const connection of connections) {
+      if (connection.#owned.fd >= 0) unclaimed.register(connection, connection.#owned)
+    }
   }
 
   /**
@@ -50,7 +62,9 @@ export class Connection {
     const peer = binding.peerAddress(fd)
     // The peer may have gone already; then nobody knows any more who it was.
     owned.peer = typeof peer === 'number' ? { address: '' } : peer
-    return new Connection(owned)
+    const connection = new Connection(owned)
+    Connection.watch([connection])
+    return connection
   }
 
   /** Borrowed: do not close it, and do not use it after the connection was claimed; it is -1 then. */
@@ -108,13 +122,17 @@ export class Connection {
    *
    * Errors: `ERR_CONNECTION_CLAIMED`, and Node's own for a wrong option.
    */
-  toSocket(options: ToSocketOptions = {}): net.Socket {
-    checkToSocketOptions(options)
+  toSocket(options: ToSocketOptions = noOptions): net.Socket {
+    if (options !== noOptions) checkToSocketOptions(options)
     const fd = this.#claimable()
     const { origin } = this.#owned
     const { allowHalfOpen, highWaterMark = origin.highWaterMark, signal } = options
+    // Not with a signal, the one option that can make the constructor throw: a handle that is open cannot give back its
+    // fd.
+    const handle = signal === undefined && origin.handleClass ? openHandle(origin.handleClass, fd) : undefined
     const socket = new net.Socket({
-      fd,
+      fd: handle === undefined ? fd : undefined,
+      handle,
       readable: true,
       writable: true,
       allowHalfOpen,
@@ -128,6 +146,7 @@ export class Connection {
       writableHighWaterMark: highWaterMark,
     } as net.SocketConstructorOpts)
     this.#give()
+    if (handle === undefined && origin !== fromCaller) origin.handleClass ??= handleClassOf(socket)
     if (options.noDelay !== undefined) socket.setNoDelay(options.noDelay)
     const { keepAliveInitialDelay } = options
     // A delay alone changes the probing that the listener has turned on.

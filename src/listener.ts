@@ -84,34 +84,6 @@ interface Waiting {
  * outstanding, and not even then after `unref()`.
  */
 export class Listener extends EventEmitter<ListenerEvents> implements AsyncIterable<Connection> {
-  // Gets all results of one readiness event.
-  static {
-    binding.setDeliver(function (count, capacityErrno, delay) {
-      const listener = this.owner as Listener
-      const outcomes: [AcceptRef, Connection | Code | SystemError][] = []
-      // First all fds get their owners: a handler can throw, or use the buffer by way of another delivery.
-      for (let i = 0; i < count; i++) {
-        const ref = completion.ref(i)
-        const result = completion.result(i)
-        if (result >= 0) {
-          const owned = new OwnedFd(result, ref, listener.#origin)
-          owned.readPeer(completion.view, completion.address(i), completion.addressLength(i))
-          outcomes.push([ref, new Connection(owned)])
-        } else if (result === -constants.errno.ETIMEDOUT) {
-          outcomes.push([ref, 'ERR_ACCEPT_TIMEOUT'])
-        } else {
-          outcomes.push([ref, systemError('accept4', result)])
-        }
-      }
-      for (const [ref, outcome] of outcomes) listener.#settle(ref, outcome)
-      if (capacityErrno === 0) return
-      const error = systemError('accept4', capacityErrno)
-      const pause: CapacityPause = { error, delay, pending: listener.pending }
-      if (capacityPauseChannel.hasSubscribers) capacityPauseChannel.publish({ listener, ...pause })
-      listener.#emitSafely('capacityPause', pause)
-    })
-  }
-
   readonly #handle: ListenerHandle
   readonly #address: AddressInfo | string
   readonly #origin: Origin
@@ -130,7 +102,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#origin = { where: `accepted on ${where}`, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark }
     this.#removePath = removePath
     this.#handle = new binding.ListenerHandle()
-    this.#handle.owner = this
+    this.#handle.deliver = (count, capacityErrno, delay) => this.#deliver(count, capacityErrno, delay)
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
     const error = this.#handle.open(fd, maxBatch, onFdLimit === 'reset')
     // Something else of this loop, a net.Server for instance, polls the fd.
@@ -381,6 +353,41 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     })
     endHandle()
     return this.#closed
+  }
+
+  // All results of one readiness event.
+  #deliver(count: number, capacityErrno: number, delay: number): void {
+    const refs: AcceptRef[] = []
+    const outcomes: (Connection | Code | SystemError)[] = []
+    const connections: Connection[] = []
+    // First all fds get their owners: a handler can throw, or use the buffer by way of another delivery.
+    for (let i = 0; i < count; i++) {
+      const ref = completion.ref(i)
+      const result = completion.result(i)
+      refs.push(ref)
+      if (result >= 0) {
+        const owned = new OwnedFd(result, ref, this.#origin)
+        owned.readPeer(completion.view, completion.address(i), completion.addressLength(i))
+        const connection = new Connection(owned)
+        outcomes.push(connection)
+        connections.push(connection)
+      } else if (result === -constants.errno.ETIMEDOUT) {
+        outcomes.push('ERR_ACCEPT_TIMEOUT')
+      } else {
+        outcomes.push(systemError('accept4', result))
+      }
+    }
+    for (let i = 0; i < count; i++) {
+      this.#settle(refs[i] as AcceptRef, outcomes[i] as Connection | Code | SystemError)
+    }
+    // The microtask is behind those of the promises that were just fulfilled, and what it starts is behind all that
+    // come of them.
+    if (connections.length > 0) queueMicrotask(() => process.nextTick(Connection.watch, connections))
+    if (capacityErrno === 0) return
+    const error = systemError('accept4', capacityErrno)
+    const pause: CapacityPause = { error, delay, pending: this.pending }
+    if (capacityPauseChannel.hasSubscribers) capacityPauseChannel.publish({ listener: this, ...pause })
+    this.#emitSafely('capacityPause', pause)
   }
 
   #settle(ref: AcceptRef, outcome: Connection | Code | SystemError): void {

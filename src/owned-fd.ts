@@ -1,5 +1,6 @@
 import { endianness } from 'node:os'
 import { binding, type PlainAddress } from './binding.js'
+import type { HandleClass } from './socket-handle.js'
 import type { InheritedOptions } from './sockopt.js'
 
 /** What the connections of one listener have in common. */
@@ -7,6 +8,8 @@ export interface Origin extends InheritedOptions {
   /** For people: where the connection came to us. */
   where: string
   highWaterMark?: number
+  /** Of a `net.Socket` made on one of them, once there was one: they are all of one address family. */
+  handleClass?: HandleClass
 }
 
 // struct sockaddr_in and sockaddr_in6: the family in the host's byte order, everything else in the network's.
@@ -15,6 +18,10 @@ const { AF_INET, AF_INET6 } = binding.constants
 const PORT = 2
 const IPV4 = 4
 const IPV6 = 8
+
+// Most clients of a unix socket have no name.
+const nameless: PlainAddress = { address: '' }
+const FAMILY_ONLY = 2
 
 /**
  * The fd of a Connection, and who is at the other end. It is an object of its own because it outlives the Connection:
@@ -68,6 +75,8 @@ export class OwnedFd {
       this.#port = view.getUint16(at + PORT)
       this.#ipv4 = view.getUint32(mapped ? at + IPV6 + 12 : at + IPV4)
       if (mapped) this.#prefix = '::ffff:'
+    } else if (length <= FAMILY_ONLY) {
+      this.#peer = nameless
     } else {
       this.#peer = new Uint8Array(view.buffer.slice(at, at + length))
     }

@@ -230,17 +230,19 @@ describe('A request whose deadline passes while the event loop is blocked', () =
     const results = collect(listener)
     await fillBacklog(listener, 20)
     const refs = Array.from({ length: 20 }, () => listener.asyncAccept(1))
-    let servedMeanwhile = 0
-    listener.once('accept', () => {
+    let most = 0
+    let seen = 0
+    listener.on('accept', () => {
       setImmediate(() => {
-        servedMeanwhile = results.length
+        most = Math.max(most, results.length - seen)
+        seen = results.length
       })
     })
     const deadline = performance.now() + 2
     block(() => performance.now() > deadline)
     await until(() => results.length === refs.length)
     // In one turn of the loop a timer and the readiness bring a batch each; then others have their turn.
-    assert.ok(servedMeanwhile <= 2, `${servedMeanwhile} in one turn`)
+    assert.ok(most <= 2, `${most} in one turn`)
     assert.deepEqual(
       outcomes(results),
       refs.map((ref) => [ref, 'connection']),
