@@ -9,16 +9,9 @@
 #include "listener_handle.h"
 #include "sys.h"
 
-Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env), context_(env, "async-accept") {
+Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
   // Not uv_default_loop(): that one is the main thread's, whoever asks.
   napi_status status = napi_get_uv_event_loop(env, &loop_);
-  // Closing a libuv handle takes a turn of the loop, and libuv aborts when a loop ends with a handle open; so the hook
-  // has to be an asynchronous one. A synchronous one would return before the callbacks of uv_close, and they would
-  // find their code unloaded.
-  if (status == napi_ok) {
-    status = napi_add_async_cleanup_hook(
-        env, [](napi_async_cleanup_hook_handle, void* addon) { static_cast<Addon*>(addon)->end(); }, this, &cleanup_);
-  }
   if (status != napi_ok) throw Napi::Error::New(env, "the environment gives no event loop");
 
   auto buffer = Napi::ArrayBuffer::New(env, sizeof(Listener::Completion) * Listener::kMaxBatch);
@@ -27,6 +20,14 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env), context_(env, "as
   exports.Set("setDeliver", Napi::Function::New(env, [this](const Napi::CallbackInfo& info) { set_deliver(info); }));
   ListenerHandle::define(env, exports);
   fd_functions::define(env, exports);
+
+  // Closing a libuv handle takes a turn of the loop, and libuv aborts when a loop ends with a handle open; so the hook
+  // has to be an asynchronous one. A synchronous one would return before the callbacks of uv_close, and they would
+  // find their code unloaded. It comes last: whatever throws before it, in a worker that is terminated while it loads
+  // the addon, leaves no Addon to call.
+  status = napi_add_async_cleanup_hook(
+      env, [](napi_async_cleanup_hook_handle, void* addon) { static_cast<Addon*>(addon)->end(); }, this, &cleanup_);
+  if (status != napi_ok) throw Napi::Error::New(env, "the environment takes no cleanup hook");
 }
 
 void Addon::set_deliver(const Napi::CallbackInfo& info) {
@@ -78,9 +79,10 @@ void Addon::deliver(Listener* listener, size_t count, Listener::Capacity capacit
   Napi::HandleScope scope(env_);
   napi_value arguments[] = {Napi::Number::New(env_, static_cast<double>(count)),
                             Napi::Number::New(env_, capacity.error), Napi::Number::New(env_, capacity.delay)};
-  napi_value receiver = static_cast<ListenerHandle*>(listener->data)->Value();
+  auto* handle = static_cast<ListenerHandle*>(listener->data);
   // napi_make_callback and not napi_call_function: promise continuations must run when it returns.
-  napi_status status = napi_make_callback(env_, context_, receiver, deliver_.Value(), 3, arguments, nullptr);
+  napi_status status =
+      napi_make_callback(env_, handle->context(), handle->Value(), deliver_.Value(), 3, arguments, nullptr);
   if (status != napi_pending_exception) return;
   napi_value exception;
   if (napi_get_and_clear_last_exception(env_, &exception) == napi_ok) napi_fatal_exception(env_, exception);

@@ -41,7 +41,6 @@ class Addon final : public Listener::Host {
   std::unordered_set<Listener*> listeners_;  // those being closed included
   Napi::Reference<Napi::ArrayBuffer> completions_;
   Napi::FunctionReference deliver_;
-  Napi::AsyncContext context_;
   napi_async_cleanup_hook_handle cleanup_ = nullptr;
   bool ending_ = false;
 };

@@ -178,7 +178,7 @@ Value parse_address(const CallbackInfo& info) {
   auto bytes = info[0].As<Napi::Uint8Array>();
   sockaddrs::Storage storage = {};
   size_t length = std::min(bytes.ByteLength(), sizeof storage);
-  memcpy(&storage, bytes.Data(), length);
+  if (length > 0) memcpy(&storage, bytes.Data(), length);  // Data() may be null then
   return to_address(info.Env(), storage, static_cast<socklen_t>(length));
 }
 

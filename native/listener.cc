@@ -44,11 +44,14 @@ Kind kind_of(int error) {
     case EOPNOTSUPP:
     case ENETUNREACH:
     case ETIMEDOUT:
+    case ESOCKTNOSUPPORT:
+    case EPROTONOSUPPORT:
       return Kind::kRetry;
     case EMFILE:
     case ENFILE:
     case ENOBUFS:
     case ENOMEM:
+    case ENOSR:
       return Kind::kCapacity;
     default:
       return Kind::kFatal;
@@ -116,13 +119,13 @@ void Listener::apply_keep_alive() {
   apply(reinterpret_cast<uv_handle_t*>(&timer_));
 }
 
-// libuv's order: stop polling, close the handles, and only then may the fd be closed or used elsewhere.
+// libuv's order: close the handles, which stops the poll, and only then may the fd be closed or used elsewhere.
 void Listener::stop() {
   if (closing_) return;
   closing_ = true;
   fd_ = -1;
   stats_.rejected += requests_.size();
-  disarm();
+  armed_ = false;
   for (auto* handle : {reinterpret_cast<uv_handle_t*>(&poll_), reinterpret_cast<uv_handle_t*>(&timer_),
                        reinterpret_cast<uv_handle_t*>(&prepare_)}) {
     uv_close(handle, [](uv_handle_t* closed) {
@@ -197,6 +200,8 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
   batch.error = defect_;
   defect_ = 0;
   if (batch.error != 0 || resume_at_ != 0) return batch;
+  // Linux takes an fd before it looks for a client: without one, a process at its limit would be told of the limit.
+  if (in_timer_ && sys::poll_readable(fd_) == 0) return batch;
   size_t retries = 0;
   while (!requests_.empty()) {
     if (batch.count == options_.max_batch) {
@@ -281,7 +286,7 @@ void Listener::update() {
 }
 
 void Listener::arm() {
-  if (armed_ || resume_at_ != 0) return;
+  if (armed_ || resume_at_ != 0 || defect_ != 0) return;
   defect_ = uv_poll_start(&poll_, UV_READABLE, [](uv_poll_t* handle, int status, int) {
     Listener* listener = listener_of(handle);
     // libuv has stopped the poll already; accept4 says what is wrong.

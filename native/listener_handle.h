@@ -9,8 +9,11 @@ class ListenerHandle : public Napi::ObjectWrap<ListenerHandle> {
  public:
   static void define(Napi::Env env, Napi::Object exports);
 
-  explicit ListenerHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
+  explicit ListenerHandle(const Napi::CallbackInfo& info) : ObjectWrap(info), context_(info.Env(), "async-accept") {}
   ~ListenerHandle() override;
+
+  // That in which the listener was made: handlers of its events run in it, as those of a net.Server do.
+  napi_async_context context() const { return context_; }
 
   // While requests are outstanding the object cannot be collected.
   void hold(bool on);
@@ -29,6 +32,7 @@ class ListenerHandle : public Napi::ObjectWrap<ListenerHandle> {
   Napi::Value detach(const Napi::CallbackInfo& info);
   void keep_alive(const Napi::CallbackInfo& info);
 
+  Napi::AsyncContext context_;
   Listener* listener_ = nullptr;  // null before open and after close
   Listener::Stats last_stats_ = {};
 };

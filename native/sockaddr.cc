@@ -7,6 +7,7 @@
 #include <string.h>
 #include <uv.h>
 
+#include <algorithm>
 #include <cstddef>
 
 namespace sockaddrs {
@@ -56,7 +57,8 @@ std::string to_text(const Storage& storage, socklen_t length) {
     case AF_UNIX: {
       constexpr socklen_t start = offsetof(sockaddr_un, sun_path);
       if (length <= start) return "";
-      size_t size = length - start;
+      // The kernel counts a '\0' that it adds to a path of 108 bytes, though there is no room for it.
+      size_t size = std::min<size_t>(length, sizeof storage.un) - start;
       const char* path = storage.un.sun_path;
       return path[0] == '\0' ? std::string(path, size) : std::string(path, strnlen(path, size));
     }

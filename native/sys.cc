@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 namespace sys {
@@ -63,6 +64,11 @@ int getsockopt(int fd, int level, int name, void* value, socklen_t* length) {
 
 int setsockopt(int fd, int level, int name, const void* value, socklen_t length) {
   return result(::setsockopt(fd, level, name, value, length));
+}
+
+int poll_readable(int fd) {
+  pollfd poll = {fd, POLLIN, 0};
+  return result(::poll(&poll, 1, 0));
 }
 
 ssize_t send(int fd, const void* data, size_t length) { return result(::send(fd, data, length, MSG_NOSIGNAL)); }

@@ -48,6 +48,9 @@ int getpeername(int fd, sockaddr* address, socklen_t* length);
 int getsockopt(int fd, int level, int name, void* value, socklen_t* length);
 int setsockopt(int fd, int level, int name, const void* value, socklen_t length);
 
+// poll(2) for POLLIN, without waiting: 1 when there is something, an error included.
+int poll_readable(int fd);
+
 // send(2) and recv(2), for the one netlink question that sock_diag(7) answers.
 ssize_t send(int fd, const void* data, size_t length);
 ssize_t recv(int fd, void* data, size_t length);

@@ -55,13 +55,13 @@ const steps = [
   {
     what: 'addon',
     output: 'build',
-    inputs: ['binding.gyp', 'native'],
+    inputs: ['package-lock.json', 'binding.gyp', 'native'],
     make: () => runNode('node_modules/node-gyp/bin/node-gyp.js', 'rebuild', '--loglevel=error', ...ownHeaders()),
   },
   {
     what: 'TypeScript',
     output: 'dist',
-    inputs: ['tsconfig.json', 'src'],
+    inputs: ['package-lock.json', 'tsconfig.json', 'src'],
     make: () => {
       rmSync(join(root, 'dist'), { recursive: true, force: true })
       runNode('node_modules/typescript/bin/tsc', '--project', 'tsconfig.json')

@@ -124,9 +124,9 @@ export class Connection {
    */
   toSocket(options: ToSocketOptions = noOptions): net.Socket {
     if (options !== noOptions) checkToSocketOptions(options)
-    const fd = this.#claimable()
     const { origin } = this.#owned
     const { allowHalfOpen, highWaterMark = origin.highWaterMark, signal } = options
+    const fd = this.#claimable()
     // Not with a signal, the one option that can make the constructor throw: a handle that is open cannot give back its
     // fd.
     const handle = signal === undefined && origin.handleClass ? openHandle(origin.handleClass, fd) : undefined

@@ -66,17 +66,24 @@ export function codedError(code: Code, detail?: string, Class: ErrorClass = Erro
 }
 
 /**
- * The same for an error that the event loop brings: its stack would show only our own delivery, and looking for it
- * costs more than everything else that ends a request.
+ * Makes errors that the event loop brings. Their stacks would show only our own delivery, and to look for them costs more
+ * than everything else that ends a request. `make` must not run code of others.
  */
-export function stacklessError(code: Code): CodedError {
+export function withoutStacks<T>(make: () => T): T {
   const { stackTraceLimit } = Error
   Error.stackTraceLimit = 0
   try {
-    return Object.assign(new Error(codes[code]), { code })
+    return make()
   } finally {
     Error.stackTraceLimit = stackTraceLimit
   }
+}
+
+/** An error for one of many requests: no more than a message and a code. */
+export function plainError(code: Code): CodedError {
+  const error = new Error(codes[code]) as CodedError
+  error.code = code
+  return error
 }
 
 /** What a system call was about, as far as it is known. */

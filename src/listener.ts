@@ -6,7 +6,7 @@ import { adopt, inspectStream } from './adopt.js'
 import { type Backlog, binding, completion, type ListenerHandle, type ListenerStats } from './binding.js'
 import { Connection } from './connection.js'
 import { capacityPauseChannel, connectionChannel } from './diagnostics.js'
-import { abortError, type Code, check, codedError, type SystemError, stacklessError, systemError } from './errors.js'
+import { abortError, check, codedError, plainError, type SystemError, systemError, withoutStacks } from './errors.js'
 import { checkOpenOptions, type Opened, type OpenOptions, open } from './open.js'
 import { type Origin, OwnedFd } from './owned-fd.js'
 import { checkSocketOptions, type InheritedOptions, setSocketOptions } from './sockopt.js'
@@ -213,7 +213,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       return: async () => {
         returned = true
         for (const [ref, resolve] of outstanding) {
-          if (this.cancel(ref)) resolve(done)
+          if (this.#withdraw(ref)) resolve(done)
         }
         return done
       },
@@ -224,14 +224,13 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * Withdraws a request. True: it was outstanding, and no result will come for it. False: its result has come or is
+   * Withdraws a request of `asyncAccept`. True: it was outstanding, and no result will come for it. False: its result has come or is
    * being delivered, or there never was such a request.
    */
   cancel(ref: AcceptRef): boolean {
     validate.integer('ref', ref, 0, Number.MAX_SAFE_INTEGER)
-    if (!this.#handle.cancel(ref)) return false
-    this.#waiting.delete(ref)
-    return true
+    // What a promise waits for is nobody's to cancel: it would never settle. That is what signals are for.
+    return !this.#waiting.has(ref) && this.#handle.cancel(ref)
   }
 
   /** Borrowed: for options of the socket, or to hand to another thread. -1 after `close()` and `detach()`. */
@@ -323,20 +322,33 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       return
     }
     if (signal.aborted) throw abortError(signal)
-    const ref = this.#ask(timeout, {
-      fulfil: (connection) => {
-        ended()
-        waiting.fulfil(connection)
-      },
-      fail: (error) => {
-        ended()
-        waiting.fail(error)
-      },
-    })
-    // Once accepted it is too late: then the connection is delivered, or it would be lost.
+    let ref = 0
+    // Before there is a request: if the signal is none after all, nothing has happened.
     const ended = onAbort(signal, () => {
-      if (this.cancel(ref)) waiting.fail(abortError(signal))
+      // Once accepted it is too late: then the connection is delivered, or it would be lost.
+      if (this.#withdraw(ref)) waiting.fail(abortError(signal))
     })
+    try {
+      ref = this.#ask(timeout, {
+        fulfil: (connection) => {
+          ended()
+          waiting.fulfil(connection)
+        },
+        fail: (error) => {
+          ended()
+          waiting.fail(error)
+        },
+      })
+    } catch (error) {
+      ended()
+      throw error
+    }
+  }
+
+  #withdraw(ref: AcceptRef): boolean {
+    if (!this.#handle.cancel(ref)) return false
+    this.#waiting.delete(ref)
+    return true
   }
 
   #end(endHandle: () => unknown): Promise<void> {
@@ -346,7 +358,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#closed = new Promise((resolve) => {
       // Not inside the call: whoever closes is not prepared for requests of theirs to fail meanwhile.
       process.nextTick(() => {
-        for (const ref of refs) this.#settle(ref, 'ERR_LISTENER_CLOSED')
+        const errors = withoutStacks(() => Array.from(refs, () => plainError('ERR_LISTENER_CLOSED')))
+        for (const [i, error] of errors.entries()) this.#settle(refs[i] as AcceptRef, error)
         this.#emitSafely('close')
         resolve()
       })
@@ -358,28 +371,25 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   // All results of one readiness event.
   #deliver(count: number, capacityErrno: number, delay: number): void {
     const refs: AcceptRef[] = []
-    const outcomes: (Connection | Code | SystemError)[] = []
+    const outcomes: (Connection | Error)[] = []
     const connections: Connection[] = []
-    // First all fds get their owners: a handler can throw, or use the buffer by way of another delivery.
+    // First all fds get their owners: a handler can throw, or use the buffer by way of another delivery. Connections
+    // come before errors.
     for (let i = 0; i < count; i++) {
-      const ref = completion.ref(i)
-      const result = completion.result(i)
-      refs.push(ref)
-      if (result >= 0) {
-        const owned = new OwnedFd(result, ref, this.#origin)
-        owned.readPeer(completion.view, completion.address(i), completion.addressLength(i))
-        const connection = new Connection(owned)
-        outcomes.push(connection)
-        connections.push(connection)
-      } else if (result === -constants.errno.ETIMEDOUT) {
-        outcomes.push('ERR_ACCEPT_TIMEOUT')
-      } else {
-        outcomes.push(systemError('accept4', result))
-      }
+      refs.push(completion.ref(i))
+      const fd = completion.result(i)
+      if (fd < 0) continue
+      const owned = new OwnedFd(fd, refs[i], this.#origin)
+      owned.readPeer(completion.view, completion.address(i), completion.addressLength(i))
+      connections.push(new Connection(owned))
     }
-    for (let i = 0; i < count; i++) {
-      this.#settle(refs[i] as AcceptRef, outcomes[i] as Connection | Code | SystemError)
+    outcomes.push(...connections)
+    if (connections.length < count) {
+      withoutStacks(() => {
+        for (let i = connections.length; i < count; i++) outcomes.push(errorOf(completion.result(i)))
+      })
     }
+    for (let i = 0; i < count; i++) this.#settle(refs[i] as AcceptRef, outcomes[i] as Connection | Error)
     // The microtask is behind those of the promises that were just fulfilled, and what it starts is behind all that
     // come of them.
     if (connections.length > 0) queueMicrotask(() => process.nextTick(Connection.watch, connections))
@@ -390,7 +400,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#emitSafely('capacityPause', pause)
   }
 
-  #settle(ref: AcceptRef, outcome: Connection | Code | SystemError): void {
+  #settle(ref: AcceptRef, outcome: Connection | Error): void {
     const waiting = this.#waiting.get(ref)
     if (waiting !== undefined) this.#waiting.delete(ref)
     if (outcome instanceof Connection) {
@@ -401,9 +411,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       else this.#emitSafely('accept', { ref, connection: outcome })
       return
     }
-    const error = typeof outcome === 'string' ? stacklessError(outcome) : outcome
-    if (waiting !== undefined) waiting.fail(error)
-    else this.#emitSafely('accept', { ref, error })
+    if (waiting !== undefined) waiting.fail(outcome)
+    else this.#emitSafely('accept', { ref, error: outcome })
   }
 
   // A handler that throws must not take the results behind it along. What it threw becomes an uncaught exception, as it
@@ -417,6 +426,10 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       })
     }
   }
+}
+
+function errorOf(errno: number): Error {
+  return errno === -constants.errno.ETIMEDOUT ? plainError('ERR_ACCEPT_TIMEOUT') : systemError('accept4', errno)
 }
 
 function checkAcceptingOptions(options: AcceptingOptions): void {

@@ -85,8 +85,11 @@ export class OwnedFd {
 
 /** Closes the fds whose Connection nobody can reach any more. */
 export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
-  const { fd, ref, origin, peer } = owned
+  const { fd, ref, origin } = owned
   if (fd < 0) return
+  owned.fd = -1
+  binding.close(fd)
+  const { peer } = owned
   const from = peer.port === undefined ? peer.address : `${peer.address} port ${peer.port}`
   const details = [
     `fd ${fd}`,
@@ -98,6 +101,4 @@ export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
     type: 'AsyncAcceptWarning',
     code: 'ASYNC_ACCEPT_UNCLAIMED_CONNECTION',
   })
-  owned.fd = -1
-  binding.close(fd)
 })
