@@ -53,6 +53,10 @@ describe('Listener in a worker', function () {
     assert.deepEqual(await report('worker-unclaimed.mjs'), { unclaimed: 0, detached: 3 })
   })
 
+  it('can be terminated in the midst of a native call', async () => {
+    assert.deepEqual(await report('worker-in-call.mjs'), Array(45).fill(1))
+  })
+
   it("surfaces what an 'accept' handler throws as the worker's error", async () => {
     assert.deepEqual(await report('worker-handler-throws.mjs'), { errors: ['from the handler'], code: 1 })
   })

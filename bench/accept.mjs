@@ -1,0 +1,181 @@
+// What does it cost a server to accept a connection and close it?
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import net from 'node:net'
+import { Listener } from 'async-accept'
+import { compile, fileOf, inRounds, load, scratch, underLoad } from './measure.mjs'
+
+// Requests that are outstanding at any time, where there is more than one.
+const outstanding = 64
+
+const listen = async (where) => {
+  const listener = await Listener.listen(where)
+  return {
+    listener,
+    address: typeof listener.address() === 'string' ? { path: listener.address() } : listener.address(),
+  }
+}
+
+// What a user of a raw connection looks at first; the sum is there so that it is not optimised away.
+let looked = 0
+const look = ({ ref, remoteAddress }) => {
+  looked += ref + (remoteAddress === undefined ? 0 : remoteAddress.length)
+}
+
+const byEvent = (use) => async (where) => {
+  const { listener, address } = await listen(where)
+  listener.on('accept', ({ connection }) => {
+    use(connection)
+    listener.asyncAccept()
+  })
+  for (let i = 0; i < outstanding; i++) listener.asyncAccept()
+  return { address, connections: () => listener.stats.accepted }
+}
+
+const byPromise = (use) => async (where) => {
+  const { listener, address } = await listen(where)
+  const loop = async () => {
+    for (;;) use(await listener.accept())
+  }
+  for (let i = 0; i < outstanding; i++) loop()
+  return { address, connections: () => listener.stats.accepted }
+}
+
+const byIteration = (use) => async (where) => {
+  const { listener, address } = await listen(where)
+  const loop = async () => {
+    for await (const connection of listener) use(connection)
+  }
+  loop()
+  return { address, connections: () => listener.stats.accepted }
+}
+
+const close = (connection) => {
+  look(connection)
+  connection.close()
+}
+
+const destroySocket = (connection) => connection.toSocket().destroy()
+
+const implementations = {
+  'net.Server': async (where) => {
+    let connections = 0
+    const server = net.createServer((socket) => {
+      connections++
+      socket.destroy()
+    })
+    await once(server.listen({ ...where, backlog: 65535 }), 'listening')
+    const address = server.address()
+    return { address: typeof address === 'string' ? { path: address } : address, connections: () => connections }
+  },
+
+  callback: byEvent(close),
+  'accept()': byPromise(close),
+  'for await': byIteration(close),
+  'toSocket, callback': byEvent(destroySocket),
+  'toSocket, accept()': byPromise(destroySocket),
+}
+
+const what = {
+  'C, epoll': "the limit: `accept4` until `EAGAIN`, the peer's address with it, `close`",
+  'net.Server': '`net.createServer((socket) => socket.destroy())`',
+  callback: `\`asyncAccept()\` and the \`accept\` event, ${outstanding} outstanding; ref and remoteAddress read; \`close()\``,
+  'accept()': `${outstanding} loops over \`await listener.accept()\`; the same work`,
+  'for await': 'one loop over the listener, so one request at a time; the same work',
+  'toSocket, callback': 'as callback, but `toSocket().destroy()`',
+  'toSocket, accept()': 'as accept(), but `toSocket().destroy()`',
+}
+
+const whereOf = (kind, place) => (kind === 'tcp' ? { host: '127.0.0.1', port: 0 } : { path: place })
+
+export const contenders = [
+  { name: 'C, epoll' },
+  ...Object.entries(implementations).map(([name, implementation]) => ({
+    name,
+    serve: (kind, place) => implementation(whereOf(kind, place)),
+  })),
+]
+
+const loads = [
+  { name: 'TCP', kind: 'tcp', clients: 'gone' },
+  { name: 'unix', kind: 'unix', clients: 'gone' },
+  { name: 'TCP, clients stay', kind: 'tcp', clients: 'stay' },
+]
+
+// Large, because each thread of the server pays for being stopped and continued; but no larger than the backlog.
+const burst = Math.min(1024, Number(readFileSync('/proc/sys/net/core/somaxconn', 'utf8')))
+
+const targets = (major) => [
+  { contender: 'accept()', to: 'C, epoll', load: 'TCP', most: major >= 26 ? 1.3 : 1.5 },
+  { contender: 'accept()', to: 'net.Server', load: 'TCP', most: major >= 26 ? 0.65 : 0.4 },
+  // Both get their connection by an event.
+  { contender: 'toSocket, callback', to: 'net.Server', load: 'TCP', most: 1 },
+  { contender: 'toSocket, callback', to: 'net.Server', load: 'unix', most: 1 },
+]
+
+export const defaults = { connections: 40_960, warmUp: 20_480, rounds: 7 }
+export const smoke = { connections: 512, warmUp: 256, rounds: 1 }
+
+export async function measure({ node, major, connections, warmUp, rounds, progress }) {
+  const storm = compile('storm')
+  const epollServer = compile('epoll-server')
+  const tables = []
+  const checks = []
+  const losses = []
+  let sockets = 0
+  for (const { name, kind, clients } of loads) {
+    const makeLoad = ({ address, pid }, count) => {
+      const server = kind === 'tcp' ? ['tcp', '127.0.0.1', address.port] : ['unix', address.path]
+      return load([storm, ...server, pid, count, burst, clients])
+    }
+    const commandOf = ({ name, serve }, where) =>
+      serve ? [node, fileOf('serve.mjs'), './accept.mjs', name, kind, where] : [epollServer, kind, where]
+    const results = await inRounds(
+      contenders,
+      rounds,
+      (contender) => {
+        const where = kind === 'tcp' ? '127.0.0.1' : scratch(`${sockets++}.sock`)
+        return underLoad(commandOf(contender, where), makeLoad, { warmUp, connections })
+      },
+      (text) => progress(`${name}: ${text}`),
+    )
+    tables.push({
+      title: `${name}: CPU per connection`,
+      columns: ['contender', 'CPU, us', 'user', 'system', 'against C', 'against net.Server', 'connections/s'],
+      rows: contenders.map(({ name }) => [
+        name,
+        { ...results.of(name, 'cpu'), digits: 1 },
+        { median: results.of(name, 'user').median, digits: 1 },
+        { median: results.of(name, 'system').median, digits: 1 },
+        { ...results.ratio(name, 'C, epoll'), digits: 2 },
+        { ...results.ratio(name, 'net.Server'), digits: 2 },
+        { median: results.of(name, 'rate').median, digits: 0 },
+      ]),
+    })
+    for (const target of targets(major)) {
+      if (target.load !== name) continue
+      const { median } = results.ratio(target.contender, target.to)
+      checks.push({
+        what: `${name}: ${target.contender} against ${target.to}, CPU per connection`,
+        measured: median,
+        most: target.most,
+      })
+    }
+    for (const { name: contender } of contenders.slice(2)) {
+      const { median } = results.ratio(contender, 'net.Server')
+      if (median > 1) losses.push(`${name}: ${contender} uses ${median.toFixed(2)} times the CPU of net.Server`)
+    }
+  }
+  return { tables, checks, losses }
+}
+
+export const title = 'Accept and close'
+export const about = [
+  `Each contender accepts a connection and closes it. Bursts of ${burst} connections wait in the backlog of a stopped`,
+  'server, which then goes on; CPU is that of the server process, user and system, and connections per second are',
+  'counted from SIGCONT until the last of a burst is closed. On loopback the sender of a packet pays for what the packet',
+  "causes at the receiver, so a server is billed for its clients' half of TCP. The first two tables keep that out:",
+  "the clients have reset when the server goes on. In the third they wait for the server's close().",
+  '',
+  ...Object.entries(what).map(([name, text]) => `- ${name}: ${text}`),
+].join('\n')

@@ -1,0 +1,103 @@
+// What does toTLS cost beside tls.Server?
+import { once } from 'node:events'
+import tls from 'node:tls'
+import { Listener } from 'async-accept'
+import { generate } from 'selfsigned'
+import { fileOf, inRounds, load, underLoad } from './measure.mjs'
+
+// Handshakes that are going on at any time, on either side.
+const outstanding = 16
+
+const certificate = async () => {
+  const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], {
+    keyType: 'ec',
+    curve: 'P-256',
+  })
+  return { key, cert }
+}
+
+export const contenders = [
+  {
+    name: 'tls.Server',
+    serve: async () => {
+      let connections = 0
+      const server = tls.createServer(await certificate(), (socket) => {
+        connections++
+        socket.on('error', () => {})
+        socket.end()
+      })
+      await once(server.listen({ host: '127.0.0.1', port: 0 }), 'listening')
+      return { address: server.address(), connections: () => connections }
+    },
+  },
+  {
+    name: 'toTLS',
+    serve: async () => {
+      let connections = 0
+      const options = await certificate()
+      const listener = await Listener.listen({ host: '127.0.0.1' })
+      const loop = async () => {
+        for (;;) {
+          const socket = await (await listener.accept()).toTLS(options)
+          connections++
+          socket.on('error', () => {})
+          socket.end()
+        }
+      }
+      for (let i = 0; i < outstanding; i++) loop()
+      return { address: listener.address(), connections: () => connections }
+    },
+  },
+]
+
+/** Run as a program: so many handshakes with a port, each with a session of its own. */
+async function makeHandshakes(port, count) {
+  const start = performance.now()
+  let failures = 0
+  let left = count
+  const loop = async () => {
+    while (left-- > 0) {
+      const socket = tls.connect({ host: '127.0.0.1', port, rejectUnauthorized: false })
+      await new Promise((resolve) => {
+        socket.once('error', () => failures++)
+        socket.once('close', resolve)
+        socket.resume()
+      })
+    }
+  }
+  await Promise.all(Array.from({ length: outstanding }, loop))
+  console.log(JSON.stringify({ connections: count, failures, seconds: (performance.now() - start) / 1000 }))
+}
+
+export const defaults = { connections: 1000, warmUp: 300, rounds: 7 }
+export const smoke = { connections: 40, warmUp: 10, rounds: 1 }
+
+export async function measure({ node, connections, warmUp, rounds, progress }) {
+  const makeLoad = ({ address }, count) => load([node, fileOf('tls.mjs'), 'load', address.port, count])
+  const results = await inRounds(
+    contenders,
+    rounds,
+    ({ name }) => underLoad([node, fileOf('serve.mjs'), './tls.mjs', name], makeLoad, { warmUp, connections }),
+    progress,
+  )
+  const rows = contenders.map(({ name }) => [
+    name,
+    { ...results.of(name, 'cpu'), digits: 0 },
+    { ...results.ratio(name, 'tls.Server'), digits: 2 },
+    { median: results.of(name, 'rate').median, digits: 0 },
+  ])
+  const { median } = results.ratio('toTLS', 'tls.Server')
+  return {
+    tables: [{ title: 'TLS 1.3', columns: ['contender', 'CPU, us', 'against tls.Server', 'connections/s'], rows }],
+    checks: [],
+    losses: median > 1 ? [`toTLS uses ${median.toFixed(2)} times the CPU of tls.Server`] : [],
+  }
+}
+
+export const title = 'A TLS handshake'
+export const about = [
+  `Each contender accepts, makes a full handshake with an EC P-256 key and closes; ${outstanding} clients at a time. They`,
+  'are a Node process on another core, not a C program: only the CPU of the server process is compared.',
+].join('\n')
+
+if (process.argv[2] === 'load') await makeHandshakes(Number(process.argv[3]), Number(process.argv[4]))
