@@ -7,11 +7,27 @@ const counts = [1, 1_000, 100_000]
 // Longer than any run: nothing times out that is not meant to.
 const longTimeout = 2 ** 31
 
-const waysToAsk = {
-  'asyncAccept()': (listener) => listener.asyncAccept(),
-  'asyncAccept(timeout)': (listener) => listener.asyncAccept(longTimeout),
-  'accept()': (listener) => {
-    listener.accept().catch(() => {})
+const cancelEach = (listener, refs) => {
+  for (const ref of refs) listener.cancel(ref)
+}
+
+const abort = new AbortController()
+
+const ways = {
+  'asyncAccept()': { ask: (listener) => listener.asyncAccept(), cancelAll: cancelEach },
+  'asyncAccept(timeout)': { ask: (listener) => listener.asyncAccept(longTimeout), cancelAll: cancelEach },
+  // A promise is not cancelled: the end of the listener ends it.
+  'accept()': {
+    ask: (listener) => {
+      listener.accept().catch(() => {})
+    },
+    cancelAll: (listener) => listener.close(),
+  },
+  'accept({ signal })': {
+    ask: (listener) => {
+      listener.accept({ signal: abort.signal }).catch(() => {})
+    },
+    cancelAll: () => abort.abort(),
   },
 }
 
@@ -31,16 +47,24 @@ async function once(way, count) {
   }
   // Warm: what is measured is the work, and not its compilation.
   for (let i = 0; i < 20_000; i++) listener.cancel(listener.asyncAccept(longTimeout))
+  const refs = new Float64Array(count)
   const before = memory()
   const ask = timed(() => {
-    for (let i = 0; i < count; i++) waysToAsk[way](listener)
+    for (let i = 0; i < count; i++) refs[i] = ways[way].ask(listener)
   })
   const after = memory()
-  const cancel = timed(() => {
-    for (let ref = 20_001; ref <= 20_000 + count; ref++) listener.cancel(ref)
-  })
+  const cancel = timed(() => ways[way].cancelAll(listener, refs))
   if (listener.pending !== 0) throw new Error(`${listener.pending} requests are left`)
+  const bytes = (name) => (after[name] - before[name]) / count
+  console.log(
+    JSON.stringify({ ask, cancel, timeOut: await timeAllOut(count), heap: bytes('heapUsed'), rss: bytes('rss') }),
+  )
+  await listener.close()
+}
 
+// ns for each of so many requests that run out together.
+async function timeAllOut(count) {
+  const listener = await Listener.listen({ host: '127.0.0.1' })
   // All of one timeout, and the loop is not back before it has passed; so all that is measured is the timing out.
   let ended = 0
   const all = new Promise((resolve) => {
@@ -53,10 +77,9 @@ async function once(way, count) {
   while (performance.now() < asked + 2);
   const start = process.hrtime.bigint()
   await all
-  const timeOut = Number(process.hrtime.bigint() - start) / count
+  const elapsed = Number(process.hrtime.bigint() - start)
   await listener.close()
-  const bytes = (name) => (after[name] - before[name]) / count
-  console.log(JSON.stringify({ ask, cancel, timeOut, heap: bytes('heapUsed'), rss: bytes('rss') }))
+  return elapsed / count
 }
 
 export const defaults = { rounds: 7 }
@@ -65,7 +88,7 @@ export const smoke = { rounds: 1 }
 export async function measure({ node, rounds, progress }) {
   const rows = []
   const checks = []
-  for (const way of Object.keys(waysToAsk)) {
+  for (const way of Object.keys(ways)) {
     for (const count of counts) {
       const results = []
       for (let round = 1; round <= rounds; round++) {
@@ -93,8 +116,10 @@ export async function measure({ node, rounds, progress }) {
           most,
           digits: 0,
         })
-      check('cancel, ns each', 'cancel', 1000)
-      check('time out, ns each', 'timeOut', 1000)
+      if (way.startsWith('asyncAccept')) {
+        check('cancel, ns each', 'cancel', 1000)
+        check('time out, ns each', 'timeOut', 1000)
+      }
       check('memory, bytes each', 'rss', 300)
     }
   }
@@ -117,9 +142,9 @@ export async function measure({ node, rounds, progress }) {
 
 export const title = 'Outstanding requests'
 export const about = [
-  'So many requests are made, then all cancelled, then as many made anew and all timed out at once. Wall time and resident',
-  'memory, per request. The timing out includes the error that each request gets and the event that brings it; it is of',
-  'requests made by asyncAccept in all rows.',
+  'So many requests are made, then all cancelled (promises: by closing the listener, or by one signal that all of them',
+  'share), then as many made anew with asyncAccept and all timed out at once. Wall time and resident memory, per request.',
+  'The timing out includes the error that each request gets and the event that brings it.',
 ].join('\n')
 
 if (process.argv[2] === 'once') await once(process.argv[3], Number(process.argv[4]))

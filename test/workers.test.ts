@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import net from 'node:net'
+import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import { cleanUp, runNode, startNode } from './helpers.js'
+import { cleanUp, runNode, startNode, temporaryDirectory } from './helpers.js'
 
 /** What a fixture printed as JSON; it must have ended well and said nothing else. */
 async function report<Report>(fixture: string, ...args: string[]): Promise<Report> {
@@ -47,6 +50,24 @@ describe('Listener in a worker', function () {
     const { codes, leaked } = await report<{ codes: number[]; leaked: number }>('worker-terminated.mjs')
     assert.deepEqual(codes, Array(20).fill(1))
     assert.equal(leaked, 0)
+  })
+
+  it('is terminated while it makes sockets of its connections, at any point of that', async () => {
+    const expected = { rounds: 80, leaked: 0 }
+    assert.deepEqual(await report('worker-terminated-busy.mjs', '80'), expected)
+  })
+
+  it('closes no fd twice when it is terminated, which would close what another thread has opened since', async function () {
+    const { status, stderr, error } = spawnSync('strace', ['-qq', '-e', 'trace=none', 'true'], { encoding: 'utf8' })
+    if (status !== 0) {
+      console.log(`      skipped: strace does not work here: ${error?.message ?? stderr}`)
+      return this.skip()
+    }
+    const log = join(temporaryDirectory(), 'log')
+    const trace = `strace -f -qq --seccomp-bpf -e trace=close -e status=failed -e signal=none -o ${log}`.split(' ')
+    const { code, signal } = await runNode('worker-terminated-busy.mjs', ['80'], trace)
+    assert.deepEqual({ code, signal }, { code: 0, signal: null })
+    assert.doesNotMatch(readFileSync(log, 'utf8'), /EBADF/)
   })
 
   it('closes unclaimed connections when it is terminated, but not the fds that it gave away', async () => {
