@@ -52,6 +52,14 @@ int Addon::open_listener(int fd, Listener::Options options, void* data, Listener
   return 0;
 }
 
+int Addon::lend(int fd) {
+  if (!owned_.has(fd)) return -EBADF;
+  struct stat status;
+  int error = sys::fstat(fd, &status);
+  if (error == 0) lent_ = {fd, status.st_ino};
+  return error;
+}
+
 bool Addon::is_listening(int fd) const {
   for (const Listener* listener : listeners_) {
     if (listener->fd() == fd) return true;
@@ -105,7 +113,10 @@ void Addon::end() {
     listener->close();
     if (handle != nullptr) handle->forget();
   }
-  owned_.drain([](int fd) { sys::close(fd); });
+  owned_.drain([this](int fd) {
+    struct stat now;
+    if (fd != lent_.fd || (sys::fstat(fd, &now) == 0 && now.st_ino == lent_.inode)) sys::close(fd);
+  });
   end_if_all_closed();
 }
 

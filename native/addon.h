@@ -2,6 +2,7 @@
 #pragma once
 
 #include <napi.h>
+#include <sys/types.h>
 #include <uv.h>
 
 #include <unordered_set>
@@ -19,6 +20,16 @@ class Addon final : public Listener::Host {
 
   // Fds that JavaScript holds by number, without a libuv handle. A listener's fd is the listener's alone.
   OwnedFds& owned() { return owned_; }
+
+  // Notes what an owned fd is before somebody else takes it. The environment may end between their taking it and
+  // release(); then they close it, and when it is our turn its number may be another thread's.
+  int lend(int fd);
+
+  // False when the environment does not own it.
+  bool release(int fd) {
+    if (fd == lent_.fd) lent_.fd = -1;
+    return owned_.remove(fd);
+  }
 
   // Takes `fd` from the owned ones when it returns 0.
   int open_listener(int fd, Listener::Options options, void* data, Listener** result);
@@ -38,6 +49,10 @@ class Addon final : public Listener::Host {
   Napi::Env env_;
   uv_loop_t* loop_ = nullptr;
   OwnedFds owned_;
+  struct {
+    int fd = -1;
+    ino_t inode = 0;
+  } lent_;
   std::unordered_set<Listener*> listeners_;  // those being closed included
   Napi::Reference<Napi::ArrayBuffer> completions_;
   Napi::FunctionReference deliver_;

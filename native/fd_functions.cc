@@ -101,19 +101,22 @@ Value duplicate(const CallbackInfo& info) { return number(info, own(info, sys::d
 
 // release(fd): gives it to the caller. False when the environment does not own it.
 Value release(const CallbackInfo& info) {
-  return Napi::Boolean::New(info.Env(), Addon::of(info.Env())->owned().remove(js::to_int(info[0])));
+  return Napi::Boolean::New(info.Env(), Addon::of(info.Env())->release(js::to_int(info[0])));
 }
+
+// lend(fd): before somebody else takes it; release() comes when they have it.
+Value lend(const CallbackInfo& info) { return number(info, Addon::of(info.Env())->lend(js::to_int(info[0]))); }
 
 // close(fd): only what the environment owns, or a number gone stale would close what others have opened since.
 Value close(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
-  return number(info, Addon::of(info.Env())->owned().remove(fd) ? sys::close(fd) : -EBADF);
+  return number(info, Addon::of(info.Env())->release(fd) ? sys::close(fd) : -EBADF);
 }
 
 // reset(fd): as close, but a TCP peer gets a reset.
 Value reset(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
-  return number(info, Addon::of(info.Env())->owned().remove(fd) ? sys::reset(fd) : -EBADF);
+  return number(info, Addon::of(info.Env())->release(fd) ? sys::reset(fd) : -EBADF);
 }
 
 const char* kind_name(mode_t mode) {
@@ -266,6 +269,7 @@ void define(Napi::Env env, Napi::Object exports) {
   add("adopt", adopt);
   add("duplicate", duplicate);
   add("release", release);
+  add("lend", lend);
   add("close", close);
   add("reset", reset);
   add("inspect", inspect);

@@ -66,6 +66,7 @@ export interface Binding {
   adopt(fd: number): number
   duplicate(fd: number): number
   release(fd: number): boolean
+  lend(fd: number): number
   close(fd: number): number
   reset(fd: number): number
   inspect(fd: number): InspectedFd | number

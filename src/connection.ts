@@ -127,10 +127,12 @@ export class Connection {
     const { origin } = this.#owned
     const { allowHalfOpen, highWaterMark = origin.highWaterMark, signal } = options
     const fd = this.#claimable()
+    binding.lend(fd)
     // Not with a signal, the one option that can make the constructor throw: a handle that is open cannot give back its
     // fd.
     const handle = signal === undefined && origin.handleClass ? openHandle(origin.handleClass, fd) : undefined
-    const socket = createSocket(handle === undefined ? fd : undefined, {
+    const socket = new net.Socket({
+      fd: handle === undefined ? fd : undefined,
       handle,
       readable: true,
       writable: true,
@@ -143,8 +145,8 @@ export class Connection {
       keepAliveInitialDelay: origin.keepAliveInitialDelay,
       readableHighWaterMark: highWaterMark,
       writableHighWaterMark: highWaterMark,
-    })
-    this.#owned.fd = -1
+    } as net.SocketConstructorOpts)
+    this.#give()
     if (handle === undefined && origin !== fromCaller) origin.handleClass ??= handleClassOf(socket)
     if (options.noDelay !== undefined) socket.setNoDelay(options.noDelay)
     const { keepAliveInitialDelay } = options
@@ -177,8 +179,7 @@ export class Connection {
   /** Gives the fd to the caller, who must close it. Error: `ERR_CONNECTION_CLAIMED`. */
   detach(): number {
     const fd = this.#claimable()
-    binding.release(fd)
-    this.#owned.fd = -1
+    this.#give()
     return fd
   }
 
@@ -206,22 +207,15 @@ export class Connection {
     return fd
   }
 
+  #give(): void {
+    binding.release(this.#owned.fd)
+    this.#owned.fd = -1
+  }
+
   #localEnd(): PlainAddress | undefined {
     const { fd } = this.#owned
     if (this.#local === undefined && fd >= 0) this.#local = check(binding.localAddress(fd), 'getsockname')
     return this.#local
-  }
-}
-
-// Gives the fd, if there is one, to the socket; on failure it has stayed where it was.
-function createSocket(fd: number | undefined, options: object): net.Socket {
-  // Before, not after: see openHandle.
-  if (fd !== undefined) binding.release(fd)
-  try {
-    return new net.Socket({ fd, ...options } as net.SocketConstructorOpts)
-  } catch (error) {
-    if (fd !== undefined) binding.adopt(fd)
-    throw error
   }
 }
 

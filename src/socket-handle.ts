@@ -1,7 +1,6 @@
 // The one place that knows what is beneath a net.Socket. Node has no public way to it, and `_handle` is what everybody
 // uses who needs one; where anything looks unfamiliar, sockets are made by `new net.Socket({ fd })`.
 import type net from 'node:net'
-import { binding } from './binding.js'
 
 /** What a `net.Socket` has beneath it: `TCP` or `Pipe`, which Node does not export. */
 export type HandleClass = new (type: number) => { open(fd: number): number; close(): void }
@@ -21,17 +20,12 @@ export function handleClassOf(socket: net.Socket): HandleClass | undefined {
 }
 
 /**
- * Gives an owned fd to a handle, as `new net.Socket({ fd })` does, but without the four system calls by which that finds
- * out what the fd is. When the result is undefined, the fd has stayed where it was.
+ * What `new net.Socket({ fd })` does, without the four system calls by which it finds out what the fd is. Takes the fd,
+ * unless the result is undefined.
  */
 export function openHandle(HandleClass: HandleClass, fd: number): Handle | undefined {
   const handle = new HandleClass(SOCKET)
-  // Nothing may come between the two: a worker can be terminated at every call of a function. Released too early the fd
-  // would leak then; too late, and it would be closed twice, the second time when it is another thread's.
-  binding.release(fd)
-  const error = handle.open(fd)
-  if (error === 0) return handle
-  binding.adopt(fd)
+  if (handle.open(fd) === 0) return handle
   handle.close()
   return undefined
 }
