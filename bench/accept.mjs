@@ -113,6 +113,9 @@ const targets = (major) => [
   { contender: 'toSocket, callback', to: 'net.Server', load: 'unix', most: 1 },
 ]
 
+// Each unix socket has a name of its own.
+let sockets = 0
+
 export const defaults = { connections: 40_960, warmUp: 20_480, rounds: 7 }
 export const smoke = { connections: 512, warmUp: 256, rounds: 1 }
 
@@ -122,7 +125,6 @@ export async function measure({ node, major, connections, warmUp, rounds, progre
   const tables = []
   const checks = []
   const losses = []
-  let sockets = 0
   for (const { name, kind, clients } of loads) {
     const makeLoad = ({ address, pid }, count) => {
       const server = kind === 'tcp' ? ['tcp', '127.0.0.1', address.port] : ['unix', address.path]

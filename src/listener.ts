@@ -70,6 +70,18 @@ export interface AcceptOptions {
 // About 8 us each.
 const defaultMaxBatch = 64
 
+// How many `await`s a connection may pass through before it is watched. More would cost more than they save; whoever is
+// slower is watched, and that is all. (A process.nextTick behind all of them costs a hundred times as much as these.)
+const continuations = 4
+const fulfilled = Promise.resolve()
+
+function watchLater(connections: Connection[], hops: number): void {
+  fulfilled.then(() => {
+    if (hops > 1) watchLater(connections, hops - 1)
+    else Connection.watch(connections)
+  })
+}
+
 /** What waits for a ref; a ref that nothing waits for is told by the 'accept' event. */
 interface Waiting {
   fulfil(connection: Connection): void
@@ -390,9 +402,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       })
     }
     for (let i = 0; i < count; i++) this.#settle(refs[i] as AcceptRef, outcomes[i] as Connection | Error)
-    // The microtask is behind those of the promises that were just fulfilled, and what it starts is behind all that
-    // come of them.
-    if (connections.length > 0) queueMicrotask(() => process.nextTick(Connection.watch, connections))
+    if (connections.length > 0) watchLater(connections, continuations)
     if (capacityErrno === 0) return
     const error = systemError('accept4', capacityErrno)
     const pause: CapacityPause = { error, delay, pending: this.pending }

@@ -19,6 +19,9 @@ const PORT = 2
 const IPV4 = 4
 const IPV6 = 8
 
+// The numbers of an address as text, rather than made anew for each connection.
+const dotted = Array.from({ length: 256 }, (_, octet) => `${octet}.`)
+
 // Most clients of a unix socket have no name.
 const nameless: PlainAddress = { address: '' }
 const FAMILY_ONLY = 2
@@ -49,7 +52,12 @@ export class OwnedFd {
     if (this.#peer === undefined) {
       const ip = this.#ipv4
       this.#peer = {
-        address: `${this.#prefix}${ip >>> 24}.${(ip >>> 16) & 255}.${(ip >>> 8) & 255}.${ip & 255}`,
+        address:
+          this.#prefix +
+          (dotted[ip >>> 24] as string) +
+          (dotted[(ip >>> 16) & 255] as string) +
+          (dotted[(ip >>> 8) & 255] as string) +
+          (ip & 255),
         port: this.#port,
         family: this.#prefix === '' ? 'IPv4' : 'IPv6',
       }
