@@ -7,6 +7,7 @@
         'native/fd_functions.cc',
         'native/listener.cc',
         'native/listener_handle.cc',
+        'native/readable.cc',
         'native/sockaddr.cc',
         'native/sys.cc',
         'native/unix_diag.cc',

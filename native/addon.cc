@@ -17,7 +17,12 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
   auto buffer = Napi::ArrayBuffer::New(env, sizeof(Listener::Completion) * Listener::kMaxBatch);
   completions_ = Napi::Persistent(buffer);
   exports.Set("completions", buffer);
-  exports.Set("setDeliver", Napi::Function::New(env, [this](const Napi::CallbackInfo& info) { set_deliver(info); }));
+  auto setter = [&](const char* name, Napi::FunctionReference* callback) {
+    auto set = [this, callback](const Napi::CallbackInfo& info) { set_callback(info, callback); };
+    exports.Set(name, Napi::Function::New(env, set, name));
+  };
+  setter("setDeliver", &deliver_);
+  setter("setReadable", &on_readable_);
   ListenerHandle::define(env, exports);
   fd_functions::define(env, exports);
 
@@ -30,9 +35,9 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
   if (status != napi_ok) throw Napi::Error::New(env, "the environment takes no cleanup hook");
 }
 
-void Addon::set_deliver(const Napi::CallbackInfo& info) {
+void Addon::set_callback(const Napi::CallbackInfo& info, Napi::FunctionReference* callback) {
   if (!info[0].IsFunction()) js::throw_type_error(env_, "expected a function");
-  deliver_ = Napi::Persistent(info[0].As<Napi::Function>());
+  *callback = Napi::Persistent(info[0].As<Napi::Function>());
 }
 
 int Addon::open_listener(int fd, Listener::Options options, void* data, Listener** result) {
@@ -88,12 +93,36 @@ void Addon::deliver(Listener* listener, size_t count, Listener::Capacity capacit
   napi_value arguments[] = {Napi::Number::New(env_, static_cast<double>(count)),
                             Napi::Number::New(env_, capacity.error), Napi::Number::New(env_, capacity.delay)};
   auto* handle = static_cast<ListenerHandle*>(listener->data);
+  enter(handle->context(), handle->Value(), deliver_, 3, arguments);
+}
+
+void Addon::enter(napi_async_context context, napi_value receiver, const Napi::FunctionReference& callback,
+                  size_t count, const napi_value* arguments) {
   // napi_make_callback and not napi_call_function: promise continuations must run when it returns.
-  napi_status status =
-      napi_make_callback(env_, handle->context(), handle->Value(), deliver_.Value(), 3, arguments, nullptr);
+  napi_status status = napi_make_callback(env_, context, receiver, callback.Value(), count, arguments, nullptr);
   if (status != napi_pending_exception) return;
   napi_value exception;
   if (napi_get_and_clear_last_exception(env_, &exception) == napi_ok) napi_fatal_exception(env_, exception);
+}
+
+void Addon::readable(const Readable::Event* events, size_t count) {
+  if (completions() == nullptr || on_readable_.IsEmpty()) return;
+  Napi::HandleScope scope(env_);
+  // Two numbers for each: the fd, and whether it has ended.
+  napi_value flat;
+  if (napi_create_array_with_length(env_, 2 * count, &flat) != napi_ok) return;
+  for (uint32_t i = 0; i < count; i++) {
+    napi_set_element(env_, flat, 2 * i, Napi::Number::New(env_, events[i].fd));
+    napi_set_element(env_, flat, 2 * i + 1, Napi::Number::New(env_, events[i].ended ? 1 : 0));
+  }
+  // Each of those that wait is a promise, and has its own context.
+  napi_value receiver;
+  if (napi_get_global(env_, &receiver) == napi_ok) enter(nullptr, receiver, on_readable_, 1, &flat);
+}
+
+void Addon::readable_closed() {
+  readable_open_ = false;
+  end_if_all_closed();
 }
 
 void Addon::hold(Listener* listener, bool outstanding) {
@@ -113,6 +142,7 @@ void Addon::end() {
     listener->close();
     if (handle != nullptr) handle->forget();
   }
+  readable_open_ = readable_.close();
   owned_.drain([this](int fd) {
     struct stat now;
     if (fd != lent_.fd || (sys::fstat(fd, &now) == 0 && now.st_ino == lent_.inode)) sys::close(fd);
@@ -121,7 +151,7 @@ void Addon::end() {
 }
 
 void Addon::end_if_all_closed() {
-  if (!ending_ || !listeners_.empty()) return;
+  if (!ending_ || !listeners_.empty() || readable_open_) return;
   napi_remove_async_cleanup_hook(cleanup_);
 }
 

@@ -9,8 +9,9 @@
 
 #include "listener.h"
 #include "owned_fds.h"
+#include "readable.h"
 
-class Addon final : public Listener::Host {
+class Addon final : public Listener::Host, public Readable::Host {
  public:
   Addon(Napi::Env env, Napi::Object exports);
 
@@ -28,6 +29,7 @@ class Addon final : public Listener::Host {
   // False when the environment does not own it.
   bool release(int fd) {
     if (fd == lent_.fd) lent_.fd = -1;
+    readable_.unwatch(fd);
     return owned_.remove(fd);
   }
 
@@ -41,8 +43,14 @@ class Addon final : public Listener::Host {
   void hold(Listener* listener, bool outstanding) override;
   void closed(Listener* listener) override;
 
+  Readable& readable() { return readable_; }
+  void readable(const Readable::Event* events, size_t count) override;
+  void readable_closed() override;
+
  private:
-  void set_deliver(const Napi::CallbackInfo& info);
+  void set_callback(const Napi::CallbackInfo& info, Napi::FunctionReference* callback);
+  void enter(napi_async_context context, napi_value receiver, const Napi::FunctionReference& callback, size_t count,
+             const napi_value* arguments);
   void end();
   void end_if_all_closed();
 
@@ -56,6 +64,9 @@ class Addon final : public Listener::Host {
   std::unordered_set<Listener*> listeners_;  // those being closed included
   Napi::Reference<Napi::ArrayBuffer> completions_;
   Napi::FunctionReference deliver_;
+  Napi::FunctionReference on_readable_;
+  Readable readable_{this};
+  bool readable_open_ = false;
   napi_async_cleanup_hook_handle cleanup_ = nullptr;
   bool ending_ = false;
 };

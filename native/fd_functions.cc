@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <memory>
 #include <string>
 
 #include "addon.h"
@@ -19,6 +20,8 @@ namespace {
 
 using Napi::CallbackInfo;
 using Napi::Value;
+
+constexpr int64_t kMostReceived = 1 << 20;
 
 Value number(const CallbackInfo& info, double value) { return Napi::Number::New(info.Env(), value); }
 
@@ -223,6 +226,32 @@ Value backlog(const CallbackInfo& info) {
   return result;
 }
 
+// watch(fd): from now on the function of setReadable is told of it.
+Value watch(const CallbackInfo& info) {
+  Addon* addon = Addon::of(info.Env());
+  int fd = js::to_int(info[0]);
+  if (!addon->owned().has(fd)) return number(info, -EBADF);
+  return number(info, addon->readable().watch(addon->loop(), fd));
+}
+
+// unwatch(fd)
+Value unwatch(const CallbackInfo& info) {
+  return number(info, Addon::of(info.Env())->readable().unwatch(js::to_int(info[0])));
+}
+
+// receive(fd, length, peek): a Buffer of what is there, at most `length` bytes; empty when the peer has ended its side.
+Value receive(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  int64_t length = js::to_integer(info[1]);
+  int flags = MSG_DONTWAIT | (js::to_bool(info[2]) ? MSG_PEEK : 0);
+  if (length < 0 || length > kMostReceived) js::throw_type_error(info.Env(), "expected 0 to 1048576 bytes");
+  if (!Addon::of(info.Env())->owned().has(fd)) return number(info, -EBADF);
+  std::unique_ptr<char[]> bytes(new char[length]);
+  ssize_t received = sys::recv(fd, bytes.get(), static_cast<size_t>(length), flags);
+  if (received < 0) return number(info, static_cast<double>(received));
+  return Napi::Buffer<char>::Copy(info.Env(), bytes.get(), static_cast<size_t>(received));
+}
+
 struct Constant {
   const char* name;
   int value;
@@ -278,6 +307,9 @@ void define(Napi::Env env, Napi::Object exports) {
   add("parseAddress", parse_address);
   add("peerCredentials", peer_credentials);
   add("backlog", backlog);
+  add("watch", watch);
+  add("unwatch", unwatch);
+  add("receive", receive);
   auto constants = Napi::Object::New(env);
   for (const Constant& constant : kConstants) constants.Set(constant.name, constant.value);
   exports.Set("constants", constants);

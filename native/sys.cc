@@ -73,6 +73,19 @@ int poll_readable(int fd) {
 
 ssize_t send(int fd, const void* data, size_t length) { return result(::send(fd, data, length, MSG_NOSIGNAL)); }
 
-ssize_t recv(int fd, void* data, size_t length) { return result(::recv(fd, data, length, 0)); }
+ssize_t recv(int fd, void* data, size_t length, int flags) { return result(::recv(fd, data, length, flags)); }
+
+int epoll_create() { return result(::epoll_create1(EPOLL_CLOEXEC)); }
+
+int epoll_add(int epoll, int fd, uint32_t events) {
+  epoll_event event = {};
+  event.events = events;
+  event.data.fd = fd;
+  return result(::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
+}
+
+int epoll_remove(int epoll, int fd) { return result(::epoll_ctl(epoll, EPOLL_CTL_DEL, fd, nullptr)); }
+
+int epoll_wait(int epoll, epoll_event* events, int room) { return result(::epoll_wait(epoll, events, room, 0)); }
 
 }  // namespace sys

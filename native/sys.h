@@ -2,8 +2,11 @@
 // policy: what a failure means is for the caller to say.
 #pragma once
 
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+
+#include <cstdint>
 
 namespace sys {
 
@@ -51,8 +54,14 @@ int setsockopt(int fd, int level, int name, const void* value, socklen_t length)
 // poll(2) for POLLIN, without waiting: 1 when there is something, an error included.
 int poll_readable(int fd);
 
-// send(2) and recv(2), for the one netlink question that sock_diag(7) answers.
+// send(2) and recv(2)
 ssize_t send(int fd, const void* data, size_t length);
-ssize_t recv(int fd, void* data, size_t length);
+ssize_t recv(int fd, void* data, size_t length, int flags = 0);
+
+// epoll_create1(2), close-on-exec; epoll_ctl(2), with the fd as the event's data; epoll_wait(2), without waiting.
+int epoll_create();
+int epoll_add(int epoll, int fd, uint32_t events);
+int epoll_remove(int epoll, int fd);
+int epoll_wait(int epoll, epoll_event* events, int room);
 
 }  // namespace sys

@@ -57,6 +57,12 @@ export interface Binding {
   maxBatch: number
   completions: ArrayBuffer
   setDeliver(deliver: (this: ListenerHandle, ...args: Parameters<Deliver>) => void): void
+  /** Who looks at which fd: here, because all copies of this package in the thread share it with the addon. */
+  looking?: Map<number, (ended: boolean) => void>
+  setReadable(tell: (fdsAndEnds: number[]) => void): void
+  watch(fd: number): number
+  unwatch(fd: number): number
+  receive(fd: number, length: number, peek: boolean): Buffer | number
   socket(domain: number, type: number): number
   bindIp(fd: number, address: string, port: number): number
   bindPath(fd: number, path: string): number

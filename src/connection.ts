@@ -2,8 +2,11 @@ import net from 'node:net'
 import type tls from 'node:tls'
 import { adopt, inspectStream } from './adopt.js'
 import { binding, type PeerCredentials, type PlainAddress } from './binding.js'
+import { type ClientHello, parseClientHello } from './client-hello.js'
 import { abortError, check, codedError, invalidArgType } from './errors.js'
+import { type Abandon, type LookAheadOptions, lookAhead } from './look-ahead.js'
 import { type Origin, OwnedFd, unclaimed } from './owned-fd.js'
+import { type ProxyHeader, parseProxyHeader } from './proxy-protocol.js'
 import { handleClassOf, openHandle } from './socket-handle.js'
 import type { InheritedOptions } from './sockopt.js'
 import { type UpgradeOptions, upgrade } from './tls-upgrade.js'
@@ -18,6 +21,9 @@ export interface ToSocketOptions extends InheritedOptions {
   signal?: AbortSignal
 }
 
+// More than a ClientHello with every extension there is, and more than the longest PROXY header.
+const mostPeeked = 65_536 + 16
+
 const noOptions: ToSocketOptions = {}
 const fromCaller: Origin = { where: 'given to Connection.fromFd()' }
 
@@ -30,6 +36,7 @@ const fromCaller: Origin = { where: 'given to Connection.fromFd()' }
 export class Connection {
   readonly #owned: OwnedFd
   #local: PlainAddress | undefined
+  #abandonLook: Abandon | undefined
 
   /** @internal Connections come from a Listener or from `Connection.fromFd`. */
   constructor(owned: OwnedFd) {
@@ -176,6 +183,76 @@ export class Connection {
     return upgrade((inherited) => this.toSocket(inherited), options, upgradeOptions)
   }
 
+  /**
+   * Waits for the first `length` bytes (at most 65,536) and looks at them; they are still there for whoever reads next.
+   * When the peer ends its side before, what it has sent is all there is. Borrows the fd. One look at a time.
+   *
+   * Errors: `ERR_PEEK_TIMEOUT`, `ABORT_ERR`, `ECONNRESET`, `ERR_CONNECTION_CLAIMED` (also when the connection is claimed
+   * meanwhile), `ERR_OUT_OF_RANGE`.
+   */
+  async peek(length: number, options: LookAheadOptions = {}): Promise<Buffer> {
+    validate.integer('length', length, 1, 65_536)
+    return this.#look(length, options, (bytes, ended) =>
+      ended || bytes.length === length ? { result: bytes } : undefined,
+    )
+  }
+
+  /**
+   * Waits for a TLS ClientHello, in any number of pieces and TLS records, and reads it; it is still there for `toTLS`.
+   * Null when the client sends something else, or ends its side before. Borrows the fd.
+   *
+   * Errors: as of {@link peek}.
+   */
+  async clientHello(options: LookAheadOptions = {}): Promise<ClientHello | null> {
+    let needed = 0
+    return this.#look(mostPeeked, options, (bytes, ended) => {
+      if (bytes.length < needed && !ended) return undefined
+      const parsed = parseClientHello(bytes)
+      if (parsed === null) return { result: null }
+      if ('hello' in parsed) return { result: parsed.hello }
+      needed = Math.min(parsed.needed, mostPeeked)
+      return ended || bytes.length === mostPeeked ? { result: null } : undefined
+    })
+  }
+
+  /**
+   * Waits for a PROXY header of version 1 or 2, and takes exactly that; what comes behind it is untouched. Null when
+   * something else comes, or the peer ends its side without a word; then nothing was taken. Believe it only from a proxy
+   * that you know by its `remoteAddress`. Borrows the fd.
+   *
+   * Errors: `ERR_PROXY_HEADER` (nothing was taken) and those of {@link peek}.
+   */
+  async proxyHeader(options: LookAheadOptions = {}): Promise<ProxyHeader | null> {
+    let needed = 0
+    return this.#look(mostPeeked, options, (bytes, ended) => {
+      if (bytes.length < needed && !ended) return undefined
+      const parsed = parseProxyHeader(bytes)
+      if (parsed === null) return { result: null }
+      if ('malformed' in parsed) throw codedError('ERR_PROXY_HEADER', parsed.malformed)
+      if ('needed' in parsed) {
+        needed = Math.min(parsed.needed, mostPeeked)
+        if (!ended && bytes.length < mostPeeked) return undefined
+        if (bytes.length === 0) return { result: null }
+        throw codedError('ERR_PROXY_HEADER', 'it ends before its time')
+      }
+      check(binding.receive(this.#owned.fd, parsed.length, false), 'recv')
+      return { result: parsed.header }
+    })
+  }
+
+  async #look<T>(
+    limit: number,
+    options: LookAheadOptions,
+    read: (bytes: Buffer, ended: boolean) => { result: T } | undefined,
+  ): Promise<T> {
+    const fd = this.#claimable()
+    if (this.#abandonLook !== undefined) throw codedError('ERR_PEEK_PENDING')
+    const started = (abandon: Abandon | undefined) => {
+      this.#abandonLook = abandon
+    }
+    return lookAhead(fd, limit, options, started, read)
+  }
+
   /** Gives the fd to the caller, who must close it. Error: `ERR_CONNECTION_CLAIMED`. */
   detach(): number {
     const fd = this.#claimable()
@@ -185,15 +262,13 @@ export class Connection {
 
   /** Closes the fd. Harmless when there is nothing to close any more. */
   close(): void {
-    const { fd } = this.#owned
-    this.#owned.fd = -1
+    const fd = this.#part()
     if (fd >= 0) binding.close(fd)
   }
 
   /** Closes the fd so that a TCP peer gets a reset (`SO_LINGER` with a time of 0). Harmless like {@link close}. */
   reset(): void {
-    const { fd } = this.#owned
-    this.#owned.fd = -1
+    const fd = this.#part()
     if (fd >= 0) binding.reset(fd)
   }
 
@@ -208,8 +283,14 @@ export class Connection {
   }
 
   #give(): void {
-    binding.release(this.#owned.fd)
+    binding.release(this.#part())
+  }
+
+  #part(): number {
+    this.#abandonLook?.(codedError('ERR_CONNECTION_CLAIMED'))
+    const { fd } = this.#owned
     this.#owned.fd = -1
+    return fd
   }
 
   #localEnd(): PlainAddress | undefined {

@@ -19,6 +19,12 @@ export interface SystemError extends CodedError {
 export const codes = {
   /** The request ran out before a client came. */
   ERR_ACCEPT_TIMEOUT: 'no connection came within the timeout',
+  /** The peer did not send what was waited for in time. */
+  ERR_PEEK_TIMEOUT: 'the peer has not sent enough within the timeout',
+  /** Somebody looks at the connection already: one at a time. */
+  ERR_PEEK_PENDING: 'the connection is being looked at',
+  /** What begins as a PROXY header is none. */
+  ERR_PROXY_HEADER: 'the PROXY header is malformed',
   /** The listener is closed: pending requests are rejected with it, and so is every later one. */
   ERR_LISTENER_CLOSED: 'the listener is closed',
   /** The connection was closed, reset, detached or turned into a socket before. */

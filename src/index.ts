@@ -1,4 +1,5 @@
 export type { Backlog, ListenerStats, PeerCredentials } from './binding.js'
+export type { ClientHello } from './client-hello.js'
 export { Connection, type ToSocketOptions } from './connection.js'
 export type { CapacityPauseMessage, ConnectionMessage } from './diagnostics.js'
 export { type Code, type CodedError, codes, type SystemError } from './errors.js'
@@ -12,4 +13,6 @@ export {
   type ListenerEvents,
   type ListenOptions,
 } from './listener.js'
+export type { LookAheadOptions } from './look-ahead.js'
+export type { ProxyEndpoint, ProxyHeader, ProxySsl } from './proxy-protocol.js'
 export type { UpgradeOptions } from './tls-upgrade.js'

@@ -1,0 +1,56 @@
+// Waits until an fd can be read, without reading, for fds that no libuv handle has.
+//
+// They are in an epoll instance of our own, edge-triggered, and libuv polls that one. A client whose bytes come one by
+// one then wakes us once for each, however long what came before stays unread; libuv's own polls are level-triggered
+// and would never rest. And an fd that libuv has never seen can go anywhere afterwards.
+#pragma once
+
+#include <uv.h>
+
+#include <cstddef>
+
+#include "owned_fds.h"
+
+class Readable {
+ public:
+  struct Event {
+    int fd;
+    bool ended;  // nothing more will come: the peer has ended its side, or the connection has failed
+  };
+
+  class Host {
+   public:
+    // From the event loop only.
+    virtual void readable(const Event* events, size_t count) = 0;
+    virtual void readable_closed() = 0;
+
+   protected:
+    ~Host() = default;
+  };
+
+  explicit Readable(Host* host) : host_(host) {}
+
+  // Tells of `fd` once for what is there, and then each time when something more has come. Borrows the fd. 0 or a
+  // negative errno. What is watched keeps the loop alive.
+  int watch(uv_loop_t* loop, int fd);
+
+  // Before the fd is closed or given away: epoll forgets it then, and we would not. -ENOENT when it was not watched.
+  int unwatch(int fd);
+
+  // Watches nothing any more. True: readable_closed follows.
+  bool close();
+
+ private:
+  // The most fds that one entry into JavaScript tells of.
+  static constexpr int kMaxBatch = 64;
+
+  int open(uv_loop_t* loop);
+  void on_readable();
+
+  Host* host_;
+  uv_poll_t poll_;
+  int epoll_ = -1;
+  OwnedFds watched_;
+  size_t count_ = 0;
+  bool closing_ = false;
+};

@@ -1,0 +1,81 @@
+import { constants } from 'node:os'
+import { onAbort } from './abort.js'
+import { binding } from './binding.js'
+import { abortError, check, codedError } from './errors.js'
+import * as validate from './validate.js'
+
+export interface LookAheadOptions {
+  /** ms from the call; negative: no deadline. Default: 10,000. */
+  timeout?: number
+  /** Ends the wait when aborted. */
+  signal?: AbortSignal
+}
+
+const defaultTimeout = 10_000
+
+// Node's timers fire at once when they are told to wait longer.
+const longestTimer = 2 ** 31 - 1
+
+binding.looking ??= new Map()
+const { looking } = binding
+
+binding.setReadable((fdsAndEnds) => {
+  for (let i = 0; i < fdsAndEnds.length; i += 2) looking.get(fdsAndEnds[i] as number)?.(fdsAndEnds[i + 1] === 1)
+})
+
+/** Ends what {@link lookAhead} waits for, if anything. */
+export type Abandon = (error: Error) => void
+
+/**
+ * Looks at what a peer has sent, and takes none of it, until `read` gives a result. `read` gets what is there, up to `limit`
+ * bytes, and whether that is all that will ever be; undefined means that it wants more. It runs once for each arrival,
+ * however small, and not in between. Borrows the fd. `started` gets what ends the wait when the fd is to go elsewhere.
+ */
+export function lookAhead<T>(
+  fd: number,
+  limit: number,
+  options: LookAheadOptions,
+  started: (abandon: Abandon | undefined) => void,
+  read: (bytes: Buffer, ended: boolean) => { result: T } | undefined,
+): Promise<T> {
+  validate.object('options', options)
+  const { signal } = options
+  validate.optionalSignal('options.signal', signal)
+  const timeout = validate.timeout('options.timeout', options.timeout === undefined ? defaultTimeout : options.timeout)
+  if (signal?.aborted) throw abortError(signal)
+  check(binding.watch(fd), 'epoll_ctl')
+  return new Promise((resolve, reject) => {
+    let deadline: NodeJS.Timeout | undefined
+    let stopWatching: (() => void) | undefined
+    const settle = () => {
+      clearTimeout(deadline)
+      stopWatching?.()
+      looking.delete(fd)
+      binding.unwatch(fd)
+      started(undefined)
+    }
+    const fail = (error: Error) => {
+      settle()
+      reject(error)
+    }
+    looking.set(fd, (ended) => {
+      try {
+        const bytes = binding.receive(fd, limit, true)
+        // The event was overtaken, or is only of the end of nothing.
+        const nothing = bytes === -constants.errno.EAGAIN
+        const seen = nothing ? Buffer.alloc(0) : check(bytes, 'recv')
+        const outcome = read(seen, ended || (!nothing && seen.length === 0))
+        if (outcome === undefined) return
+        settle()
+        resolve(outcome.result)
+      } catch (error) {
+        fail(error as Error)
+      }
+    })
+    started(fail)
+    if (signal) stopWatching = onAbort(signal, () => fail(abortError(signal)))
+    if (timeout >= 0) {
+      deadline = setTimeout(() => fail(codedError('ERR_PEEK_TIMEOUT')), Math.min(timeout, longestTimer))
+    }
+  })
+}

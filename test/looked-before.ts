@@ -1,0 +1,20 @@
+import { once } from 'node:events'
+import net from 'node:net'
+import { Listener } from '../src/index.js'
+import { target } from './helpers.js'
+
+/** In a suite: what the first look ahead of a thread opens, an epoll instance for all of them, is there already. */
+export function lookedBefore(): void {
+  before(async () => {
+    const listener = await Listener.listen({ host: '127.0.0.1' })
+    const accepting = listener.accept()
+    const client = net.connect(target(listener))
+    client.write('x')
+    const connection = await accepting
+    await connection.peek(1)
+    connection.close()
+    client.on('error', () => {}).destroy()
+    await once(client, 'close')
+    listener.close()
+  })
+}
