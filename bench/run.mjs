@@ -86,7 +86,6 @@ const results = {}
 for (const name of names) {
   const question = await import(`./${name}.mjs`)
   const sizes = { ...(values.smoke ? question.smoke : question.defaults), ...given }
-  if (given.connections) sizes.warmUp = Math.min(sizes.warmUp, given.connections)
   const answers = []
   for (const { path, version } of nodes) {
     const major = Number.parseInt(version, 10)
