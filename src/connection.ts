@@ -4,10 +4,19 @@ import { adopt, inspectStream } from './adopt.js'
 import { binding, type PeerCredentials, type PlainAddress } from './binding.js'
 import { type ClientHello, parseClientHello } from './client-hello.js'
 import { abortError, check, codedError, invalidArgType } from './errors.js'
-import { type Abandon, type LookAheadOptions, lookAhead } from './look-ahead.js'
-import { type Origin, OwnedFd, unclaimed } from './owned-fd.js'
+import { keepsPackets, type LookAheadOptions, lookAhead } from './look-ahead.js'
+import {
+  type Handle,
+  handleBeneath,
+  handleClassFor,
+  handleClassOf,
+  openHandle,
+  setPeer,
+  watchHandle,
+} from './node-internals.js'
+import { type Keeper, type Origin, OwnedFd, unclaimed } from './owned-fd.js'
+import { noteProxied, type Proxied } from './proxied.js'
 import { type ProxyHeader, parseProxyHeader } from './proxy-protocol.js'
-import { handleClassOf, openHandle } from './socket-handle.js'
 import type { InheritedOptions } from './sockopt.js'
 import { type UpgradeOptions, upgrade } from './tls-upgrade.js'
 import * as validate from './validate.js'
@@ -36,7 +45,6 @@ const fromCaller: Origin = { where: 'given to Connection.fromFd()' }
 export class Connection {
   readonly #owned: OwnedFd
   #local: PlainAddress | undefined
-  #abandonLook: Abandon | undefined
 
   /** @internal Connections come from a Listener or from `Connection.fromFd`. */
   constructor(owned: OwnedFd) {
@@ -57,21 +65,42 @@ export class Connection {
 
   /**
    * Takes `fd`, a connected stream or seqpacket socket: from a thread, another process, or `Accept=yes`. It becomes
-   * close-on-exec and non-blocking. On failure the fd stays the caller's, untouched.
+   * close-on-exec and non-blocking. On failure the fd stays the caller's, untouched. With `dup` borrows it and owns a
+   * copy: what a thread does with an fd that another one keeps until it hears that the copy is there.
    *
    * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_TYPE`,
-   * `ERR_SOCKET_LISTENING`, `ERR_FD_IN_USE`.
+   * `ERR_SOCKET_LISTENING`, `ERR_FD_IN_USE`; with `dup` `EMFILE`.
    */
-  static fromFd(fd: number): Connection {
+  static fromFd(fd: number, options: { dup?: boolean } = {}): Connection {
+    validate.object('options', options)
+    validate.optionalBoolean('options.dup', options.dup)
     if (inspectStream(fd).listening) throw codedError('ERR_SOCKET_LISTENING', `fd ${fd}`)
-    adopt(fd)
-    const owned = new OwnedFd(fd, undefined, fromCaller)
-    const peer = binding.peerAddress(fd)
+    let own = fd
+    if (options.dup) own = check(binding.duplicate(fd), 'fcntl')
+    else adopt(fd)
+    const owned = new OwnedFd(own, undefined, fromCaller)
+    const peer = binding.peerAddress(own)
     // The peer may have gone already; then nobody knows any more who it was.
     owned.peer = typeof peer === 'number' ? { address: '' } : peer
     const connection = new Connection(owned)
     Connection.watch([connection])
     return connection
+  }
+
+  /** @internal For who serves it: `keeper` is told what becomes of the fd. Gives the fd's owner. */
+  static keep(connection: Connection, keeper: Keeper): OwnedFd {
+    connection.#owned.keeper = keeper
+    return connection.#owned
+  }
+
+  /** @internal Gives the fd to a handle as a net.Server's. On failure the connection still owns it. */
+  static toHandle(connection: Connection, domain: number): Handle {
+    const fd = connection.#claimable()
+    binding.lend(fd)
+    const handle = openHandle(handleClassFor(domain), fd)
+    if (handle === undefined) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
+    connection.#giveTo(handle)
+    return handle
   }
 
   /** Borrowed: do not close it, and do not use it after the connection was claimed; it is -1 then. */
@@ -99,6 +128,11 @@ export class Connection {
   /** `'IPv4'` or `'IPv6'`; undefined for a unix socket. */
   get remoteFamily(): 'IPv4' | 'IPv6' | undefined {
     return this.#owned.peer.family
+  }
+
+  /** What a proxy said of the client, after `serve` has read its PROXY header: then `remote*` are the client's. */
+  get proxied(): Proxied | undefined {
+    return this.#owned.keeper?.proxied
   }
 
   /** Our own end's address. Undefined when it is asked for the first time after the claim. */
@@ -153,7 +187,7 @@ export class Connection {
       readableHighWaterMark: highWaterMark,
       writableHighWaterMark: highWaterMark,
     } as net.SocketConstructorOpts)
-    this.#give()
+    this.#giveTo(handle ?? (handleBeneath(socket) as Handle))
     if (handle === undefined && origin !== fromCaller) origin.handleClass ??= handleClassOf(socket)
     if (options.noDelay !== undefined) socket.setNoDelay(options.noDelay)
     const { keepAliveInitialDelay } = options
@@ -185,7 +219,9 @@ export class Connection {
 
   /**
    * Waits for the first `length` bytes (at most 65,536) and looks at them; they are still there for whoever reads next.
-   * When the peer ends its side before, what it has sent is all there is. Borrows the fd. One look at a time.
+   * When the peer ends its side before, what it has sent is all there is; of a seqpacket socket the first packet is. The
+   * kernel must have room for them: a small SO_RCVBUF keeps the peer from sending them. Borrows the fd. One look at a
+   * time.
    *
    * Errors: `ERR_PEEK_TIMEOUT`, `ABORT_ERR`, `ECONNRESET`, `ERR_CONNECTION_CLAIMED` (also when the connection is claimed
    * meanwhile), `ERR_OUT_OF_RANGE`.
@@ -217,8 +253,8 @@ export class Connection {
 
   /**
    * Waits for a PROXY header of version 1 or 2, and takes exactly that; what comes behind it is untouched. Null when
-   * something else comes, or the peer ends its side without a word; then nothing was taken. Believe it only from a proxy
-   * that you know by its `remoteAddress`. Borrows the fd.
+   * something else comes, or the peer ends its side without a word; then nothing was taken. A seqpacket socket must bring
+   * it in a packet of its own. Believe it only from a proxy that you know by its `remoteAddress`. Borrows the fd.
    *
    * Errors: `ERR_PROXY_HEADER` (nothing was taken) and those of {@link peek}.
    */
@@ -235,6 +271,10 @@ export class Connection {
         if (bytes.length === 0) return { result: null }
         throw codedError('ERR_PROXY_HEADER', 'it ends before its time')
       }
+      // What is left of a packet is lost when a part of it is taken. IP sockets, which have a family, are streams.
+      if (bytes.length > parsed.length && this.remoteFamily === undefined && keepsPackets(this.#owned.fd)) {
+        throw codedError('ERR_PROXY_HEADER', 'its packet does not end with it')
+      }
       check(binding.receive(this.#owned.fd, parsed.length, false), 'recv')
       return { result: parsed.header }
     })
@@ -246,30 +286,27 @@ export class Connection {
     read: (bytes: Buffer, ended: boolean) => { result: T } | undefined,
   ): Promise<T> {
     const fd = this.#claimable()
-    if (this.#abandonLook !== undefined) throw codedError('ERR_PEEK_PENDING')
-    const started = (abandon: Abandon | undefined) => {
-      this.#abandonLook = abandon
-    }
-    return lookAhead(fd, limit, options, started, read)
+    const owned = this.#owned
+    if (owned.abandonLook !== undefined) throw codedError('ERR_PEEK_PENDING')
+    return lookAhead(fd, limit, options, (abandon) => (owned.abandonLook = abandon), read)
   }
 
   /** Gives the fd to the caller, who must close it. Error: `ERR_CONNECTION_CLAIMED`. */
   detach(): number {
     const fd = this.#claimable()
     this.#give()
+    this.#owned.keeper?.gone()
     return fd
   }
 
   /** Closes the fd. Harmless when there is nothing to close any more. */
   close(): void {
-    const fd = this.#part()
-    if (fd >= 0) binding.close(fd)
+    this.#owned.close('close')
   }
 
   /** Closes the fd so that a TCP peer gets a reset (`SO_LINGER` with a time of 0). Harmless like {@link close}. */
   reset(): void {
-    const fd = this.#part()
-    if (fd >= 0) binding.reset(fd)
+    this.#owned.close('reset')
   }
 
   [Symbol.dispose](): void {
@@ -283,14 +320,19 @@ export class Connection {
   }
 
   #give(): void {
-    binding.release(this.#part())
+    binding.release(this.#owned.part())
   }
 
-  #part(): number {
-    this.#abandonLook?.(codedError('ERR_CONNECTION_CLAIMED'))
-    const { fd } = this.#owned
-    this.#owned.fd = -1
-    return fd
+  #giveTo(handle: Handle): void {
+    this.#give()
+    const { keeper } = this.#owned
+    if (keeper === undefined) return
+    keeper.handle = handle
+    watchHandle(handle, () => keeper.gone())
+    const { proxied } = keeper
+    if (proxied === undefined) return
+    if (proxied.client) setPeer(handle, proxied.client)
+    noteProxied(handle, proxied)
   }
 
   #localEnd(): PlainAddress | undefined {

@@ -25,6 +25,8 @@ export const codes = {
   ERR_PEEK_PENDING: 'the connection is being looked at',
   /** What begins as a PROXY header is none. */
   ERR_PROXY_HEADER: 'the PROXY header is malformed',
+  /** A PROXY header is required of a peer that is not among the trusted ones. */
+  ERR_PROXY_UNTRUSTED: 'the peer is not a trusted proxy',
   /** The listener is closed: pending requests are rejected with it, and so is every later one. */
   ERR_LISTENER_CLOSED: 'the listener is closed',
   /** The connection was closed, reset, detached or turned into a socket before. */
@@ -47,6 +49,8 @@ export const codes = {
   ERR_SOCKET_LISTENING: 'the socket listens, so it is not a connection',
   /** Something that only unix sockets have was asked of another. */
   ERR_SOCKET_NOT_UNIX: 'the socket is not a unix socket',
+  /** What `serve` needs of Node is not as it is in the versions that are known. */
+  ERR_NODE_INTERNALS: 'this version of Node is not as expected',
   /** The package was loaded on a system other than Linux. */
   ERR_UNSUPPORTED_PLATFORM: 'async-accept needs Linux',
   /** The native addon could not be loaded. */

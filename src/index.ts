@@ -14,5 +14,8 @@ export {
   type ListenOptions,
 } from './listener.js'
 export type { LookAheadOptions } from './look-ahead.js'
+export { type Proxied, proxyOf } from './proxied.js'
 export type { ProxyEndpoint, ProxyHeader, ProxySsl } from './proxy-protocol.js'
+export { type Alarm, type ConnectionHandler, type SecureHandler, type ServeOptions, serve } from './serve.js'
+export type { DrainOptions, DrainReport, EndOptions, Refusal, Serving, ServingEvents } from './serving.js'
 export type { UpgradeOptions } from './tls-upgrade.js'

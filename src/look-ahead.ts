@@ -23,13 +23,19 @@ binding.setReadable((fdsAndEnds) => {
   for (let i = 0; i < fdsAndEnds.length; i += 2) looking.get(fdsAndEnds[i] as number)?.(fdsAndEnds[i + 1] === 1)
 })
 
+/** Whether the socket keeps what is sent in packets; then nobody sees the second one before the first is taken. */
+export function keepsPackets(fd: number): boolean {
+  return check(binding.inspect(fd), 'fstat').type === binding.constants.SOCK_SEQPACKET
+}
+
 /** Ends what {@link lookAhead} waits for, if anything. */
 export type Abandon = (error: Error) => void
 
 /**
  * Looks at what a peer has sent, and takes none of it, until `read` gives a result. `read` gets what is there, up to `limit`
  * bytes, and whether that is all that will ever be; undefined means that it wants more. It runs once for each arrival,
- * however small, and not in between. Borrows the fd. `started` gets what ends the wait when the fd is to go elsewhere.
+ * however small, and not in between. Of a seqpacket socket the first packet is all. Borrows the fd. `started` gets what
+ * ends the wait when the fd is to go elsewhere.
  */
 export function lookAhead<T>(
   fd: number,
@@ -47,6 +53,8 @@ export function lookAhead<T>(
   return new Promise((resolve, reject) => {
     let deadline: NodeJS.Timeout | undefined
     let stopWatching: (() => void) | undefined
+    let there = 0
+    let packets: boolean | undefined
     const settle = () => {
       clearTimeout(deadline)
       stopWatching?.()
@@ -64,7 +72,12 @@ export function lookAhead<T>(
         // The event was overtaken, or is only of the end of nothing.
         const nothing = bytes === -constants.errno.EAGAIN
         const seen = nothing ? Buffer.alloc(0) : check(bytes, 'recv')
-        const outcome = read(seen, ended || (!nothing && seen.length === 0))
+        there = seen.length
+        let outcome = read(seen, ended || (!nothing && there === 0))
+        if (outcome === undefined && there > 0) {
+          packets ??= keepsPackets(fd)
+          if (packets) outcome = read(seen, true)
+        }
         if (outcome === undefined) return
         settle()
         resolve(outcome.result)
@@ -72,10 +85,9 @@ export function lookAhead<T>(
         fail(error as Error)
       }
     })
+    const runOut = () => fail(codedError('ERR_PEEK_TIMEOUT', `${there} bytes are there`))
     started(fail)
     if (signal) stopWatching = onAbort(signal, () => fail(abortError(signal)))
-    if (timeout >= 0) {
-      deadline = setTimeout(() => fail(codedError('ERR_PEEK_TIMEOUT')), Math.min(timeout, longestTimer))
-    }
+    if (timeout >= 0) deadline = setTimeout(runOut, Math.min(timeout, longestTimer))
   })
 }

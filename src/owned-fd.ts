@@ -1,6 +1,9 @@
 import { endianness } from 'node:os'
 import { binding, type PlainAddress } from './binding.js'
-import type { HandleClass } from './socket-handle.js'
+import { codedError } from './errors.js'
+import type { Abandon } from './look-ahead.js'
+import type { Handle, HandleClass } from './node-internals.js'
+import type { Proxied } from './proxied.js'
 import type { InheritedOptions } from './sockopt.js'
 
 /** What the connections of one listener have in common. */
@@ -10,6 +13,16 @@ export interface Origin extends InheritedOptions {
   highWaterMark?: number
   /** Of a `net.Socket` made on one of them, once there was one: they are all of one address family. */
   handleClass?: HandleClass
+}
+
+/** Who wants to know what becomes of an fd. */
+export interface Keeper {
+  /** Beneath the socket that has the fd now. */
+  handle?: Handle | undefined
+  /** What the proxy at the other end has said. */
+  proxied?: Proxied | undefined
+  /** Once: it is closed, or was detached. Must not throw. */
+  gone(): void
 }
 
 // struct sockaddr_in and sockaddr_in6: the family in the host's byte order, everything else in the network's.
@@ -35,6 +48,9 @@ export class OwnedFd {
   fd: number
   readonly ref: number | undefined
   readonly origin: Origin
+  keeper: Keeper | undefined
+  /** Ends the look ahead that is under way, if any. */
+  abandonLook: Abandon | undefined
   // An IPv4 peer, also one of a dual-stack socket, is kept as numbers and made text when somebody asks. A copied
   // sockaddr would cost more than the rest of the Connection.
   #prefix: '' | '::ffff:' = ''
@@ -46,6 +62,24 @@ export class OwnedFd {
     this.fd = fd
     this.ref = ref
     this.origin = origin
+    this.keeper = undefined
+    this.abandonLook = undefined
+  }
+
+  /** Ends the ownership, and what waits for the fd. The fd, or -1. */
+  part(): number {
+    this.abandonLook?.(codedError('ERR_CONNECTION_CLAIMED'))
+    const { fd } = this
+    this.fd = -1
+    return fd
+  }
+
+  /** Harmless when there is nothing to close any more. */
+  close(end: 'close' | 'reset'): void {
+    const fd = this.part()
+    if (fd < 0) return
+    binding[end](fd)
+    this.keeper?.gone()
   }
 
   get peer(): PlainAddress {
@@ -95,8 +129,7 @@ export class OwnedFd {
 export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
   const { fd, ref, origin } = owned
   if (fd < 0) return
-  owned.fd = -1
-  binding.close(fd)
+  owned.close('close')
   const { peer } = owned
   const from = peer.port === undefined ? peer.address : `${peer.address} port ${peer.port}`
   const details = [

@@ -32,7 +32,8 @@ const longestTimer = 2 ** 31 - 1
 // A context costs a thousand times a handshake's look-up of it; one for each options object, for as long as that lives.
 const servers = new WeakMap<object, Server>()
 
-function serverFor(options: tls.TlsOptions | tls.Server): Server {
+/** The server that makes the handshakes; throws when the options are not those of one. */
+export function serverFor(options: tls.TlsOptions | tls.Server): Server {
   if (options instanceof tls.Server) return checked(options as Server)
   if (options instanceof net.Server) throw invalidArgType('options', 'a tls.Server or the options of one', options)
   validate.object('options', options)

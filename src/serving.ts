@@ -1,0 +1,496 @@
+import { EventEmitter } from 'node:events'
+import type { ServerHttp2Session } from 'node:http2'
+import net from 'node:net'
+import tls from 'node:tls'
+import { onAbort } from './abort.js'
+import { binding, type PlainAddress } from './binding.js'
+import { Connection } from './connection.js'
+import { WindDown } from './drain.js'
+import { type CodedError, check, codedError, type SystemError } from './errors.js'
+import type { AcceptRef, AcceptResult, Listener } from './listener.js'
+import { type Handle, listenThrough, type ServerHandle, setHandshakeTimeout, socketOn } from './node-internals.js'
+import type { Keeper, OwnedFd } from './owned-fd.js'
+import { networks, type Proxied } from './proxied.js'
+import type { ProxyHeader } from './proxy-protocol.js'
+import type { ConnectionHandler, SecureHandler, ServeOptions } from './serve.js'
+import * as validate from './validate.js'
+
+export interface EndOptions {
+  /** Close the listener too: clients in the backlog are reset. Default: false, and they wait for who serves next. */
+  closeListener?: boolean
+}
+
+export interface DrainOptions extends EndOptions {
+  /** ms after which what is left is destroyed; negative: never. Default: 30,000. */
+  timeout?: number
+  /**
+   * ms for which an idle HTTP/1 connection may still bring a request, which is then answered, before it is ended. A
+   * client that is in the midst of sending one when its connection ends cannot know whether it was heard. Default: 200.
+   */
+  idleGrace?: number
+}
+
+/** How connections ended; together, all there were. */
+export interface DrainReport {
+  /** Nothing came on them, so they were ended (HTTP/1). */
+  idle: number
+  /** They ended in time. */
+  finished: number
+  /** They were cut off at the deadline. */
+  destroyed: number
+  /** ms that it took. */
+  elapsed: number
+}
+
+/** A connection that the server did not get. */
+export interface Refusal {
+  /** `ERR_PROXY_UNTRUSTED`, `ERR_PROXY_HEADER`, `ERR_PEEK_TIMEOUT`, or why there is no TLS: see `Connection.toTLS`. */
+  error: Error
+  remoteAddress: string | undefined
+  remotePort: number | undefined
+}
+
+export interface ServingEvents {
+  alarm: [{ threshold: number; connections: number }]
+  /** A connection was closed before the server got it. */
+  refused: [Refusal]
+  /** `drain()` was called: the time to say goodbye in a protocol that this package does not know. */
+  drain: []
+  /** What a handler threw or rejected with, or an error of accept(2) that ends serving. */
+  error: [Error]
+  /** No connection is left, and none will come. */
+  close: []
+}
+
+const defaultHandshakeTimeout = 10_000
+const defaultDrainTimeout = 30_000
+const defaultIdleGrace = 200
+const defaultCooldown = 5_000
+// Node's timers fire at once when they are told to wait longer.
+const longestTimer = 2 ** 31 - 1
+
+// Requests that are outstanding at once, at most: as many as a listener accepts before other I/O has its turn.
+const window = 64
+
+/** A connection while it is open. */
+class Served implements Keeper {
+  handle: Handle | undefined
+  proxied: Proxied | undefined
+  destroyed = false
+  readonly owned: OwnedFd
+  readonly #live: Set<Served>
+  readonly #ended: () => void
+
+  constructor(connection: Connection, live: Set<Served>, ended: () => void) {
+    this.#live = live
+    this.#ended = ended
+    this.owned = Connection.keep(connection, this)
+    live.add(this)
+  }
+
+  introduce(header: ProxyHeader, proxy: { remoteAddress: string | undefined; remotePort: number | undefined }): void {
+    const { source, family } = header
+    const known = family === 'IPv4' || family === 'IPv6' ? { ...source, family } : {}
+    // A proxy that speaks for itself, or does not know for whom, is the client.
+    if (source !== undefined) this.owned.peer = { ...source, ...known } as PlainAddress
+    this.proxied = { header, ...proxy, client: source && known }
+  }
+
+  gone(): void {
+    if (this.#live.delete(this)) this.#ended()
+  }
+
+  destroy(): void {
+    this.destroyed = true
+    if (this.handle === undefined) this.owned.close('reset')
+    else socketOn(this.handle)?.destroy()
+  }
+}
+
+type EventListener = Parameters<EventEmitter['on']>[1]
+type Give = (connection: Connection, served: Served) => unknown
+
+/** A server, or a function, that gets the connections of a listener. Made by {@link serve}. */
+export class Serving extends EventEmitter<ServingEvents> {
+  readonly listener: Listener
+  readonly #server: net.Server | undefined
+  readonly #handle: ServerHandle | undefined
+  readonly #give: Give
+  readonly #refs = new Set<AcceptRef>()
+  readonly #live = new Set<Served>()
+  readonly #sessions = new Set<ServerHttp2Session>()
+  readonly #secure = new Set<tls.TLSSocket>()
+  readonly #alarms: { threshold: number; cooldown: number; silentUntil: number }[]
+  readonly #handshakeTimeout: number
+  /** Ends what happens to connections before the server has them. */
+  readonly #early = new AbortController()
+  readonly #undo: (() => void)[] = []
+  readonly #stopped = deferred()
+  readonly #serverClosed = deferred()
+  readonly #closed = deferred()
+  #maxConnections: number
+  #asking = true
+  #finished = false
+  #closeListener = true
+  /** Connections that the server is about to get: of a PROXY header or a handshake that has not come to its end. */
+  #coming = 0
+  #drained: Promise<DrainReport> | undefined
+
+  /** @internal Servings come from `serve`. */
+  constructor(listener: Listener, target: net.Server | ConnectionHandler | SecureHandler, options: ServeOptions) {
+    super()
+    const { maxConnections = Number.POSITIVE_INFINITY, alarm = [], handshakeTimeout, signal } = options
+    this.listener = listener
+    this.#maxConnections = maxConnections
+    this.#alarms = [alarm].flat().map(({ threshold, cooldown = defaultCooldown }) => ({
+      threshold,
+      cooldown,
+      silentUntil: Number.NEGATIVE_INFINITY,
+    }))
+    this.#handshakeTimeout = Math.min(handshakeTimeout ?? defaultHandshakeTimeout, longestTimer)
+    let give: Give
+    if (target instanceof net.Server) {
+      const domain = streamDomain(listener)
+      const handle = this.#listen(target, listener.address() as net.AddressInfo | string)
+      if (handshakeTimeout !== undefined && target instanceof tls.Server) {
+        const before = setHandshakeTimeout(target, Math.max(this.#handshakeTimeout, 0))
+        this.#undo.push(() => setHandshakeTimeout(target, before))
+      }
+      this.#server = target
+      this.#handle = handle
+      // One that was closed meanwhile by its owner gets nobody: like the backlog then, they are reset.
+      give =
+        options.tls === undefined
+          ? (connection) =>
+              target.listening ? handle.onconnection(0, toHandle(connection, domain)) : connection.reset()
+          : this.#secured(options.tls, (socket) =>
+              target.listening ? target.emit('connection', socket) : (socket as tls.TLSSocket).destroy(),
+            )
+    } else {
+      const call = (argument: never, served: Served) => this.#call(target, argument, served)
+      this.#serverClosed.resolve()
+      give = options.tls === undefined ? (call as Give) : this.#secured(options.tls, call)
+    }
+    this.#give = options.proxyProtocol === undefined ? give : this.#introduced(options, give)
+    this.#on(listener, 'accept', this.#onAccept)
+    this.#on(listener, 'close', () => this.#finish(true))
+    if (signal) this.#undo.push(onAbort(signal, () => void this.close()))
+    this.#ask()
+  }
+
+  /** How many there are: accepted, and neither closed nor detached. */
+  get connections(): number {
+    return this.#live.size
+  }
+
+  /**
+   * May be changed while it serves. Under a lower one nobody is cut off, and nobody is accepted until there are fewer; 0
+   * pauses.
+   */
+  get maxConnections(): number {
+    return this.#maxConnections
+  }
+
+  set maxConnections(value: number) {
+    checkLimit('maxConnections', value)
+    this.#maxConnections = value
+    this.#withdraw(this.#live.size + this.#refs.size - this.#limit())
+    this.#ask()
+  }
+
+  /**
+   * Stops accepting, and closes the server (`server.close()`); its connections go on. Resolves when none is left. The
+   * listener stays open unless told otherwise. The second call changes nothing, and waits for the same.
+   */
+  close(options: EndOptions = {}): Promise<void> {
+    checkEndOptions(options)
+    this.#finish(options.closeListener === true)
+    return this.#closed.promise
+  }
+
+  /**
+   * Stops accepting, and lets what is under way come to its end: idle keep-alive connections are ended; requests in
+   * flight, and those that still come on their connections, are answered with `Connection: close`; HTTP/2 clients get a
+   * GOAWAY and finish their streams. For another protocol there is the 'drain' event. At the deadline what is left is
+   * destroyed. Then the server is closed; the listener stays open unless told otherwise. The second call changes
+   * nothing, and gives the same promise.
+   */
+  drain(options: DrainOptions = {}): Promise<DrainReport> {
+    checkEndOptions(options)
+    const { timeout = defaultDrainTimeout, idleGrace = defaultIdleGrace, closeListener = false } = options
+    const ms = validate.timeout('options.timeout', timeout)
+    validate.integer('options.idleGrace', idleGrace, 0, longestTimer)
+    this.#drained ??= this.#drain(ms, idleGrace, closeListener)
+    return this.#drained
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  #listen(server: net.Server, address: net.AddressInfo | string): ServerHandle {
+    const { listener } = this
+    const handle = listenThrough(server, {
+      get fd() {
+        return listener.fd
+      },
+      address,
+      ref: () => listener.ref(),
+      unref: () => listener.unref(),
+      closed: () => this.#onServerClosing(),
+    })
+    this.#on(server, 'close', this.#serverClosed.resolve)
+    this.#on(server, 'session', (session: ServerHttp2Session) => remember(this.#sessions, session))
+    if (server instanceof tls.Server) {
+      this.#on(server, 'secureConnection', (socket: tls.TLSSocket) => remember(this.#secure, socket))
+      // Node leaves it open.
+      this.#on(server, 'tlsClientError', (error: CodedError, socket: tls.TLSSocket) => {
+        if (error.code === 'ERR_TLS_HANDSHAKE_TIMEOUT') socket.destroy()
+      })
+    }
+    return handle
+  }
+
+  #on(emitter: EventEmitter, event: string, run: EventListener): void {
+    emitter.on(event, run)
+    this.#undo.push(() => emitter.off(event, run))
+  }
+
+  #limit(): number {
+    return Math.min(this.#maxConnections, this.#server?.maxConnections ?? Number.POSITIVE_INFINITY)
+  }
+
+  #ask(): void {
+    if (!this.#asking || this.listener.fd < 0) return
+    const room = Math.min(window, this.#limit() - this.#live.size)
+    while (this.#refs.size < room) this.#refs.add(this.listener.asyncAccept())
+  }
+
+  // Of requests that are being delivered at this moment the connections still come.
+  #withdraw(count: number): void {
+    if (count <= 0) return
+    for (const ref of [...this.#refs].slice(-count)) {
+      if (this.listener.cancel(ref)) this.#refs.delete(ref)
+    }
+  }
+
+  #onAccept = ({ ref, connection, error }: AcceptResult): void => {
+    if (!this.#refs.delete(ref)) return
+    if (connection !== undefined) this.#take(connection)
+    else this.#onAcceptError(error as SystemError)
+    this.#next()
+  }
+
+  #onAcceptError(error: SystemError): void {
+    if (!this.#asking) return
+    const closed = error.code === 'ERR_LISTENER_CLOSED'
+    this.#finish(closed)
+    if (closed) return
+    // As Node does when its own accept fails.
+    process.nextTick(() => (this.#handle ? this.#handle.onconnection(error.errno) : this.emit('error', error)))
+  }
+
+  // A connection has come or gone: there may be room, or nothing left.
+  #next = (): void => {
+    if (this.#asking) {
+      this.#ask()
+    } else if (this.#refs.size === 0) {
+      if (this.#coming === 0) this.#endServer()
+      if (this.#live.size === 0) this.#stopped.resolve()
+    }
+  }
+
+  #take(connection: Connection): void {
+    const served = new Served(connection, this.#live, this.#next)
+    for (const alarm of this.#alarms) this.#sound(alarm)
+    this.#run(() => this.#give(connection, served))
+  }
+
+  #sound(alarm: { threshold: number; cooldown: number; silentUntil: number }): void {
+    const connections = this.#live.size
+    if (connections < alarm.threshold) return
+    const now = performance.now()
+    if (now < alarm.silentUntil) return
+    alarm.silentUntil = now + alarm.cooldown
+    this.#run(() => this.emit('alarm', { threshold: alarm.threshold, connections }))
+  }
+
+  // What others throw becomes an uncaught exception, as it would from any other emitter, and we go on.
+  #run(run: () => unknown): void {
+    try {
+      run()
+    } catch (error) {
+      process.nextTick(() => {
+        throw error
+      })
+    }
+  }
+
+  #call(handler: ConnectionHandler | SecureHandler, argument: never, served: Served): void {
+    const fail = (error: Error) => {
+      // Cut off by drain(): that is why.
+      if (served.destroyed) return
+      served.destroy()
+      process.nextTick(() => this.emit('error', error))
+    }
+    try {
+      const result: unknown = handler(argument)
+      if (result instanceof Promise) result.catch(fail)
+    } catch (error) {
+      fail(error as Error)
+    }
+  }
+
+  #secured(options: tls.TlsOptions | tls.Server, give: (socket: never, served: Served) => unknown): Give {
+    const { signal } = this.#early
+    return (connection, served) =>
+      this.#wait(connection, connection.toTLS(options, { timeout: this.#handshakeTimeout, signal }), (socket) => {
+        remember(this.#secure, socket)
+        give(socket as never, served)
+      })
+  }
+
+  #introduced({ proxyProtocol, trust }: ServeOptions, give: Give): Give {
+    const trusted = networks('options.trust', trust)
+    const required = proxyProtocol === 'require'
+    const timeout = this.#handshakeTimeout > 0 ? this.#handshakeTimeout : -1
+    const { signal } = this.#early
+    return (connection, served) => {
+      const { remoteAddress, remotePort, remoteFamily } = connection
+      const family = remoteFamily === 'IPv4' ? 'ipv4' : 'ipv6'
+      if (remoteFamily !== undefined && !trusted.check(remoteAddress as string, family)) {
+        return required ? this.#refuse(connection, codedError('ERR_PROXY_UNTRUSTED')) : give(connection, served)
+      }
+      this.#wait(connection, connection.proxyHeader({ timeout, signal }), (header) => {
+        if (header !== null) served.introduce(header, { remoteAddress, remotePort })
+        else if (required) return this.#refuse(connection, codedError('ERR_PROXY_HEADER', 'there is none'))
+        give(connection, served)
+      })
+    }
+  }
+
+  #wait<T>(connection: Connection, promise: Promise<T>, then: (result: T) => void): void {
+    this.#coming++
+    promise
+      .then(
+        (result) => this.#run(() => then(result)),
+        (error) => this.#refuse(connection, error),
+      )
+      .then(() => {
+        this.#coming--
+        this.#next()
+      })
+  }
+
+  #refuse(connection: Connection, error: Error): void {
+    const { remoteAddress, remotePort } = connection
+    connection.close()
+    if (!this.#early.signal.aborted) this.#run(() => this.emit('refused', { error, remoteAddress, remotePort }))
+  }
+
+  #stop(): void {
+    if (!this.#asking) return
+    this.#asking = false
+    this.#withdraw(this.#refs.size)
+    this.#next()
+  }
+
+  // Somebody calls server.close(), or #endServer does.
+  #onServerClosing(): void {
+    if (this.#closeListener) this.listener.close()
+    this.#finish(this.#closeListener)
+  }
+
+  #finish(closeListener: boolean): void {
+    if (this.#finished) return
+    this.#finished = true
+    this.#closeListener = closeListener
+    if (this.#asking) this.#stop()
+    else this.#next()
+    Promise.all([this.#stopped.promise, this.#serverClosed.promise]).then(() => {
+      for (const undo of this.#undo) undo()
+      this.#closed.resolve()
+      this.#run(() => this.emit('close'))
+    })
+  }
+
+  // When it has got all that was accepted.
+  #endServer(): void {
+    if (!this.#finished) return
+    if (this.#server?.listening) this.#server.close()
+    if (this.#closeListener) this.listener.close()
+  }
+
+  async #drain(timeout: number, idleGrace: number, closeListener: boolean): Promise<DrainReport> {
+    const started = performance.now()
+    const all = new Set(this.#live)
+    let cut: Served[] = []
+    this.#stop()
+    const windDown = this.#server && new WindDown(this.#server, this.#sessions, idleGrace)
+    this.#run(() => this.emit('drain'))
+    const cutOff = () => {
+      cut = [...this.#live]
+      this.#early.abort()
+      // So that a close_notify or a GOAWAY is on its way when the socket goes.
+      for (const socket of this.#secure) socket.end()
+      for (const session of this.#sessions) session.destroy()
+      setImmediate(() => {
+        for (const served of cut) served.destroy()
+      })
+    }
+    const deadline = timeout < 0 ? undefined : setTimeout(cutOff, Math.min(timeout, longestTimer))
+    // What was accepted in the event that we may be in.
+    process.nextTick(() => {
+      for (const served of this.#live) all.add(served)
+    })
+    await this.#stopped.promise
+    clearTimeout(deadline)
+    windDown?.stop()
+    await this.close({ closeListener })
+    for (const served of cut) all.delete(served)
+    const idle = [...all].filter(({ handle }) => handle && windDown?.idle.has(handle)).length
+    return { idle, finished: all.size - idle, destroyed: cut.length, elapsed: performance.now() - started }
+  }
+}
+
+function toHandle(connection: Connection, domain: number): Handle {
+  try {
+    return Connection.toHandle(connection, domain)
+  } catch (error) {
+    connection.reset()
+    throw error
+  }
+}
+
+function streamDomain(listener: Listener): number {
+  const { domain, type } = check(binding.inspect(listener.fd), 'fstat')
+  if (type !== binding.constants.SOCK_STREAM) throw codedError('ERR_SOCKET_TYPE', 'a server needs a stream')
+  return domain as number
+}
+
+interface Closable {
+  once(event: 'close', run: () => void): unknown
+}
+
+/** Has it in the set for as long as it is open. */
+function remember<T extends Closable>(set: Set<T>, item: T): void {
+  set.add(item)
+  item.once('close', () => set.delete(item))
+}
+
+function deferred(): { promise: Promise<void>; resolve: () => void } {
+  let resolve: () => void = () => {}
+  const promise = new Promise<void>((fulfil) => {
+    resolve = fulfil
+  })
+  return { promise, resolve }
+}
+
+export function checkLimit(name: string, value: unknown): void {
+  if (value !== Number.POSITIVE_INFINITY) validate.integer(name, value, 0, Number.MAX_SAFE_INTEGER)
+}
+
+function checkEndOptions(options: EndOptions): void {
+  validate.object('options', options)
+  validate.optionalBoolean('options.closeListener', options.closeListener)
+}
