@@ -1,29 +1,21 @@
 import assert from 'node:assert/strict'
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import type net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import type { Connection, Listener, ListenOptions, ProxyHeader } from '../src/index.js'
+import type { Listener, ListenOptions } from '../src/index.js'
 import { certificates } from './certificates.js'
 import { temporary } from './descriptors.js'
 import { cleanUp, connect, listen, target, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
+import { echoed, needs, runProxy } from './proxies.js'
 import { dialTLS } from './tls-peers.js'
-
-/** Skips the test, and says why, when a program is not there. */
-function needs(context: Mocha.Context, program: string, ...args: string[]): void {
-  const { error, status, stderr } = spawnSync(program, args, { encoding: 'utf8' })
-  if (status === 0) return
-  console.log(`      skipped: ${program} does not work here: ${error?.message ?? stderr}`)
-  context.skip()
-}
 
 /** HAProxy between a socket of its own, whose address is the result's, and `back`. */
 async function haproxy(back: Listener, bind: string, server: string, options?: ListenOptions): Promise<Listener> {
-  // It inherits a socket that listens already: there is no port to choose and nothing to wait for.
   const front = await listen(options ?? { host: '127.0.0.1' })
   const { port } = back.address() as net.AddressInfo
   const file = join(temporaryDirectory(), 'haproxy.cfg')
@@ -38,29 +30,8 @@ async function haproxy(back: Listener, bind: string, server: string, options?: L
     `  server back 127.0.0.1:${port} ${server}`,
   ]
   writeFileSync(file, `${lines.join('\n')}\n`)
-  const child = spawn('haproxy', ['-db', '-f', file], { stdio: ['ignore', 'ignore', 'pipe', front.fd] })
-  const said = text(child.stderr as NodeJS.ReadableStream)
-  const closed = once(child, 'close')
-  let over = false
-  cleanUp(async () => {
-    over = true
-    child.kill('SIGKILL')
-    await closed
-  })
-  closed.then(async () => {
-    if (!over) console.log(`      haproxy ended: ${await said}`)
-  })
+  runProxy(front, 'haproxy', ['-db', '-f', file])
   return front
-}
-
-/** What the header says, when `client` has said hello and got it back. */
-async function echoed(connection: Connection, client: net.Socket): Promise<ProxyHeader> {
-  const header = await connection.proxyHeader()
-  const socket = temporary(connection.toSocket())
-  socket.pipe(socket)
-  client.end('hello')
-  assert.equal(await text(client), 'hello')
-  return header ?? assert.fail('no header')
 }
 
 describe('proxyHeader behind HAProxy', () => {
