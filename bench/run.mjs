@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util'
 import { cores, fileOf } from './measure.mjs'
 import { checkTable, markdown, replaceBetweenMarkers, table } from './report.mjs'
 
-const questions = ['accept', 'tls', 'outstanding']
+const questions = ['accept', 'tls', 'outstanding', 'skewed', 'wake']
 
 const help = `npm run bench -- [options] [question...]
 
@@ -114,4 +114,5 @@ function write(name, question, answers) {
   ].join('\\\n')
   const text = `${head}\n\n${markdown(question, answers)}`
   writeFileSync(path, replaceBetweenMarkers(readFileSync(path, 'utf8'), name, text))
+  if (question.plot) writeFileSync(fileOf(`../docs/${question.plot.file}`), question.plot.draw(answers))
 }

@@ -7,8 +7,8 @@ import { abortError, check, codedError, invalidArgType } from './errors.js'
 import { keepsPackets, type LookAheadOptions, lookAhead } from './look-ahead.js'
 import {
   type Handle,
+  type HandleClass,
   handleBeneath,
-  handleClassFor,
   handleClassOf,
   openHandle,
   setPeer,
@@ -94,10 +94,10 @@ export class Connection {
   }
 
   /** @internal Gives the fd to a handle as a net.Server's. On failure the connection still owns it. */
-  static toHandle(connection: Connection, domain: number): Handle {
+  static toHandle(connection: Connection, HandleClass: HandleClass): Handle {
     const fd = connection.#claimable()
     binding.lend(fd)
-    const handle = openHandle(handleClassFor(domain), fd)
+    const handle = openHandle(HandleClass, fd)
     if (handle === undefined) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
     connection.#giveTo(handle)
     return handle

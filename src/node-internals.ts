@@ -108,10 +108,19 @@ export function setPeer(handle: Handle, peer: HandleAddress): void {
   }
 }
 
-/** What has been made of a handle; undefined when nothing has, or it is not as we know it. */
-export function socketOn(handle: Handle): net.Socket | undefined {
+/** What has been made of a handle. Error: `ERR_NODE_INTERNALS`. */
+export function socketOn(handle: Handle): net.Socket {
   const socket = hidden(handle, 'owner_symbol')
-  return socket instanceof net.Socket ? socket : undefined
+  if (socket instanceof net.Socket) return socket
+  throw codedError('ERR_NODE_INTERNALS', 'the owner of a handle')
+}
+
+/** Gives a server a socket that was made outside, and is to be counted like those that it makes. */
+export function giveSocket(server: net.Server, socket: net.Socket): void {
+  const counting = server as unknown as { _connections: number }
+  counting._connections++
+  ;(socket as unknown as { _server: net.Server })._server = server
+  server.emit('connection', socket)
 }
 
 /** What a server that listens through us has beneath it. `onconnection` is Node's own: what it does for a client. */
@@ -200,11 +209,13 @@ export function httpSockets(server: net.Server): net.Socket[] | undefined {
 
 /** Those that have answered and wait for another request, of which nothing has come. */
 export function idleHttpSockets(server: net.Server): net.Socket[] | undefined {
-  return connectionsOf(server)
-    ?.idle?.()
-    .map(({ socket }) => socket)
-    // To Node 26 also one from which nothing has come yet is idle.
-    .filter((socket) => socket.bytesRead > 0 && responseOn(socket)?.writableEnded !== false)
+  return (
+    connectionsOf(server)
+      ?.idle?.()
+      .map(({ socket }) => socket)
+      // To Node 26 also one from which nothing has come yet is idle.
+      .filter((socket) => socket.bytesRead > 0 && responseOn(socket)?.writableEnded !== false)
+  )
 }
 
 /** The response that is being made on a connection with HTTP/1. */

@@ -8,7 +8,16 @@ import { Connection } from './connection.js'
 import { WindDown } from './drain.js'
 import { type CodedError, check, codedError, type SystemError } from './errors.js'
 import type { AcceptRef, AcceptResult, Listener } from './listener.js'
-import { type Handle, listenThrough, type ServerHandle, setHandshakeTimeout, socketOn } from './node-internals.js'
+import {
+  giveSocket,
+  type Handle,
+  type HandleClass,
+  handleClassFor,
+  listenThrough,
+  type ServerHandle,
+  setHandshakeTimeout,
+  socketOn,
+} from './node-internals.js'
 import type { Keeper, OwnedFd } from './owned-fd.js'
 import { networks, type Proxied } from './proxied.js'
 import type { ProxyHeader } from './proxy-protocol.js'
@@ -70,7 +79,7 @@ const defaultCooldown = 5_000
 const longestTimer = 2 ** 31 - 1
 
 // Requests that are outstanding at once, at most: as many as a listener accepts before other I/O has its turn.
-const window = 64
+const mostOutstanding = 64
 
 /** A connection while it is open. */
 class Served implements Keeper {
@@ -103,7 +112,7 @@ class Served implements Keeper {
   destroy(): void {
     this.destroyed = true
     if (this.handle === undefined) this.owned.close('reset')
-    else socketOn(this.handle)?.destroy()
+    else socketOn(this.handle).destroy()
   }
 }
 
@@ -150,7 +159,8 @@ export class Serving extends EventEmitter<ServingEvents> {
     this.#handshakeTimeout = Math.min(handshakeTimeout ?? defaultHandshakeTimeout, longestTimer)
     let give: Give
     if (target instanceof net.Server) {
-      const domain = streamDomain(listener)
+      // Now, because it needs an fd for a moment.
+      const HandleClass = handleClassFor(streamDomain(listener))
       const handle = this.#listen(target, listener.address() as net.AddressInfo | string)
       if (handshakeTimeout !== undefined && target instanceof tls.Server) {
         const before = setHandshakeTimeout(target, Math.max(this.#handshakeTimeout, 0))
@@ -162,9 +172,9 @@ export class Serving extends EventEmitter<ServingEvents> {
       give =
         options.tls === undefined
           ? (connection) =>
-              target.listening ? handle.onconnection(0, toHandle(connection, domain)) : connection.reset()
+              target.listening ? handle.onconnection(0, toHandle(connection, HandleClass)) : connection.reset()
           : this.#secured(options.tls, (socket) =>
-              target.listening ? target.emit('connection', socket) : (socket as tls.TLSSocket).destroy(),
+              target.listening ? giveSocket(target, socket) : (socket as tls.TLSSocket).destroy(),
             )
     } else {
       const call = (argument: never, served: Served) => this.#call(target, argument, served)
@@ -262,7 +272,7 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   #ask(): void {
     if (!this.#asking || this.listener.fd < 0) return
-    const room = Math.min(window, this.#limit() - this.#live.size)
+    const room = Math.min(mostOutstanding, this.#limit() - this.#live.size)
     while (this.#refs.size < room) this.#refs.add(this.listener.asyncAccept())
   }
 
@@ -453,9 +463,9 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 }
 
-function toHandle(connection: Connection, domain: number): Handle {
+function toHandle(connection: Connection, HandleClass: HandleClass): Handle {
   try {
-    return Connection.toHandle(connection, domain)
+    return Connection.toHandle(connection, HandleClass)
   } catch (error) {
     connection.reset()
     throw error

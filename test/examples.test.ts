@@ -2,6 +2,8 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
 import net from 'node:net'
+import { text } from 'node:stream/consumers'
+import tls from 'node:tls'
 import { runNode } from './helpers.js'
 import { startExample } from './running-example.js'
 
@@ -29,6 +31,34 @@ const tests: Record<string, () => Promise<void>> = {
     assert.match(received, /^hello (::ffff:)?127\.0\.0\.1\na line\n$/)
     example.signal('SIGINT')
     assert.equal(await example.ended, 0)
+    assert.equal(example.stderr, '')
+  },
+
+  'workers.mjs': async () => {
+    const example = startExample('workers.mjs', ['0', '2'])
+    const [, port] = await example.says(/^port (\d+)\n/)
+    const answers = Array.from({ length: 20 }, () => text(net.connect(Number(port), '127.0.0.1')))
+    for (const answer of await Promise.all(answers)) {
+      assert.match(answer, /^hello (::ffff:)?127\.0\.0\.1, this is thread [12]\n$/)
+    }
+    example.signal('SIGINT')
+    assert.equal(await example.ended, 0)
+    assert.equal(example.stderr, '')
+  },
+
+  'workers-by-name.mjs': async () => {
+    const example = startExample('workers-by-name.mjs', ['0'])
+    const [, port] = await example.says(/^port (\d+)\n/)
+    const dial = (servername: string) =>
+      text(tls.connect({ host: '127.0.0.1', port: Number(port), servername, rejectUnauthorized: false }))
+    const names = ['a.test', 'b.test', 'b.test', 'a.test']
+    assert.deepEqual(
+      await Promise.all(names.map(dial)),
+      names.map((name) => `hello from the thread of ${name}\n`),
+    )
+    await assert.rejects(dial('c.test'), { code: 'ECONNRESET' })
+    example.signal('SIGTERM')
+    assert.equal(await example.ended, 'SIGTERM')
     assert.equal(example.stderr, '')
   },
 

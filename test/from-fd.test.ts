@@ -9,7 +9,18 @@ import { text } from 'node:stream/consumers'
 import { binding } from '../src/binding.js'
 import { Connection, Listener } from '../src/index.js'
 import { makeBlocking, openFile, pair, startWithFd, temporary, temporaryFd } from './descriptors.js'
-import { cleanUp, connect, flagsOf, gone, listen, O_NONBLOCK, runNode, temporaryDirectory, until } from './helpers.js'
+import {
+  cleanUp,
+  connect,
+  flagsOf,
+  gone,
+  listen,
+  O_CLOEXEC,
+  O_NONBLOCK,
+  runNode,
+  temporaryDirectory,
+  until,
+} from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 
 const { AF_INET, AF_UNIX, SOCK_STREAM, SOCK_SEQPACKET } = binding.constants as Record<string, number>
@@ -274,11 +285,38 @@ describe('Connection.fromFd', () => {
     assert.equal(await text(client), 'usable')
   })
 
+  it('with dup owns a copy: either can end without the other', async () => {
+    const { connection, client } = await pair()
+    const copy = Connection.fromFd(connection.fd, { dup: true })
+    cleanUp(() => copy.close())
+    assert.notEqual(copy.fd, connection.fd)
+    assert.equal((flagsOf(copy.fd) as number) & (O_NONBLOCK | O_CLOEXEC), O_NONBLOCK | O_CLOEXEC)
+    assert.equal(copy.remotePort, client.localPort)
+    connection.close()
+    temporary(copy.toSocket()).end('from the copy')
+    assert.equal(await text(client), 'from the copy')
+  })
+
+  it('with dup leaves the fd with who has it', async () => {
+    const { connection, client } = await pair()
+    Connection.fromFd(connection.fd, { dup: true }).close()
+    temporary(connection.toSocket()).end('still there')
+    assert.equal(await text(client), 'still there')
+  })
+
+  it('refuses a dup that is no boolean', async () => {
+    const { connection } = await pair()
+    for (const dup of [1, 'yes', null]) {
+      assert.throws(() => Connection.fromFd(connection.fd, { dup } as object), { code: 'ERR_INVALID_ARG_TYPE' })
+    }
+  })
+
   it('refuses a listening fd', async () => {
     const fd = await listeningFd()
     makeBlocking(fd)
     const flags = flagsOf(fd)
     assert.throws(() => Connection.fromFd(fd), { code: 'ERR_SOCKET_LISTENING' })
+    assert.throws(() => Connection.fromFd(fd, { dup: true }), { code: 'ERR_SOCKET_LISTENING' })
     assert.equal(flagsOf(fd), flags)
   })
 })
@@ -336,7 +374,10 @@ describe('fromFd', () => {
       const says = { code, message: new RegExp(`: fd ${fd}$`) }
       assert.throws(() => Listener.fromFd(fd), says)
       assert.throws(() => Listener.fromFd(fd, { dup: true }), says)
-      if (!listener) assert.throws(() => Connection.fromFd(fd), says)
+      if (!listener) {
+        assert.throws(() => Connection.fromFd(fd), says)
+        assert.throws(() => Connection.fromFd(fd, { dup: true }), says)
+      }
       assert.equal(flagsOf(fd), flags)
     })
   }

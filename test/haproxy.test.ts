@@ -2,10 +2,12 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
+import http from 'node:http'
+import https from 'node:https'
 import type net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import type { Listener, ListenOptions } from '../src/index.js'
+import { type Listener, type ListenOptions, proxyOf, serve } from '../src/index.js'
 import { certificates } from './certificates.js'
 import { temporary } from './descriptors.js'
 import { cleanUp, connect, listen, target, temporaryDirectory } from './helpers.js'
@@ -109,6 +111,50 @@ describe('proxyHeader behind HAProxy', () => {
     assert.equal(header?.command, 'LOCAL')
     assert.equal(header?.source, undefined)
   })
+})
+
+describe('serve behind HAProxy', () => {
+  lookedBefore()
+  leaveNoFds()
+
+  beforeEach(function () {
+    needs(this, 'haproxy', '-v')
+  })
+
+  const introduce: http.RequestListener = ({ socket }, response) => {
+    response.end(`${socket.remoteAddress} through ${proxyOf(socket)?.remoteAddress}`)
+  }
+
+  /** What is told to a client from another of this host's addresses than the proxy's. */
+  async function told(front: Listener, request: typeof https.get, options: https.RequestOptions): Promise<string> {
+    const { port } = front.address() as net.AddressInfo
+    const [response] = await once(
+      request({ host: '127.0.0.1', port, localAddress: '127.0.0.2', agent: false, ...options }),
+      'response',
+    )
+    return text(response)
+  }
+
+  for (const server of ['send-proxy', 'send-proxy-v2 proxy-v2-options crc32c']) {
+    it(`has an http server see the client: ${server}`, async () => {
+      const back = await listen({ host: '127.0.0.1' })
+      const serving = serve(back, http.createServer(introduce), { proxyProtocol: 'require', trust: ['127.0.0.1'] })
+      cleanUp(() => serving.drain({ timeout: 0 }))
+      const front = await haproxy(back, '', server)
+      assert.equal(await told(front, http.get, {}), '127.0.0.2 through 127.0.0.1')
+    })
+
+    it(`has an https server see the client: ${server}`, async () => {
+      const { localhost, ca } = await certificates()
+      const back = await listen({ host: '127.0.0.1' })
+      const secure = https.createServer(localhost, introduce)
+      const serving = serve(back, secure, { proxyProtocol: 'require', trust: ['127.0.0.1'] })
+      cleanUp(() => serving.drain({ timeout: 0 }))
+      const front = await haproxy(back, '', server)
+      const options = { ca: ca.cert, servername: 'localhost' }
+      assert.equal(await told(front, https.get, options), '127.0.0.2 through 127.0.0.1')
+    })
+  }
 })
 
 describe('proxyHeader for curl', () => {

@@ -237,7 +237,7 @@ describe('serve with proxyProtocol', () => {
   })
 
   it('counts a connection while it waits for the header, and gives it to a server that is about to close', async () => {
-    const server = net.createServer((socket) => socket.end(socket.remoteAddress))
+    const server = net.createServer((socket) => socket.end(socket.remoteAddress ?? ''))
     const { listener, serving } = await served(server, { ...required, maxConnections: 1 })
     const client = await connect(listener)
     await until(() => serving.connections === 1)
