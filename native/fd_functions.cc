@@ -240,12 +240,14 @@ Value unwatch(const CallbackInfo& info) {
 }
 
 // receive(fd, length, peek): a Buffer of what is there, at most `length` bytes; empty when the peer has ended its side.
+// Only of an owned fd is it taken; to peek does no harm to whoever has it.
 Value receive(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   int64_t length = js::to_integer(info[1]);
-  int flags = MSG_DONTWAIT | (js::to_bool(info[2]) ? MSG_PEEK : 0);
+  bool peek = js::to_bool(info[2]);
   if (length < 0 || length > kMostReceived) js::throw_type_error(info.Env(), "expected 0 to 1048576 bytes");
-  if (!Addon::of(info.Env())->owned().has(fd)) return number(info, -EBADF);
+  if (!peek && !Addon::of(info.Env())->owned().has(fd)) return number(info, -EBADF);
+  int flags = MSG_DONTWAIT | (peek ? MSG_PEEK : 0);
   std::unique_ptr<char[]> bytes(new char[length]);
   ssize_t received = sys::recv(fd, bytes.get(), static_cast<size_t>(length), flags);
   if (received < 0) return number(info, static_cast<double>(received));

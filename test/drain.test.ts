@@ -104,13 +104,14 @@ describe('Serving.drain', () => {
     const { listener, serving, responses } = await serveHeld()
     const client = await idleSpeaker(listener, responses)
     const draining = serving.drain({ idleGrace: 0 })
-    // The grace is over before the loop looks for input again.
     client.ask()
+    // The grace is over, and its timer is what the loop looks at first.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
     await until(() => responses.length === 2 || client.socket.readableEnded)
     responses[1]?.end('heard')
-    assert.equal((await draining).destroyed, 0)
+    assert.deepEqual(counts(await draining), { idle: 0, finished: 1, destroyed: 0 })
     await gone(client.socket)
-    assert.equal(answersIn(client.heard.text), responses.length)
+    assert.match(client.heard.text, /heard/)
   })
 
   it('waits for the request of a client that has only connected', async () => {

@@ -34,6 +34,18 @@ const tests: Record<string, () => Promise<void>> = {
     assert.equal(example.stderr, '')
   },
 
+  'http.mjs': async () => {
+    const example = startExample('http.mjs', ['0', '2'])
+    const [, port] = await example.says(/^http on port (\d+)\n/)
+    const answers = [1, 2].map(async () => (await fetch(`http://127.0.0.1:${port}`)).text())
+    await example.says(/^full; 0 wait$/m)
+    example.signal('SIGTERM')
+    for (const answer of await Promise.all(answers)) assert.match(answer, /^hello (::ffff:)?127\.0\.0\.1\n$/)
+    assert.equal(await example.ended, 0)
+    assert.match(example.stdout, /^ended: 0 idle, 2 finished, 0 cut off$/m)
+    assert.equal(example.stderr, '')
+  },
+
   'workers.mjs': async () => {
     const example = startExample('workers.mjs', ['0', '2'])
     const [, port] = await example.says(/^port (\d+)\n/)
