@@ -1,0 +1,94 @@
+// What does it cost that all idle threads wait for the same client?
+import { once } from 'node:events'
+import net from 'node:net'
+import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
+import { Listener } from 'async-accept'
+import { cores, cpus, fileOf, inRounds, load, underLoad } from './measure.mjs'
+
+const counts = [1, 2, 4, 8, 16]
+const nameOf = (count) => String(count)
+
+if (!isMainThread) {
+  const { fd, accepted } = workerData
+  const listener = Listener.fromFd(fd, { dup: true, maxBatch: 1 })
+  listener.on('accept', ({ connection }) => {
+    Atomics.add(accepted, 0, 1)
+    connection.close()
+    listener.asyncAccept()
+  })
+  listener.asyncAccept()
+  parentPort.postMessage('ready')
+}
+
+export const contenders = counts.map((count) => ({
+  name: nameOf(count),
+  serve: async () => {
+    const listener = await Listener.listen({ host: '127.0.0.1' })
+    const accepted = new Int32Array(new SharedArrayBuffer(4))
+    const shared = { workerData: { fd: listener.fd, accepted } }
+    const workers = Array.from({ length: count }, () => new Worker(new URL(import.meta.url), shared))
+    await Promise.all(workers.map((worker) => once(worker, 'message')))
+    return { address: listener.address(), connections: () => Atomics.load(accepted, 0) }
+  },
+}))
+
+/** Run as a program: so many clients, each when the one before it was closed. */
+async function connectInTurn(port, count) {
+  const start = performance.now()
+  let failures = 0
+  for (let i = 0; i < count; i++) {
+    const socket = net.connect({ host: '127.0.0.1', port }).resume()
+    socket.on('error', () => failures++)
+    await new Promise((resolve) => socket.once('close', resolve))
+  }
+  console.log(JSON.stringify({ connections: count, failures, seconds: (performance.now() - start) / 1000 }))
+}
+
+export const defaults = { connections: 2000, warmUp: 500, rounds: 7 }
+export const smoke = { connections: 40, warmUp: 10, rounds: 1 }
+
+const places = () => {
+  const all = cpus()
+  if (cores() === null) return [{ where: `on ${all.length} cores, beside the load`, prefix: [] }]
+  return [
+    { where: 'on one core', prefix: [] },
+    { where: `on ${all.length} cores, one of them shared with the load`, prefix: ['taskset', '-c', all.join(',')] },
+  ]
+}
+
+export async function measure({ node, connections, warmUp, rounds, progress }) {
+  const makeLoad = ({ address }, count) => load([node, fileOf('wake.mjs'), 'load', address.port, count])
+  const tables = []
+  for (const { where, prefix } of places()) {
+    const results = await inRounds(
+      contenders,
+      rounds,
+      ({ name }) =>
+        underLoad([...prefix, node, fileOf('serve.mjs'), './wake.mjs', name], makeLoad, { warmUp, connections }),
+      (text) => progress(`${where}: ${text} threads`),
+    )
+    tables.push({
+      title: `CPU of all threads ${where}, per connection`,
+      columns: ['idle threads', 'CPU, us', 'user', 'system', 'against one', 'connections/s'],
+      rows: contenders.map(({ name }) => [
+        name,
+        { ...results.of(name, 'cpu'), digits: 0 },
+        { median: results.of(name, 'user').median, digits: 0 },
+        { median: results.of(name, 'system').median, digits: 0 },
+        { ...results.ratio(name, nameOf(1)), digits: 2 },
+        { median: results.of(name, 'rate').median, digits: 0 },
+      ]),
+    })
+  }
+  return { tables, checks: [], losses: [] }
+}
+
+export const title = 'Idle threads on one socket'
+export const about = [
+  'So many threads share a listening socket, each with one request outstanding and nothing to do; clients come one at a',
+  'time. The kernel wakes all threads for each client. One gets it; most of the others sleep on without having left the',
+  'kernel. EPOLLEXCLUSIVE would wake one only, but then a client depends on that one, which may be about to end or to do',
+  'something else first; and it has no effect through an epoll instance within another.',
+].join('\n')
+
+if (process.argv[2] === 'load') await connectInTurn(Number(process.argv[3]), Number(process.argv[4]))

@@ -1,0 +1,33 @@
+// One thread accepts and reads which server name each TLS client asks for; the thread of that name gets the connection
+// untouched: node examples/workers-by-name.mjs [port], and then openssl s_client -connect :3000 -servername a.test
+import { Worker } from 'node:worker_threads'
+import { Listener } from 'async-accept'
+
+function startThread(name) {
+  const offered = new Map() // by fd: each stays open here until the thread has a copy of it
+  let worker
+  const start = () => {
+    worker = new Worker(new URL('workers/named.mjs', import.meta.url), { workerData: name })
+    worker.on('error', console.error)
+    worker.on('message', (fd) => {
+      offered.get(fd).close()
+      offered.delete(fd)
+    })
+    worker.on('exit', start) // after all that it has said; the next one is offered the rest
+    for (const fd of offered.keys()) worker.postMessage(fd)
+  }
+  start()
+  return (connection) => {
+    offered.set(connection.fd, connection)
+    worker.postMessage(connection.fd)
+  }
+}
+
+const listener = await Listener.listen({ port: process.argv[2] ?? 3000 })
+const offerTo = { __proto__: null, 'a.test': startThread('a.test'), 'b.test': startThread('b.test') }
+console.log(`port ${listener.address().port}`)
+
+for await (const connection of listener) {
+  const close = () => connection.close()
+  connection.clientHello().then((hello) => (offerTo[hello?.serverName] ?? close)(connection), close)
+}

@@ -1,0 +1,13 @@
+// A thread that answers the clients of one name: see ../workers-by-name.mjs
+import { parentPort, workerData } from 'node:worker_threads'
+import { Connection } from 'async-accept'
+import { selfSignedCertificate } from '../http2-machines/certificate.mjs'
+
+const options = await selfSignedCertificate(workerData)
+
+parentPort.on('message', async (fd) => {
+  const connection = Connection.fromFd(fd, { dup: true })
+  parentPort.postMessage(fd) // from here on the connection is this thread's alone
+  const socket = await connection.toTLS(options).catch(() => undefined)
+  socket?.on('error', () => {}).end(`hello from the thread of ${workerData}\n`)
+})
