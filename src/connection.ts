@@ -1,5 +1,6 @@
 import net from 'node:net'
 import type tls from 'node:tls'
+import { isMainThread } from 'node:worker_threads'
 import { adopt, inspectStream } from './adopt.js'
 import { binding, type PeerCredentials, type PlainAddress } from './binding.js'
 import { type ClientHello, parseClientHello } from './client-hello.js'
@@ -32,6 +33,9 @@ export interface ToSocketOptions extends InheritedOptions {
 
 // More than a ClientHello with every extension there is, and more than the longest PROXY header.
 const mostPeeked = 65_536 + 16
+
+// Only a worker can end between an fd's being taken and its release.
+const lend = isMainThread ? () => {} : binding.lend
 
 const noOptions: ToSocketOptions = {}
 const fromCaller: Origin = { where: 'given to Connection.fromFd()' }
@@ -96,7 +100,7 @@ export class Connection {
   /** @internal Gives the fd to a handle as a net.Server's. On failure the connection still owns it. */
   static toHandle(connection: Connection, HandleClass: HandleClass): Handle {
     const fd = connection.#claimable()
-    binding.lend(fd)
+    lend(fd)
     const handle = openHandle(HandleClass, fd)
     if (handle === undefined) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
     connection.#giveTo(handle)
@@ -168,7 +172,7 @@ export class Connection {
     const { origin } = this.#owned
     const { allowHalfOpen, highWaterMark = origin.highWaterMark, signal } = options
     const fd = this.#claimable()
-    binding.lend(fd)
+    lend(fd)
     // Not with a signal, the one option that can make the constructor throw: a handle that is open cannot give back its
     // fd.
     const handle = signal === undefined && origin.handleClass ? openHandle(origin.handleClass, fd) : undefined
