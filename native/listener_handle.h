@@ -9,7 +9,9 @@ class ListenerHandle : public Napi::ObjectWrap<ListenerHandle> {
  public:
   static void define(Napi::Env env, Napi::Object exports);
 
-  explicit ListenerHandle(const Napi::CallbackInfo& info) : ObjectWrap(info), context_(info.Env(), "async-accept") {}
+  // The resource of the context is this object: Node holds one only weakly, and one of its own would soon be collected.
+  explicit ListenerHandle(const Napi::CallbackInfo& info)
+      : ObjectWrap(info), context_(info.Env(), "async-accept", info.This().As<Napi::Object>()) {}
   ~ListenerHandle() override;
 
   // That in which the listener was made: handlers of its events run in it, as those of a net.Server do.

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { text } from 'node:stream/consumers'
 import { type AcceptRef, type AcceptResult, type Connection, Listener } from '../src/index.js'
 import { answer, cutOff, fillBacklog } from './backlog.js'
@@ -31,6 +32,23 @@ describe("A handler of 'accept'", () => {
     )
     assert.deepEqual(got, refs)
     assert.equal(listener.pending, 0)
+  })
+
+  it('runs in the asynchronous context in which its listener was made, also after a garbage collection', async () => {
+    const context = new AsyncLocalStorage<string>()
+    const listener = await context.run('of the listener', () => listen({ host: '127.0.0.1' }))
+    const seen: unknown[] = []
+    listener.on('accept', ({ connection }) => {
+      seen.push(context.getStore())
+      connection?.close()
+    })
+    for (const wanted of [1, 2]) {
+      context.run('of the request', () => listener.asyncAccept())
+      globalThis.gc?.()
+      await connect(listener)
+      await until(() => seen.length === wanted)
+    }
+    assert.deepEqual(seen, ['of the listener', 'of the listener'])
   })
 
   it('may ask for more than it got', async () => {
