@@ -167,7 +167,8 @@ export function listenThrough(server: net.Server, socket: ListeningSocket): Serv
     close: { value: close, configurable: true },
   })
   try {
-    server.listen({ _handle: handle } as net.ListenOptions)
+    // Not the server's own, by which a framework may have come here.
+    net.Server.prototype.listen.call(server, { _handle: handle } as net.ListenOptions)
     if (typeof (handle as unknown as ServerHandle).onconnection !== 'function') {
       throw codedError('ERR_NODE_INTERNALS', 'the handle of a net.Server')
     }

@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import type { ServerHttp2Session } from 'node:http2'
 import net from 'node:net'
@@ -139,6 +140,9 @@ export class Serving extends EventEmitter<ServingEvents> {
   readonly #closed = deferred()
   #maxConnections: number
   #asking = true
+  /** The server's `unref()` is the listener's for as long as it is served. */
+  #unreferenced = false
+  #restoreTimeout: (() => void) | undefined
   #finished = false
   #closeListener = true
   /** Connections that the server is about to get: of a PROXY header or a handshake that has not come to its end. */
@@ -164,7 +168,7 @@ export class Serving extends EventEmitter<ServingEvents> {
       const handle = this.#listen(target, listener.address() as net.AddressInfo | string)
       if (handshakeTimeout !== undefined && target instanceof tls.Server) {
         const before = setHandshakeTimeout(target, Math.max(this.#handshakeTimeout, 0))
-        this.#undo.push(() => setHandshakeTimeout(target, before))
+        this.#restoreTimeout = () => setHandshakeTimeout(target, before)
       }
       this.#server = target
       this.#handle = handle
@@ -182,7 +186,8 @@ export class Serving extends EventEmitter<ServingEvents> {
       give = options.tls === undefined ? (call as Give) : this.#secured(options.tls, call)
     }
     this.#give = options.proxyProtocol === undefined ? give : this.#introduced(options, give)
-    this.#on(listener, 'accept', this.#onAccept)
+    // A server's handlers run in the asynchronous context in which it was made to listen.
+    this.#on(listener, 'accept', AsyncResource.bind(this.#onAccept) as EventListener)
     this.#on(listener, 'close', () => this.#finish(true))
     if (signal) this.#undo.push(onAbort(signal, () => void this.close()))
     this.#ask()
@@ -245,8 +250,8 @@ export class Serving extends EventEmitter<ServingEvents> {
         return listener.fd
       },
       address,
-      ref: () => listener.ref(),
-      unref: () => listener.unref(),
+      ref: () => this.#keepAlive(true),
+      unref: () => this.#keepAlive(false),
       closed: () => this.#onServerClosing(),
     })
     this.#on(server, 'close', this.#serverClosed.resolve)
@@ -259,6 +264,13 @@ export class Serving extends EventEmitter<ServingEvents> {
       })
     }
     return handle
+  }
+
+  #keepAlive(keep: boolean): void {
+    if (!this.#asking) return
+    this.#unreferenced = !keep
+    if (keep) this.listener.ref()
+    else this.listener.unref()
   }
 
   #on(emitter: EventEmitter, event: string, run: EventListener): void {
@@ -400,6 +412,8 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   #stop(): void {
     if (!this.#asking) return
+    // Whoever serves next has a ref() and an unref() of its own.
+    if (this.#unreferenced) this.#keepAlive(true)
     this.#asking = false
     this.#withdraw(this.#refs.size)
     this.#next()
@@ -407,6 +421,8 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   // Somebody calls server.close(), or #endServer does.
   #onServerClosing(): void {
+    // Not later: whoever hears of it may serve the server anew, with another.
+    this.#restoreTimeout?.()
     if (this.#closeListener) this.listener.close()
     this.#finish(this.#closeListener)
   }
