@@ -25,6 +25,12 @@ void ListenerHandle::define(Napi::Env env, Napi::Object exports) {
 }
 
 // Collected while it listens: only possible with no request outstanding.
+Napi::Object ListenerHandle::resource(const Napi::CallbackInfo& info) {
+  auto resource = Napi::Object::New(info.Env());
+  info.This().As<Napi::Object>().Set("resource", resource);
+  return resource;
+}
+
 ListenerHandle::~ListenerHandle() {
   if (Listener* listener = listener_) {
     forget();

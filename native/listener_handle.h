@@ -9,9 +9,8 @@ class ListenerHandle : public Napi::ObjectWrap<ListenerHandle> {
  public:
   static void define(Napi::Env env, Napi::Object exports);
 
-  // The resource of the context is this object: Node holds one only weakly, and one of its own would soon be collected.
   explicit ListenerHandle(const Napi::CallbackInfo& info)
-      : ObjectWrap(info), context_(info.Env(), "async-accept", info.This().As<Napi::Object>()) {}
+      : ObjectWrap(info), context_(info.Env(), "async-accept", resource(info)) {}
   ~ListenerHandle() override;
 
   // That in which the listener was made: handlers of its events run in it, as those of a net.Server do.
@@ -24,6 +23,10 @@ class ListenerHandle : public Napi::ObjectWrap<ListenerHandle> {
   void forget();
 
  private:
+  // The context's resource lives as long as this object, and does not keep it alive: some versions of Node hold a
+  // resource weakly, others not.
+  static Napi::Object resource(const Napi::CallbackInfo& info);
+
   Napi::Value open(const Napi::CallbackInfo& info);
   Napi::Value ask(const Napi::CallbackInfo& info);
   Napi::Value cancel(const Napi::CallbackInfo& info);
