@@ -457,9 +457,8 @@ export class Serving extends EventEmitter<ServingEvents> {
     const cutOff = () => {
       cut = [...this.#live]
       this.#early.abort()
-      // So that a close_notify or a GOAWAY is on its way when the socket goes.
+      // So that a close_notify is on its way when the socket goes.
       for (const socket of this.#secure) socket.end()
-      for (const session of this.#sessions) session.destroy()
       setImmediate(() => {
         for (const served of cut) served.destroy()
       })

@@ -4,9 +4,10 @@ import http2 from 'node:http2'
 import https from 'node:https'
 import type net from 'node:net'
 import { text } from 'node:stream/consumers'
+import tls from 'node:tls'
 import { type Listener, serve } from '../src/index.js'
 import { certificates } from './certificates.js'
-import { cleanUp, listen, until } from './helpers.js'
+import { cleanUp, connect, listen, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 
 const host = '127.0.0.1'
@@ -72,6 +73,19 @@ describe('Serving.drain of HTTP/2', () => {
     const closed = once(client, 'close')
     assert.equal((await serving.drain()).finished, 1)
     await closed
+  })
+
+  it('ends a session that begins when the drain has begun', async () => {
+    const { localhost, ca } = await certificates()
+    const { listener, serving } = await serveStreams(http2.createSecureServer(localhost))
+    const socket = await connect(listener)
+    await until(() => serving.connections === 1)
+    const draining = serving.drain({ timeout: -1 })
+    const secure = { socket, ca: ca.cert, servername: 'localhost', ALPNProtocols: ['h2'] }
+    const client = http2.connect('http://localhost', { createConnection: () => tls.connect(secure) })
+    cleanUp(() => client.destroy())
+    await once(client, 'goaway')
+    assert.equal((await draining).finished, 1)
   })
 
   it('destroys at the deadline a session whose stream has no end', async () => {

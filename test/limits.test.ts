@@ -102,6 +102,17 @@ describe('serve with maxConnections', () => {
     second?.destroy()
   })
 
+  it('has room again when a socket is reset', async () => {
+    const { listener, serving, kept } = await keeping({ maxConnections: 1 })
+    const [first] = await clients(listener, 2)
+    await until(() => kept.length === 1)
+    const socket = (kept[0] as Connection).toSocket()
+    socket.resetAndDestroy()
+    assert.equal(serving.connections, 0)
+    await gone(first as net.Socket)
+    await until(() => kept.length === 2)
+  })
+
   it('has those beyond it wait in the backlog', async () => {
     const { listener, serving, kept } = await keeping({ maxConnections: 2 })
     await clients(listener, 5)
