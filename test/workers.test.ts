@@ -52,6 +52,11 @@ describe('Listener in a worker', function () {
     assert.equal(leaked, 0)
   })
 
+  it('is terminated while it serves http, and only what it has is lost; one that drains loses nothing', async () => {
+    const expected = { drainedWithoutFailure: 5, tooManyFailed: 0, leaked: 0 }
+    assert.deepEqual(await report('worker-serves.mjs', '15'), expected)
+  })
+
   it('is terminated while it makes sockets of its connections, at any point of that', async () => {
     const expected = { rounds: 80, leaked: 0 }
     assert.deepEqual(await report('worker-terminated-busy.mjs', '80'), expected)
