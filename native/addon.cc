@@ -22,7 +22,7 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
     exports.Set(name, Napi::Function::New(env, set, name));
   };
   setter("setDeliver", &deliver_);
-  setter("setReadable", &on_readable_);
+  setter("setReady", &on_ready_);
   ListenerHandle::define(env, exports);
   fd_functions::define(env, exports);
 
@@ -105,23 +105,23 @@ void Addon::enter(napi_async_context context, napi_value receiver, const Napi::F
   if (napi_get_and_clear_last_exception(env_, &exception) == napi_ok) napi_fatal_exception(env_, exception);
 }
 
-void Addon::readable(const Readable::Event* events, size_t count) {
-  if (completions() == nullptr || on_readable_.IsEmpty()) return;
+void Addon::ready(const Readiness::Event* events, size_t count) {
+  if (completions() == nullptr || on_ready_.IsEmpty()) return;
   Napi::HandleScope scope(env_);
-  // Two numbers for each: the fd, and whether it has ended.
+  // Two numbers for each: the fd, and 1 if it has ended, plus 2 if there is room to write.
   napi_value flat;
   if (napi_create_array_with_length(env_, 2 * count, &flat) != napi_ok) return;
   for (uint32_t i = 0; i < count; i++) {
     napi_set_element(env_, flat, 2 * i, Napi::Number::New(env_, events[i].fd));
-    napi_set_element(env_, flat, 2 * i + 1, Napi::Number::New(env_, events[i].ended ? 1 : 0));
+    napi_set_element(env_, flat, 2 * i + 1, Napi::Number::New(env_, (events[i].ended ? 1 : 0) + (events[i].writable ? 2 : 0)));
   }
   // Each of those that wait is a promise, and has its own context.
   napi_value receiver;
-  if (napi_get_global(env_, &receiver) == napi_ok) enter(nullptr, receiver, on_readable_, 1, &flat);
+  if (napi_get_global(env_, &receiver) == napi_ok) enter(nullptr, receiver, on_ready_, 1, &flat);
 }
 
-void Addon::readable_closed() {
-  readable_open_ = false;
+void Addon::readiness_closed() {
+  readiness_open_ = false;
   end_if_all_closed();
 }
 
@@ -142,7 +142,7 @@ void Addon::end() {
     listener->close();
     if (handle != nullptr) handle->forget();
   }
-  readable_open_ = readable_.close();
+  readiness_open_ = readiness_.close();
   owned_.drain([this](int fd) {
     struct stat now;
     if (fd != lent_.fd || (sys::fstat(fd, &now) == 0 && now.st_ino == lent_.inode)) sys::close(fd);
@@ -151,7 +151,7 @@ void Addon::end() {
 }
 
 void Addon::end_if_all_closed() {
-  if (!ending_ || !listeners_.empty() || readable_open_) return;
+  if (!ending_ || !listeners_.empty() || readiness_open_) return;
   napi_remove_async_cleanup_hook(cleanup_);
 }
 

@@ -9,9 +9,9 @@
 
 #include "listener.h"
 #include "owned_fds.h"
-#include "readable.h"
+#include "readiness.h"
 
-class Addon final : public Listener::Host, public Readable::Host {
+class Addon final : public Listener::Host, public Readiness::Host {
  public:
   Addon(Napi::Env env, Napi::Object exports);
 
@@ -29,7 +29,7 @@ class Addon final : public Listener::Host, public Readable::Host {
   // False when the environment does not own it.
   bool release(int fd) {
     if (fd == lent_.fd) lent_.fd = -1;
-    readable_.unwatch(fd);
+    readiness_.unwatch(fd);
     return owned_.remove(fd);
   }
 
@@ -43,9 +43,9 @@ class Addon final : public Listener::Host, public Readable::Host {
   void hold(Listener* listener, bool outstanding) override;
   void closed(Listener* listener) override;
 
-  Readable& readable() { return readable_; }
-  void readable(const Readable::Event* events, size_t count) override;
-  void readable_closed() override;
+  Readiness& readiness() { return readiness_; }
+  void ready(const Readiness::Event* events, size_t count) override;
+  void readiness_closed() override;
 
  private:
   void set_callback(const Napi::CallbackInfo& info, Napi::FunctionReference* callback);
@@ -64,9 +64,9 @@ class Addon final : public Listener::Host, public Readable::Host {
   std::unordered_set<Listener*> listeners_;  // those being closed included
   Napi::Reference<Napi::ArrayBuffer> completions_;
   Napi::FunctionReference deliver_;
-  Napi::FunctionReference on_readable_;
-  Readable readable_{this};
-  bool readable_open_ = false;
+  Napi::FunctionReference on_ready_;
+  Readiness readiness_{this};
+  bool readiness_open_ = false;
   napi_async_cleanup_hook_handle cleanup_ = nullptr;
   bool ending_ = false;
 };

@@ -11,6 +11,7 @@
 
 #include "addon.h"
 #include "js.h"
+#include "messages.h"
 #include "sockaddr.h"
 #include "sys.h"
 #include "unix_diag.h"
@@ -63,15 +64,12 @@ Value bind_path(const CallbackInfo& info) {
 // listen(fd, backlog)
 Value listen(const CallbackInfo& info) { return number(info, sys::listen(js::to_int(info[0]), js::to_int(info[1]))); }
 
-// connectPath(path): 0 when somebody listens there; the connection is closed again at once.
+// connectPath(fd, path)
 Value connect_path(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
   sockaddrs::Sockaddr address;
-  int error = sockaddrs::from_path(js::to_string(info[0]), &address);
-  if (error != 0) return number(info, error);
-  int fd = sys::socket(AF_UNIX, SOCK_STREAM);
-  if (fd < 0) return number(info, fd);
-  error = sys::connect(fd, &address.storage.any, address.length);
-  sys::close(fd);
+  int error = sockaddrs::from_path(js::to_string(info[1]), &address);
+  if (error == 0) error = sys::connect(fd, &address.storage.any, address.length);
   return number(info, error);
 }
 
@@ -99,8 +97,16 @@ Value adopt(const CallbackInfo& info) {
   return number(info, error);
 }
 
-// duplicate(fd): an owned copy.
-Value duplicate(const CallbackInfo& info) { return number(info, own(info, sys::dup_cloexec(js::to_int(info[0])))); }
+// setCloexec(fd): of an fd that this process was born with.
+Value set_cloexec(const CallbackInfo& info) { return number(info, sys::set_cloexec(js::to_int(info[0]))); }
+
+// duplicate(fd): an owned copy, non-blocking. So is the original then: they share an open file description.
+Value duplicate(const CallbackInfo& info) {
+  int fd = sys::dup_cloexec(js::to_int(info[0]));
+  int error = fd < 0 ? fd : sys::set_nonblock(fd);
+  if (fd >= 0 && error != 0) sys::close(fd);
+  return number(info, own(info, error == 0 ? fd : error));
+}
 
 // release(fd): gives it to the caller. False when the environment does not own it.
 Value release(const CallbackInfo& info) {
@@ -176,15 +182,26 @@ Value address_of(const CallbackInfo& info) {
   return error == 0 ? to_address(info.Env(), found.storage, found.length) : number(info, error);
 }
 
+// Of a Uint8Array, for as long as no JavaScript runs.
+struct Bytes {
+  const uint8_t* data;
+  size_t length;
+};
+
+Bytes to_bytes(const Value& value) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+    js::throw_type_error(value.Env(), "expected a Uint8Array");
+  }
+  auto bytes = value.As<Napi::Uint8Array>();
+  return {bytes.Data(), bytes.ByteLength()};
+}
+
 // parseAddress(bytes): a struct sockaddr, as a completion has it.
 Value parse_address(const CallbackInfo& info) {
-  if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
-    js::throw_type_error(info.Env(), "expected a Uint8Array");
-  }
-  auto bytes = info[0].As<Napi::Uint8Array>();
+  Bytes bytes = to_bytes(info[0]);
   sockaddrs::Storage storage = {};
-  size_t length = std::min(bytes.ByteLength(), sizeof storage);
-  if (length > 0) memcpy(&storage, bytes.Data(), length);  // Data() may be null then
+  size_t length = std::min(bytes.length, sizeof storage);
+  if (length > 0) memcpy(&storage, bytes.data, length);  // the data may be null then
   return to_address(info.Env(), storage, static_cast<socklen_t>(length));
 }
 
@@ -226,17 +243,18 @@ Value backlog(const CallbackInfo& info) {
   return result;
 }
 
-// watch(fd): from now on the function of setReadable is told of it.
+// watch(fd, writable): from now on the function of setReady is told of it.
 Value watch(const CallbackInfo& info) {
   Addon* addon = Addon::of(info.Env());
   int fd = js::to_int(info[0]);
+  bool writable = js::to_bool(info[1]);
   if (!addon->owned().has(fd)) return number(info, -EBADF);
-  return number(info, addon->readable().watch(addon->loop(), fd));
+  return number(info, addon->readiness().watch(addon->loop(), fd, writable));
 }
 
 // unwatch(fd)
 Value unwatch(const CallbackInfo& info) {
-  return number(info, Addon::of(info.Env())->readable().unwatch(js::to_int(info[0])));
+  return number(info, Addon::of(info.Env())->readiness().unwatch(js::to_int(info[0])));
 }
 
 // receive(fd, length, peek): a Buffer of what is there, at most `length` bytes; empty when the peer has ended its side.
@@ -254,6 +272,99 @@ Value receive(const CallbackInfo& info) {
   return Napi::Buffer<char>::Copy(info.Env(), bytes.get(), static_cast<size_t>(received));
 }
 
+// sendMessage(fd, bytes, fds, path?): how many bytes were sent; to a datagram socket at `path`, or to the peer. Borrows
+// the fds.
+Value send_message(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  if (!info[2].IsArray()) js::throw_type_error(info.Env(), "expected an array of fds");
+  auto list = info[2].As<Napi::Array>();
+  if (list.Length() > messages::kMostFds) return number(info, -E2BIG);
+  int fds[messages::kMostFds];
+  size_t count = 0;
+  for (uint32_t i = 0, length = list.Length(); i < length; i++) {
+    Napi::Value each = list.Get(i);
+    fds[count++] = js::to_int(each);
+  }
+  sockaddrs::Sockaddr to;
+  bool connected = info[3].IsUndefined();
+  if (!connected) {
+    int error = sockaddrs::from_path(js::to_string(info[3]), &to);
+    if (error != 0) return number(info, error);
+  }
+  // After the elements, whose getters may do anything to it.
+  Bytes bytes = to_bytes(info[1]);
+  if (!Addon::of(info.Env())->owned().has(fd)) return number(info, -EBADF);
+  ssize_t sent = messages::send(fd, bytes.data, bytes.length, fds, count, connected ? nullptr : &to);
+  return number(info, static_cast<double>(sent));
+}
+
+// receiveMessage(fd, length): { bytes, fds, truncated } of what is there; the fds are owned.
+Value receive_message(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  int64_t room = js::to_integer(info[1]);
+  if (room < 0 || room > kMostReceived) js::throw_type_error(info.Env(), "expected 0 to 1048576 bytes");
+  OwnedFds& owned = Addon::of(info.Env())->owned();
+  if (!owned.has(fd)) return number(info, -EBADF);
+  std::unique_ptr<char[]> bytes(new char[room]);
+  messages::Fds received;
+  ssize_t length = messages::receive(fd, bytes.get(), static_cast<size_t>(room), &received);
+  if (length < 0) return number(info, static_cast<double>(length));
+  // Before anything of JavaScript, which can throw.
+  for (size_t i = 0; i < received.count; i++) {
+    if (owned.add(received.fds[i])) continue;
+    sys::close(received.fds[i]);
+    received.fds[i] = -ENOMEM;
+  }
+  auto result = Napi::Object::New(info.Env());
+  auto fds = Napi::Array::New(info.Env(), received.count);
+  for (uint32_t i = 0; i < received.count; i++) fds.Set(i, received.fds[i]);
+  result.Set("bytes", Napi::Buffer<char>::Copy(info.Env(), bytes.get(), static_cast<size_t>(length)));
+  result.Set("fds", fds);
+  result.Set("truncated", received.truncated);
+  return result;
+}
+
+Value own_both(const CallbackInfo& info, int error, const int* fds) {
+  if (error != 0) return number(info, error);
+  OwnedFds& owned = Addon::of(info.Env())->owned();
+  if (!owned.add(fds[0]) || !owned.add(fds[1])) {
+    owned.remove(fds[0]);
+    sys::close(fds[0]);
+    sys::close(fds[1]);
+    return number(info, -ENOMEM);
+  }
+  auto result = Napi::Array::New(info.Env(), 2);
+  result.Set(0u, fds[0]);
+  result.Set(1u, fds[1]);
+  return result;
+}
+
+// socketPair(type): two owned fds, of which the second one blocks, as another program expects of what it inherits.
+Value socket_pair(const CallbackInfo& info) {
+  int fds[2];
+  int error = sys::socketpair(js::to_int(info[0]), fds);
+  if (error == 0) sys::set_nonblock(fds[0]);
+  return own_both(info, error, fds);
+}
+
+// pipe(): two owned fds, to read from and to write to.
+Value pipe(const CallbackInfo& info) {
+  int fds[2];
+  int error = sys::pipe(fds);
+  return own_both(info, error, fds);
+}
+
+// pidfdInode(): of a pidfd of this process, as text because it has 64 bits.
+Value pidfd_inode(const CallbackInfo& info) {
+  int fd = sys::pidfd_open_self();
+  if (fd < 0) return number(info, fd);
+  struct stat status;
+  int error = sys::fstat(fd, &status);
+  sys::close(fd);
+  if (error != 0) return number(info, error);
+  return Napi::String::New(info.Env(), std::to_string(status.st_ino));
+}
+
 struct Constant {
   const char* name;
   int value;
@@ -265,6 +376,7 @@ constexpr Constant kConstants[] = {
     {"AF_INET6", AF_INET6},
     {"AF_UNIX", AF_UNIX},
     {"SOCK_STREAM", SOCK_STREAM},
+    {"SOCK_DGRAM", SOCK_DGRAM},
     {"SOCK_SEQPACKET", SOCK_SEQPACKET},
     {"SOL_SOCKET", SOL_SOCKET},
     {"SO_REUSEADDR", SO_REUSEADDR},
@@ -298,6 +410,7 @@ void define(Napi::Env env, Napi::Object exports) {
   add("connectPath", connect_path);
   add("setOption", set_option);
   add("adopt", adopt);
+  add("setCloexec", set_cloexec);
   add("duplicate", duplicate);
   add("release", release);
   add("lend", lend);
@@ -312,6 +425,11 @@ void define(Napi::Env env, Napi::Object exports) {
   add("watch", watch);
   add("unwatch", unwatch);
   add("receive", receive);
+  add("sendMessage", send_message);
+  add("receiveMessage", receive_message);
+  add("socketPair", socket_pair);
+  add("pipe", pipe);
+  add("pidfdInode", pidfd_inode);
   auto constants = Napi::Object::New(env);
   for (const Constant& constant : kConstants) constants.Set(constant.name, constant.value);
   exports.Set("constants", constants);

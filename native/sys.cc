@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace sys {
@@ -74,6 +75,20 @@ int poll_readable(int fd) {
 ssize_t send(int fd, const void* data, size_t length) { return result(::send(fd, data, length, MSG_NOSIGNAL)); }
 
 ssize_t recv(int fd, void* data, size_t length, int flags) { return result(::recv(fd, data, length, flags)); }
+
+ssize_t sendmsg(int fd, const msghdr* message) {
+  return result(::sendmsg(fd, message, MSG_NOSIGNAL | MSG_DONTWAIT));
+}
+
+ssize_t recvmsg(int fd, msghdr* message) { return result(::recvmsg(fd, message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)); }
+
+int socketpair(int type, int fds[2]) {
+  return result(::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, fds));
+}
+
+int pipe(int fds[2]) { return result(::pipe2(fds, O_NONBLOCK | O_CLOEXEC)); }
+
+int pidfd_open_self() { return static_cast<int>(result(::syscall(SYS_pidfd_open, ::getpid(), 0))); }
 
 int epoll_create() { return result(::epoll_create1(EPOLL_CLOEXEC)); }
 

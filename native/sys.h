@@ -58,6 +58,17 @@ int poll_readable(int fd);
 ssize_t send(int fd, const void* data, size_t length);
 ssize_t recv(int fd, void* data, size_t length, int flags = 0);
 
+// sendmsg(2) and recvmsg(2), without waiting; received fds are close-on-exec.
+ssize_t sendmsg(int fd, const msghdr* message);
+ssize_t recvmsg(int fd, msghdr* message);
+
+// socketpair(2) of unix sockets, close-on-exec; pipe2(2), close-on-exec and non-blocking.
+int socketpair(int type, int fds[2]);
+int pipe(int fds[2]);
+
+// pidfd_open(2) of this process, close-on-exec.
+int pidfd_open_self();
+
 // epoll_create1(2), close-on-exec; epoll_ctl(2), with the fd as the event's data; epoll_wait(2), without waiting.
 int epoll_create();
 int epoll_add(int epoll, int fd, uint32_t events);

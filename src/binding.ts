@@ -57,19 +57,25 @@ export interface Binding {
   maxBatch: number
   completions: ArrayBuffer
   setDeliver(deliver: (this: ListenerHandle, ...args: Parameters<Deliver>) => void): void
-  /** Who looks at which fd: here, because all copies of this package in the thread share it with the addon. */
-  looking?: Map<number, (ended: boolean) => void>
-  setReadable(tell: (fdsAndEnds: number[]) => void): void
-  watch(fd: number): number
+  /** Who waits for which fd: here, because all copies of this package in the thread share it with the addon. */
+  watchers?: Map<number, (ended: boolean, writable: boolean) => void>
+  setReady(tell: (fdsAndFlags: number[]) => void): void
+  watch(fd: number, writable: boolean): number
   unwatch(fd: number): number
   receive(fd: number, length: number, peek: boolean): Buffer | number
+  sendMessage(fd: number, bytes: Uint8Array, fds: readonly number[], path?: string): number
+  receiveMessage(fd: number, length: number): ReceivedMessage | number
+  socketPair(type: number): [number, number] | number
+  pipe(): [number, number] | number
+  pidfdInode(): string | number
   socket(domain: number, type: number): number
   bindIp(fd: number, address: string, port: number): number
   bindPath(fd: number, path: string): number
   listen(fd: number, backlog: number): number
-  connectPath(path: string): number
+  connectPath(fd: number, path: string): number
   setOption(fd: number, level: number, name: number, value: number | string): number
   adopt(fd: number): number
+  setCloexec(fd: number): number
   duplicate(fd: number): number
   release(fd: number): boolean
   lend(fd: number): number
@@ -82,6 +88,14 @@ export interface Binding {
   peerCredentials(fd: number): PeerCredentials | number
   backlog(fd: number): Backlog | number
   constants: Readonly<Record<string, number>>
+}
+
+/** What recvmsg(2) brought. The fds are owned by the environment. */
+export interface ReceivedMessage {
+  bytes: Buffer
+  fds: number[]
+  /** Bytes or fds were lost. */
+  truncated: boolean
 }
 
 /** Who connected, as the kernel noted it when they did (`SO_PEERCRED`, unix(7)). */

@@ -49,6 +49,18 @@ export const codes = {
   ERR_SOCKET_LISTENING: 'the socket listens, so it is not a connection',
   /** Something that only unix sockets have was asked of another. */
   ERR_SOCKET_NOT_UNIX: 'the socket is not a unix socket',
+  /** `LISTEN_PID`, `LISTEN_FDS` and their kin contradict themselves, or the fds that are there. */
+  ERR_ACTIVATION: 'the environment of the activation is malformed',
+  /** Only the main thread may take what the process was born with. */
+  ERR_ACTIVATION_THREAD: 'the fds of an activation are for the main thread',
+  /** `NOTIFY_SOCKET` names no unix socket. */
+  ERR_NOTIFY_SOCKET: 'NOTIFY_SOCKET is not the address of a unix socket',
+  /** The service manager has not taken in time what was sent before. */
+  ERR_NOTIFY_TIMEOUT: 'the service manager has not answered within the timeout',
+  /** The channel is closed, by us or by the peer. */
+  ERR_CHANNEL_CLOSED: 'the channel is closed',
+  /** The peer of a channel does not speak its protocol, or bytes or fds of a message were lost. */
+  ERR_CHANNEL_MESSAGE: 'the message is malformed',
   /** What `serve` needs of Node is not as it is in the versions that are known. */
   ERR_NODE_INTERNALS: 'this version of Node is not as expected',
   /** The package was loaded on a system other than Linux. */

@@ -1,8 +1,16 @@
+export {
+  type Activated,
+  type ActivationOptions,
+  activatedConnection,
+  activatedListeners,
+  activation,
+} from './activation.js'
 export type { Backlog, ListenerStats, PeerCredentials } from './binding.js'
 export type { ClientHello } from './client-hello.js'
 export { Connection, type ToSocketOptions } from './connection.js'
 export type { CapacityPauseMessage, ConnectionMessage } from './diagnostics.js'
 export { type Code, type CodedError, codes, type SystemError } from './errors.js'
+export { FdChannel, type FdChannelOptions, type FdMessage, ReceivedFd } from './fd-channel.js'
 export {
   type AcceptOptions,
   type AcceptRef,
@@ -14,8 +22,10 @@ export {
   type ListenOptions,
 } from './listener.js'
 export type { LookAheadOptions } from './look-ahead.js'
+export { type Notification, notify, notifyBarrier, removeFds, storeFds, watchdog } from './notify.js'
 export { type Proxied, proxyOf } from './proxied.js'
 export type { ProxyEndpoint, ProxyHeader, ProxySsl } from './proxy-protocol.js'
 export { type Alarm, type ConnectionHandler, type SecureHandler, type ServeOptions, serve } from './serve.js'
 export type { DrainOptions, DrainReport, EndOptions, Refusal, Serving, ServingEvents } from './serving.js'
+export { type Passed, spawnActivated } from './spawn-activated.js'
 export type { UpgradeOptions } from './tls-upgrade.js'

@@ -2,6 +2,7 @@ import { constants } from 'node:os'
 import { onAbort } from './abort.js'
 import { binding } from './binding.js'
 import { abortError, check, codedError } from './errors.js'
+import { onReady } from './readiness.js'
 import * as validate from './validate.js'
 
 export interface LookAheadOptions {
@@ -15,13 +16,6 @@ const defaultTimeout = 10_000
 
 // Node's timers fire at once when they are told to wait longer.
 const longestTimer = 2 ** 31 - 1
-
-binding.looking ??= new Map()
-const { looking } = binding
-
-binding.setReadable((fdsAndEnds) => {
-  for (let i = 0; i < fdsAndEnds.length; i += 2) looking.get(fdsAndEnds[i] as number)?.(fdsAndEnds[i + 1] === 1)
-})
 
 /** Whether the socket keeps what is sent in packets; then nobody sees the second one before the first is taken. */
 export function keepsPackets(fd: number): boolean {
@@ -49,7 +43,6 @@ export function lookAhead<T>(
   validate.optionalSignal('options.signal', signal)
   const timeout = validate.timeout('options.timeout', options.timeout === undefined ? defaultTimeout : options.timeout)
   if (signal?.aborted) throw abortError(signal)
-  check(binding.watch(fd), 'epoll_ctl')
   return new Promise((resolve, reject) => {
     let deadline: NodeJS.Timeout | undefined
     let stopWatching: (() => void) | undefined
@@ -58,15 +51,14 @@ export function lookAhead<T>(
     const settle = () => {
       clearTimeout(deadline)
       stopWatching?.()
-      looking.delete(fd)
-      binding.unwatch(fd)
+      unwatch()
       started(undefined)
     }
     const fail = (error: Error) => {
       settle()
       reject(error)
     }
-    looking.set(fd, (ended) => {
+    const unwatch = onReady(fd, 'read', (ended) => {
       try {
         const bytes = binding.receive(fd, limit, true)
         // The event was overtaken, or is only of the end of nothing.

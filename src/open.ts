@@ -138,7 +138,15 @@ const { EADDRINUSE, ECONNREFUSED } = os.constants.errno
 function unlinkStale(path: string): void {
   const found = lstatSync(path, { throwIfNoEntry: false })
   // Looked at again after the attempt: somebody who had the same idea may listen there by now.
-  if (found?.isSocket() && binding.connectPath(path) === -ECONNREFUSED && isStill(path, found)) unlinkSync(path)
+  if (found?.isSocket() && knock(path) === -ECONNREFUSED && isStill(path, found)) unlinkSync(path)
+}
+
+/** 0 when somebody listens there; the connection is closed again at once. */
+function knock(path: string): number {
+  const fd = binding.socket(binding.constants.AF_UNIX as number, binding.constants.SOCK_STREAM as number)
+  const error = fd < 0 ? fd : binding.connectPath(fd, path)
+  if (fd >= 0) binding.close(fd)
+  return error
 }
 
 function isStill(path: string, made: Stats): boolean {

@@ -8,7 +8,8 @@ import type { InheritedOptions } from './sockopt.js'
 
 /** What the connections of one listener have in common. */
 export interface Origin extends InheritedOptions {
-  /** For people: where the connection came to us. */
+  /** For people: what it is, a connection if nothing is said, and where it came to us. */
+  what?: string
   where: string
   highWaterMark?: number
   /** Of a `net.Socket` made on one of them, once there was one: they are all of one address family. */
@@ -138,8 +139,11 @@ export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
     ...(ref === undefined ? [] : [`for request ${ref}`]),
     origin.where,
   ]
-  process.emitWarning(`A connection that nobody claimed became unreachable and is closed: ${details.join(', ')}`, {
-    type: 'AsyncAcceptWarning',
-    code: 'ASYNC_ACCEPT_UNCLAIMED_CONNECTION',
-  })
+  process.emitWarning(
+    `A ${origin.what ?? 'connection'} that nobody claimed became unreachable and is closed: ${details.join(', ')}`,
+    {
+      type: 'AsyncAcceptWarning',
+      code: 'ASYNC_ACCEPT_UNCLAIMED_CONNECTION',
+    },
+  )
 })

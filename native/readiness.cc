@@ -1,11 +1,11 @@
-#include "readable.h"
+#include "readiness.h"
 
 #include <errno.h>
 #include <sys/epoll.h>
 
 #include "sys.h"
 
-int Readable::open(uv_loop_t* loop) {
+int Readiness::open(uv_loop_t* loop) {
   int epoll = sys::epoll_create();
   if (epoll < 0) return epoll;
   int error = uv_poll_init(loop, &poll_, epoll);
@@ -16,15 +16,17 @@ int Readable::open(uv_loop_t* loop) {
   poll_.data = this;
   epoll_ = epoll;
   error = uv_poll_start(&poll_, UV_READABLE,
-                        [](uv_poll_t* handle, int, int) { static_cast<Readable*>(handle->data)->on_readable(); });
+                        [](uv_poll_t* handle, int, int) { static_cast<Readiness*>(handle->data)->on_ready(); });
   uv_unref(reinterpret_cast<uv_handle_t*>(&poll_));
   return error;
 }
 
-int Readable::watch(uv_loop_t* loop, int fd) {
+int Readiness::watch(uv_loop_t* loop, int fd, bool writable) {
   if (closing_) return -ECANCELED;
   int error = epoll_ < 0 ? open(loop) : 0;
-  if (error == 0) error = sys::epoll_add(epoll_, fd, EPOLLIN | EPOLLRDHUP | EPOLLET);
+  uint32_t events = EPOLLIN | EPOLLRDHUP | EPOLLET;
+  if (writable) events |= EPOLLOUT;
+  if (error == 0) error = sys::epoll_add(epoll_, fd, events);
   if (error != 0) return error;
   if (!watched_.add(fd)) {
     sys::epoll_remove(epoll_, fd);
@@ -34,31 +36,32 @@ int Readable::watch(uv_loop_t* loop, int fd) {
   return 0;
 }
 
-int Readable::unwatch(int fd) {
+int Readiness::unwatch(int fd) {
   if (closing_ || !watched_.remove(fd)) return -ENOENT;
   if (--count_ == 0) uv_unref(reinterpret_cast<uv_handle_t*>(&poll_));
   return sys::epoll_remove(epoll_, fd);
 }
 
-void Readable::on_readable() {
+void Readiness::on_ready() {
   epoll_event events[kMaxBatch];
   Event found[kMaxBatch];
   int count = sys::epoll_wait(epoll_, events, kMaxBatch);
   if (count <= 0) return;
   for (int i = 0; i < count; i++) {
-    found[i] = {events[i].data.fd, (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0};
+    uint32_t what = events[i].events;
+    found[i] = {events[i].data.fd, (what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0, (what & EPOLLOUT) != 0};
   }
-  host_->readable(found, static_cast<size_t>(count));
+  host_->ready(found, static_cast<size_t>(count));
 }
 
-bool Readable::close() {
+bool Readiness::close() {
   closing_ = true;
   if (epoll_ < 0) return false;
   uv_poll_stop(&poll_);
   uv_close(reinterpret_cast<uv_handle_t*>(&poll_), [](uv_handle_t* handle) {
-    auto* readable = static_cast<Readable*>(handle->data);
-    readable->epoll_ = -1;
-    readable->host_->readable_closed();
+    auto* readiness = static_cast<Readiness*>(handle->data);
+    readiness->epoll_ = -1;
+    readiness->host_->readiness_closed();
   });
   sys::close(epoll_);
   return true;

@@ -1,4 +1,4 @@
-// Waits until an fd can be read, without reading, for fds that no libuv handle has.
+// Waits until an fd can be read or written, and does neither, for fds that no libuv handle has.
 //
 // They are in an epoll instance of our own, edge-triggered, and libuv polls that one. A client whose bytes come one by
 // one then wakes us once for each, however long what came before stays unread; libuv's own polls are level-triggered
@@ -11,33 +11,34 @@
 
 #include "owned_fds.h"
 
-class Readable {
+class Readiness {
  public:
   struct Event {
     int fd;
-    bool ended;  // nothing more will come: the peer has ended its side, or the connection has failed
+    bool ended;     // nothing more will come: the peer has ended its side, or the connection has failed
+    bool writable;  // only if that was asked for
   };
 
   class Host {
    public:
     // From the event loop only.
-    virtual void readable(const Event* events, size_t count) = 0;
-    virtual void readable_closed() = 0;
+    virtual void ready(const Event* events, size_t count) = 0;
+    virtual void readiness_closed() = 0;
 
    protected:
     ~Host() = default;
   };
 
-  explicit Readable(Host* host) : host_(host) {}
+  explicit Readiness(Host* host) : host_(host) {}
 
-  // Tells of `fd` once for what is there, and then each time when something more has come. Borrows the fd. 0 or a
-  // negative errno. What is watched keeps the loop alive.
-  int watch(uv_loop_t* loop, int fd);
+  // Tells of `fd` once for what is there, and then each time when something more has come, and if asked when there is
+  // room to write again. Borrows the fd. 0 or a negative errno. What is watched keeps the loop alive.
+  int watch(uv_loop_t* loop, int fd, bool writable);
 
   // Before the fd is closed or given away: epoll forgets it then, and we would not. -ENOENT when it was not watched.
   int unwatch(int fd);
 
-  // Watches nothing any more. True: readable_closed follows.
+  // Watches nothing any more. True: readiness_closed follows.
   bool close();
 
  private:
@@ -45,7 +46,7 @@ class Readable {
   static constexpr int kMaxBatch = 64;
 
   int open(uv_loop_t* loop);
-  void on_readable();
+  void on_ready();
 
   Host* host_;
   uv_poll_t poll_;

@@ -1,0 +1,59 @@
+#include "messages.h"
+
+#include <string.h>
+
+#include "sys.h"
+
+namespace messages {
+
+namespace {
+// Aligned as a cmsghdr must be.
+union Control {
+  cmsghdr header;
+  char room[CMSG_SPACE(sizeof(int) * kMostFds)];
+};
+}  // namespace
+
+ssize_t send(int fd, const void* data, size_t length, const int* fds, size_t count, const sockaddrs::Sockaddr* to) {
+  iovec bytes = {const_cast<void*>(data), length};
+  msghdr message = {};
+  message.msg_iov = &bytes;
+  message.msg_iovlen = 1;
+  if (to != nullptr) {
+    message.msg_name = const_cast<sockaddr*>(&to->storage.any);
+    message.msg_namelen = to->length;
+  }
+  Control control;
+  if (count > 0) {
+    message.msg_control = control.room;
+    message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int) * count);
+    memcpy(CMSG_DATA(header), fds, sizeof(int) * count);
+  }
+  return sys::sendmsg(fd, &message);
+}
+
+ssize_t receive(int fd, void* data, size_t room, Fds* fds) {
+  iovec bytes = {data, room};
+  Control control;
+  msghdr message = {};
+  message.msg_iov = &bytes;
+  message.msg_iovlen = 1;
+  message.msg_control = control.room;
+  message.msg_controllen = sizeof control.room;
+  ssize_t length = sys::recvmsg(fd, &message);
+  if (length < 0) return length;
+  fds->truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    memcpy(fds->fds + fds->count, CMSG_DATA(header), sizeof(int) * count);
+    fds->count += count;
+  }
+  return length;
+}
+
+}  // namespace messages

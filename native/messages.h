@@ -1,0 +1,28 @@
+// Messages that carry fds from one process to another over unix sockets (unix(7), cmsg(3)). No JavaScript.
+#pragma once
+
+#include <sys/socket.h>
+
+#include <cstddef>
+
+#include "sockaddr.h"
+
+namespace messages {
+
+// SCM_MAX_FD: what the kernel takes in one message.
+constexpr size_t kMostFds = 253;
+
+// sendmsg(2) with SCM_RIGHTS. The receiver gets copies; what is here stays open. `to` is null for a connected socket. The
+// bytes sent, maybe fewer than `length` on a stream, and then the fds are with the first; or a negative errno.
+ssize_t send(int fd, const void* data, size_t length, const int* fds, size_t count, const sockaddrs::Sockaddr* to);
+
+struct Fds {
+  int fds[kMostFds];
+  size_t count = 0;
+  bool truncated = false;  // bytes or fds were lost: the room was too small, or this process has too many fds open
+};
+
+// recvmsg(2). The fds are close-on-exec, and the caller's. The bytes received, or a negative errno.
+ssize_t receive(int fd, void* data, size_t room, Fds* fds);
+
+}  // namespace messages

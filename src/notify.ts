@@ -1,0 +1,190 @@
+import { binding } from './binding.js'
+import { check, codedError, invalidArgType, invalidArgValue, systemError } from './errors.js'
+import { onReady } from './readiness.js'
+import * as validate from './validate.js'
+
+/** What may be said to the service manager: sd_notify(3). */
+export interface Notification {
+  /** Starting is done, or reloading. */
+  ready?: boolean
+  /** The configuration is being read anew; `ready` must follow. `MONOTONIC_USEC` goes with it. */
+  reloading?: boolean
+  stopping?: boolean
+  /** One line for people: `systemctl status` shows it. */
+  status?: string
+  /** An errno, positive: why the service fails. */
+  errno?: number
+  /** Of the process that the service manager is to watch, where it has not started it itself. */
+  mainPid?: number
+  /** True: still alive, once. 'trigger': an error that must end the service. */
+  watchdog?: boolean | 'trigger'
+  /** A new interval for the watchdog, in microseconds. */
+  watchdogUsec?: number
+  /** So many microseconds more for what is going on. */
+  extendTimeoutUsec?: number
+}
+
+type Field = (value: never) => string[]
+
+const flag = (assignment: string) => (value: boolean) => (value ? [assignment] : [])
+const microseconds = (name: string, variable: string) => (value: number) => {
+  validate.integer(name, value, 0, Number.MAX_SAFE_INTEGER)
+  return [`${variable}=${value}`]
+}
+
+const fields: Record<keyof Notification, Field> = {
+  ready: flag('READY=1'),
+  // The monotonic clock is what hrtime shows.
+  reloading: (value: boolean) => (value ? ['RELOADING=1', `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`] : []),
+  stopping: flag('STOPPING=1'),
+  status: (value: string) => {
+    if (typeof value !== 'string') throw invalidArgType('state.status', 'of type string', value)
+    if (/[\n\0]/.test(value)) throw invalidArgValue('state.status', 'must be one line', value)
+    return [`STATUS=${value}`]
+  },
+  errno: (value: number) => {
+    validate.integer('state.errno', value, 0, 4095)
+    return [`ERRNO=${value}`]
+  },
+  mainPid: (value: number) => {
+    validate.integer('state.mainPid', value, 1, 2 ** 31 - 1)
+    return [`MAINPID=${value}`]
+  },
+  watchdog: (value: boolean | 'trigger') => {
+    if (value === 'trigger') return ['WATCHDOG=trigger']
+    validate.optionalBoolean('state.watchdog', value)
+    return value ? ['WATCHDOG=1'] : []
+  },
+  watchdogUsec: microseconds('state.watchdogUsec', 'WATCHDOG_USEC'),
+  extendTimeoutUsec: microseconds('state.extendTimeoutUsec', 'EXTEND_TIMEOUT_USEC'),
+}
+
+/**
+ * Tells the service manager how we are: sd_notify(3), over `$NOTIFY_SOCKET`. False, and nothing else, when there is none.
+ * The manager may not have read it when this returns; see {@link notifyBarrier}.
+ *
+ * Errors: `ERR_NOTIFY_SOCKET`, those of sendmsg(2) (`ENOENT`, `ECONNREFUSED`, `EAGAIN` when it is full), and Node's own for
+ * a wrong state.
+ */
+export function notify(state: Notification): boolean {
+  validate.object('state', state)
+  const lines: string[] = []
+  for (const [name, value] of Object.entries(state)) {
+    const field = fields[name as keyof Notification]
+    if (!Object.hasOwn(fields, name)) throw invalidArgValue('state', `has no field '${name}'`, state)
+    if (value === undefined) continue
+    if (field === fields.ready || field === fields.reloading || field === fields.stopping) {
+      validate.optionalBoolean(`state.${name}`, value)
+    }
+    lines.push(...field(value as never))
+  }
+  return tell(lines)
+}
+
+/**
+ * Resolves when the service manager has read everything that was sent before: sd_notify_barrier(3). False when there is none.
+ *
+ * Errors: `ERR_NOTIFY_TIMEOUT` after `timeout` ms (5,000 by default; negative: never), and those of {@link notify}.
+ */
+export async function notifyBarrier(options: { timeout?: number } = {}): Promise<boolean> {
+  validate.object('options', options)
+  const timeout = validate.timeout('options.timeout', options.timeout ?? 5_000)
+  if (notifySocket() === undefined) return false
+  // The manager closes its copy of the writing end when it has come to it, and then the reading end is at its end.
+  const [reading, writing] = check(binding.pipe(), 'pipe2')
+  try {
+    try {
+      tell(['BARRIER=1'], [writing])
+    } finally {
+      binding.close(writing)
+    }
+    await new Promise<void>((resolve, reject) => {
+      const deadline =
+        timeout < 0 ? undefined : setTimeout(() => settle(() => reject(codedError('ERR_NOTIFY_TIMEOUT'))), timeout)
+      const settle = (end: () => void) => {
+        clearTimeout(deadline)
+        unwatch()
+        end()
+      }
+      const unwatch = onReady(reading, 'read', () => settle(resolve))
+    })
+    return true
+  } finally {
+    binding.close(reading)
+  }
+}
+
+/**
+ * Has the service manager keep copies of fds over a restart (`FileDescriptorStoreMax=` of systemd.service(5)); after it
+ * `activation()` gives them back by that name. Borrows the fds. False when there is no service manager.
+ *
+ * Errors: `ERR_INVALID_ARG_VALUE` for what cannot be a name, `EBADF`, and those of {@link notify}.
+ */
+export function storeFds(name: string, fds: readonly number[]): boolean {
+  checkName(name)
+  if (!Array.isArray(fds) || fds.length === 0) throw invalidArgType('fds', 'an array of fds', fds)
+  for (const fd of fds) validate.fd('fds', fd)
+  // SCM_MAX_FD of unix(7) is 253.
+  for (let i = 0; i < fds.length; i += 253) {
+    if (!tell(['FDSTORE=1', `FDNAME=${name}`], fds.slice(i, i + 253))) return false
+  }
+  return true
+}
+
+/** Has it close all that it keeps by that name. Errors: as of {@link storeFds}. */
+export function removeFds(name: string): boolean {
+  checkName(name)
+  return tell(['FDSTOREREMOVE=1', `FDNAME=${name}`])
+}
+
+/**
+ * Says at half the interval of `WatchdogSec=` (systemd.service(5)) that we are alive, for as long as the event loop turns.
+ * The function that is returned ends that; false when no watchdog waits for us: sd_watchdog_enabled(3). It does not keep
+ * the process alive.
+ */
+export function watchdog(): (() => void) | false {
+  const { WATCHDOG_USEC, WATCHDOG_PID } = process.env
+  if (notifySocket() === undefined || WATCHDOG_USEC === undefined) return false
+  if (WATCHDOG_PID !== undefined && Number(WATCHDOG_PID) !== process.pid) return false
+  if (!/^[1-9]\d{0,15}$/.test(WATCHDOG_USEC)) {
+    throw codedError('ERR_ACTIVATION', `WATCHDOG_USEC is ${JSON.stringify(WATCHDOG_USEC)}`)
+  }
+  const ping = () => notify({ watchdog: true })
+  ping()
+  const interval = Math.min(Math.max(Math.floor(Number(WATCHDOG_USEC) / 2000), 1), 2 ** 31 - 1)
+  const timer = setInterval(ping, interval).unref()
+  return () => clearInterval(timer)
+}
+
+// fdname_is_valid of systemd: printable ASCII without ':', at most 255.
+function checkName(name: unknown): void {
+  validate.optionalString('name', name)
+  if (name === undefined) throw invalidArgType('name', 'of type string', name)
+  if (!/^[ -9;-~]{1,255}$/.test(name)) {
+    throw invalidArgValue('name', "must be at most 255 printable ASCII characters, without ':'", name)
+  }
+}
+
+/** A path, with '\0' first for an abstract name. */
+function notifySocket(): string | undefined {
+  const { NOTIFY_SOCKET } = process.env
+  if (NOTIFY_SOCKET === undefined || NOTIFY_SOCKET === '') return undefined
+  if (NOTIFY_SOCKET.length > 1 && NOTIFY_SOCKET[0] === '/') return NOTIFY_SOCKET
+  if (NOTIFY_SOCKET.length > 1 && NOTIFY_SOCKET[0] === '@') return `\0${NOTIFY_SOCKET.slice(1)}`
+  throw codedError('ERR_NOTIFY_SOCKET', JSON.stringify(NOTIFY_SOCKET))
+}
+
+function tell(lines: readonly string[], fds: readonly number[] = []): boolean {
+  const path = notifySocket()
+  if (path === undefined) return false
+  if (lines.length === 0) return true
+  const socket = binding.socket(binding.constants.AF_UNIX as number, binding.constants.SOCK_DGRAM as number)
+  check(socket, 'socket')
+  try {
+    const sent = binding.sendMessage(socket, Buffer.from(lines.join('\n')), fds, path)
+    if (sent < 0) throw systemError('sendmsg', sent, { path })
+  } finally {
+    binding.close(socket)
+  }
+  return true
+}

@@ -1,0 +1,44 @@
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
+import { invalidArgType, invalidArgValue } from './errors.js'
+import { Listener } from './listener.js'
+import * as validate from './validate.js'
+
+/** What a child is to find, by name. */
+export type Passed = Readonly<Record<string, Listener | readonly Listener[]>>
+
+/**
+ * Starts a program that finds our listeners as it would under systemd: `activation()`, or sd_listen_fds(3). They are shared
+ * with it, and stay ours too. `options` are those of `child_process.spawn`, whose `stdio` may have the three standard
+ * streams only: the listeners come behind them.
+ *
+ * Errors: Node's own for a wrong argument, `ERR_LISTENER_CLOSED`.
+ */
+export function spawnActivated(
+  command: string,
+  args: readonly string[],
+  passed: Passed,
+  options: SpawnOptions = {},
+): ChildProcess {
+  validate.object('passed', passed)
+  const named = Object.entries(passed).flatMap(([name, listeners]) =>
+    [listeners].flat().map((each) => [name, each] as const),
+  )
+  const fds = named.map(([name, listener]) => {
+    if (!(listener instanceof Listener))
+      throw invalidArgType(`passed.${name}`, 'a Listener or an array of them', listener)
+    if (!/^[ -9;-~]{1,255}$/.test(name)) throw invalidArgValue('passed', "must have names without ':'", name)
+    // After close(): nothing to share.
+    listener.backlog()
+    return listener.fd
+  })
+  const { stdio = 'pipe', env = process.env } = options
+  const standard = typeof stdio === 'string' ? [stdio, stdio, stdio] : [...stdio]
+  if (standard.length > 3) throw invalidArgValue('options.stdio', 'must be the three standard streams', stdio)
+  while (standard.length < 3) standard.push('pipe')
+  // LISTEN_PID is the child's own, which nobody knows before there is one; a shell knows its own, and keeps it in exec.
+  return spawn('/bin/sh', ['-c', 'LISTEN_PID=$$ exec "$@"', 'sh', command, ...args], {
+    ...options,
+    stdio: [...standard, ...fds],
+    env: { ...env, LISTEN_FDS: String(fds.length), LISTEN_FDNAMES: named.map(([name]) => name).join(':') },
+  })
+}
