@@ -113,7 +113,8 @@ void Addon::ready(const Readiness::Event* events, size_t count) {
   if (napi_create_array_with_length(env_, 2 * count, &flat) != napi_ok) return;
   for (uint32_t i = 0; i < count; i++) {
     napi_set_element(env_, flat, 2 * i, Napi::Number::New(env_, events[i].fd));
-    napi_set_element(env_, flat, 2 * i + 1, Napi::Number::New(env_, (events[i].ended ? 1 : 0) + (events[i].writable ? 2 : 0)));
+    napi_set_element(env_, flat, 2 * i + 1,
+                     Napi::Number::New(env_, (events[i].ended ? 1 : 0) + (events[i].writable ? 2 : 0)));
   }
   // Each of those that wait is a promise, and has its own context.
   napi_value receiver;

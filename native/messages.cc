@@ -7,10 +7,17 @@
 namespace messages {
 
 namespace {
+// Since Linux 6.5, and not in all headers.
+constexpr int kScmPidfd = 4;
+
+// What comes before the fds if whoever has made the socket wants it (SO_PASSCRED, SO_PASSPIDFD, SO_PASSSEC,
+// SO_TIMESTAMP); without room for it fds would be lost.
+constexpr size_t kOthers = 512;
+
 // Aligned as a cmsghdr must be.
 union Control {
   cmsghdr header;
-  char room[CMSG_SPACE(sizeof(int) * kMostFds)];
+  char room[CMSG_SPACE(sizeof(int) * kMostFds) + kOthers];
 };
 }  // namespace
 
@@ -48,10 +55,24 @@ ssize_t receive(int fd, void* data, size_t room, Fds* fds) {
   if (length < 0) return length;
   fds->truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    if (header->cmsg_level != SOL_SOCKET) continue;
+    if (header->cmsg_type == kScmPidfd) {
+      int pidfd;
+      memcpy(&pidfd, CMSG_DATA(header), sizeof pidfd);
+      if (pidfd >= 0) sys::close(pidfd);
+    }
+    if (header->cmsg_type != SCM_RIGHTS) continue;
     size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    memcpy(fds->fds + fds->count, CMSG_DATA(header), sizeof(int) * count);
-    fds->count += count;
+    for (size_t i = 0; i < count; i++) {
+      int received;
+      memcpy(&received, CMSG_DATA(header) + sizeof(int) * i, sizeof received);
+      if (fds->count < kMostFds) {
+        fds->fds[fds->count++] = received;
+      } else {
+        sys::close(received);
+        fds->truncated = true;
+      }
+    }
   }
   return length;
 }

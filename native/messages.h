@@ -12,8 +12,8 @@ namespace messages {
 // SCM_MAX_FD: what the kernel takes in one message.
 constexpr size_t kMostFds = 253;
 
-// sendmsg(2) with SCM_RIGHTS. The receiver gets copies; what is here stays open. `to` is null for a connected socket. The
-// bytes sent, maybe fewer than `length` on a stream, and then the fds are with the first; or a negative errno.
+// sendmsg(2) with SCM_RIGHTS. The receiver gets copies; what is here stays open. `to` is null for a connected socket.
+// The bytes sent, maybe fewer than `length` on a stream, and then the fds are with the first; or a negative errno.
 ssize_t send(int fd, const void* data, size_t length, const int* fds, size_t count, const sockaddrs::Sockaddr* to);
 
 struct Fds {

@@ -76,15 +76,11 @@ ssize_t send(int fd, const void* data, size_t length) { return result(::send(fd,
 
 ssize_t recv(int fd, void* data, size_t length, int flags) { return result(::recv(fd, data, length, flags)); }
 
-ssize_t sendmsg(int fd, const msghdr* message) {
-  return result(::sendmsg(fd, message, MSG_NOSIGNAL | MSG_DONTWAIT));
-}
+ssize_t sendmsg(int fd, const msghdr* message) { return result(::sendmsg(fd, message, MSG_NOSIGNAL | MSG_DONTWAIT)); }
 
 ssize_t recvmsg(int fd, msghdr* message) { return result(::recvmsg(fd, message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)); }
 
-int socketpair(int type, int fds[2]) {
-  return result(::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, fds));
-}
+int socketpair(int type, int fds[2]) { return result(::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, fds)); }
 
 int pipe(int fds[2]) { return result(::pipe2(fds, O_NONBLOCK | O_CLOEXEC)); }
 

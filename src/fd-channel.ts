@@ -63,8 +63,10 @@ interface Next {
   reject(error: Error): void
 }
 
-const { EAGAIN, EMSGSIZE, EBADF } = constants.errno
-const origin: Origin = { what: 'fd', where: 'received over an FdChannel' }
+const { EAGAIN, ECONNRESET, ENOTCONN } = constants.errno
+const origin: Origin = { what: 'received fd', where: 'over an FdChannel' }
+
+const unreachable = new FinalizationRegistry((fd: number) => binding.close(fd))
 
 // SCM_MAX_FD of unix(7).
 const mostFds = 253
@@ -77,12 +79,14 @@ const chunk = 64 * 1024
 const longestPacket = 1024 * 1024
 // Messages that wait for the application, at most; more wait in the kernel.
 const mostWaiting = 16
+const strayFds = 'there are fds that no header speaks of'
 
 /**
  * Carries messages with fds over a connected unix socket (SCM_RIGHTS, unix(7)), stream or seqpacket, between any two
  * processes. The receiver of an fd gets a copy.
  *
  * It owns its socket until `close()`. It keeps the process alive while somebody waits for a message, or for room to send.
+ * A channel that becomes unreachable while nobody waits is closed.
  */
 export class FdChannel implements AsyncIterable<FdMessage> {
   readonly #fd: number
@@ -96,12 +100,15 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   #unwatch: (() => void) | undefined
   #ended = false
   #failure: Error | undefined
+  // Why nothing can be sent any more.
+  #cutOff: Error | undefined
   #closed = false
 
   private constructor(fd: number, { maxMessage = defaultMessage }: FdChannelOptions) {
     this.#fd = fd
     this.#packets = check(binding.inspect(fd), 'fstat').type === binding.constants.SOCK_SEQPACKET
     this.#maxMessage = maxMessage
+    unreachable.register(this, fd, this)
   }
 
   /**
@@ -109,13 +116,14 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * it. On failure it stays the caller's.
    *
    * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_TYPE`, `ERR_SOCKET_LISTENING`,
-   * `ERR_SOCKET_NOT_UNIX`, `ERR_FD_IN_USE`.
+   * `ERR_SOCKET_NOT_UNIX`, `ENOTCONN`, `ERR_FD_IN_USE`.
    */
   static fromFd(fd: number, options: FdChannelOptions = {}): FdChannel {
     checkOptions(options)
-    const { listening, domain } = inspectStream(fd)
+    const { listening, connected, domain } = inspectStream(fd)
     if (listening) throw codedError('ERR_SOCKET_LISTENING', `fd ${fd}`)
     if (domain !== binding.constants.AF_UNIX) throw codedError('ERR_SOCKET_NOT_UNIX', `fd ${fd}`)
+    if (!connected) throw systemError('getpeername', -ENOTCONN)
     adopt(fd)
     return new FdChannel(fd, options)
   }
@@ -172,11 +180,11 @@ export class FdChannel implements AsyncIterable<FdMessage> {
 
   /**
    * Sends a message of at least one byte, and with it copies of up to 253 fds. Borrows the fds: they must stay open until the
-   * promise is fulfilled, when the kernel has all of it; that the peer has read it, only an answer can tell. Messages
-   * arrive in the order of the calls.
+   * promise is settled. It is fulfilled when the kernel has all of it; that the peer has read it, only an answer can tell.
+   * Messages arrive in the order of the calls. One that fails is not sent, and those behind it are.
    *
    * Errors: `ERR_CHANNEL_CLOSED`, `EPIPE`, `EBADF` (of one of the fds), `EMSGSIZE` (a packet beyond the socket's buffer),
-   * `ETOOMANYREFS`, and Node's own for a wrong argument.
+   * `ETOOMANYREFS` (too many fds under way), and Node's own for a wrong argument.
    */
   async send(message: string | Uint8Array, fds: readonly number[] = []): Promise<void> {
     if (typeof message !== 'string' && !(message instanceof Uint8Array)) {
@@ -188,14 +196,25 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     if (data.length > this.#maxMessage)
       throw invalidArgValue('message', `is longer than ${this.#maxMessage} bytes`, data)
     if (!Array.isArray(fds)) throw invalidArgType('fds', 'an array of fds', fds)
-    if (fds.length > mostFds) throw invalidArgValue('fds', `must be at most ${mostFds}`, fds)
-    for (const fd of fds) validate.fd('fds', fd)
+    // A copy too: what was checked is what is sent.
+    const borrowed = [...fds]
+    if (borrowed.length > mostFds) throw invalidArgValue('fds', `must be at most ${mostFds}`, borrowed)
+    for (const fd of borrowed) validate.fd('fds', fd)
     if (this.#closed) throw codedError('ERR_CHANNEL_CLOSED')
-    const bytes = this.#packets ? data : Buffer.concat([header(data.length, fds.length), data])
+    if (this.#cutOff !== undefined) throw this.#cutOff
+    const bytes = this.#packets ? data : Buffer.concat([header(data.length, borrowed.length), data])
     return new Promise((resolve, reject) => {
-      this.#outgoing.push({ bytes, sent: 0, fds: [...fds], resolve, reject })
-      if (this.#outgoing.length === 1) this.#flush()
-      this.#watch()
+      const each = { bytes, sent: 0, fds: borrowed, resolve, reject }
+      this.#outgoing.push(each)
+      if (this.#outgoing.length > 1) return
+      this.#flush()
+      try {
+        this.#watch()
+      } catch (error) {
+        this.#outgoing.pop()
+        if (each.sent > 0) this.#cutOff = error as Error
+        throw error
+      }
     })
   }
 
@@ -230,11 +249,18 @@ export class FdChannel implements AsyncIterable<FdMessage> {
 
   #next(): Promise<IteratorResult<FdMessage>> {
     return new Promise((resolve, reject) => {
-      this.#nexts.push({ resolve, reject })
+      const next = { resolve, reject }
+      this.#nexts.push(next)
       // What had to wait in the kernel.
-      if (this.#incoming.length < mostWaiting) this.#read()
+      this.#read()
       this.#settle()
-      this.#watch()
+      try {
+        this.#watch()
+      } catch (error) {
+        // A message would be lost on who has got the error.
+        this.#nexts.splice(this.#nexts.indexOf(next), 1)
+        throw error
+      }
     })
   }
 
@@ -263,7 +289,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     } else {
       this.#unwatch ??= onReady(this.#fd, 'read and write', () => {
         this.#flush()
-        if (!this.#closed && this.#incoming.length < mostWaiting) this.#read()
+        this.#read()
         this.#settle()
         this.#watch()
       })
@@ -280,11 +306,12 @@ export class FdChannel implements AsyncIterable<FdMessage> {
         if (each.sent < each.bytes.length) continue
         each.resolve()
       } else {
-        each.reject(systemError('sendmsg', sent))
-        // Half a message is the end: whatever came behind it would be taken for its rest.
-        if (each.sent > 0 || (sent !== -EBADF && sent !== -EMSGSIZE)) {
-          this.#outgoing.shift()
-          for (const other of this.#outgoing.splice(0)) other.reject(systemError('sendmsg', sent))
+        const error = systemError('sendmsg', sent)
+        each.reject(error)
+        // Whatever came behind half a message would be taken for its rest.
+        if (each.sent > 0) {
+          this.#cutOff = error
+          for (const other of this.#outgoing.splice(0)) if (other !== each) other.reject(error)
           return
         }
       }
@@ -294,45 +321,73 @@ export class FdChannel implements AsyncIterable<FdMessage> {
 
   #read(): void {
     while (!this.#closed && !this.#ended && this.#incoming.length < mostWaiting) {
-      const received = binding.receiveMessage(this.#fd, this.#packets ? longestPacket : chunk)
+      if (this.#cut()) continue
+      const received = this.#receive()
       if (received === -EAGAIN) return
-      const problem = typeof received === 'number' ? systemError('recvmsg', received) : this.#take(received)
-      if (problem !== undefined) this.#fail(problem)
+      // The peer has gone without reading all that we have sent. It is told once, before what the peer had sent itself.
+      if (received === -ECONNRESET) continue
+      if (typeof received === 'number') this.#fail(systemError('recvmsg', received))
+      else this.#take(received)
     }
   }
 
-  /** What is wrong with it, if anything. */
-  #take({ bytes, fds, truncated }: ReceivedMessage): Error | undefined {
-    for (const fd of fds) this.#fds.push(new ReceivedFd(new OwnedFd(fd, undefined, origin)))
-    if (truncated) return malformed('bytes or fds of it were lost')
-    if (bytes.length === 0) {
-      this.#ended = true
-      return this.#bytes.length > 0 || this.#fds.length > 0 ? malformed('it ends before its time') : undefined
+  #receive(): ReceivedMessage | number {
+    const received = binding.receiveMessage(this.#fd, this.#packets ? longestPacket : chunk)
+    if (typeof received === 'number') return received
+    for (const fd of received.fds) {
+      const owned = new OwnedFd(fd, undefined, origin)
+      owned.peer = { address: '' }
+      this.#fds.push(new ReceivedFd(owned))
     }
-    if (this.#packets) {
-      if (bytes.length > this.#maxMessage) return malformed(`it has more than ${this.#maxMessage} bytes`)
-      this.#give(bytes, this.#fds.length)
-      return undefined
-    }
-    this.#bytes = this.#bytes.length === 0 ? bytes : Buffer.concat([this.#bytes, bytes])
-    while (this.#bytes.length >= headerLength) {
-      const length = this.#bytes.readUInt32BE(0)
-      const count = this.#bytes.readUInt32BE(4)
+    return received
+  }
+
+  #take({ bytes, truncated }: ReceivedMessage): void {
+    if (truncated) this.#refuse('bytes or fds of it were lost')
+    else if (bytes.length === 0) this.#end()
+    else if (!this.#packets) this.#bytes = this.#bytes.length === 0 ? bytes : Buffer.concat([this.#bytes, bytes])
+    else if (bytes.length > this.#maxMessage) this.#refuse(`it has more than ${this.#maxMessage} bytes`)
+    else this.#give(bytes, this.#fds.length)
+  }
+
+  #end(): void {
+    // The end comes again however often one asks; what does not was an empty packet. Two of them pass for the end.
+    const again = this.#packets ? this.#receive() : undefined
+    if (typeof again === 'number' || (again !== undefined && again.bytes.length > 0)) this.#refuse('it is empty')
+    else if (this.#bytes.length > 0 || this.#fds.length > 0) this.#refuse('it ends before its time')
+    this.#ended = true
+  }
+
+  /** Takes the first message off what came on a stream. Whether it was whole, or wrong. */
+  #cut(): boolean {
+    const bytes = this.#bytes
+    // How many fds there may be: they come with the first byte of their message.
+    let most = bytes.length === 0 ? 0 : mostFds
+    if (bytes.length >= headerLength) {
+      const length = bytes.readUInt32BE(0)
+      most = bytes.readUInt32BE(4)
       const end = headerLength + length
-      if (length === 0 || count > mostFds) return malformed(`its header says ${length} bytes and ${count} fds`)
-      if (length > this.#maxMessage) return malformed(`it has more than ${this.#maxMessage} bytes`)
-      if (this.#bytes.length < end) break
-      if (this.#fds.length < count) return malformed('it lacks fds')
-      this.#give(this.#bytes.subarray(headerLength, end), count)
-      this.#bytes = this.#bytes.subarray(end)
+      if (length === 0 || most > mostFds) return this.#refuse(`its header says ${length} bytes and ${most} fds`)
+      if (length > this.#maxMessage) return this.#refuse(`it has more than ${this.#maxMessage} bytes`)
+      if (bytes.length >= end) {
+        if (this.#fds.length < most) return this.#refuse('it lacks fds')
+        if (this.#fds.length > most && bytes.length === end) return this.#refuse(strayFds)
+        this.#bytes = bytes.subarray(end)
+        this.#give(bytes.subarray(headerLength, end), most)
+        return true
+      }
     }
-    // They come with the first byte of their message.
-    const most = this.#bytes.length === 0 ? 0 : mostFds
-    return this.#fds.length > most ? malformed('there are fds that no header speaks of') : undefined
+    return this.#fds.length > most && this.#refuse(strayFds)
   }
 
   #give(data: Buffer, count: number): void {
     this.#incoming.push({ data, fds: this.#fds.splice(0, count) })
+    this.#settle()
+  }
+
+  #refuse(what: string): true {
+    this.#fail(codedError('ERR_CHANNEL_MESSAGE', what))
+    return true
   }
 
   // What came whole before is still given out.
@@ -346,13 +401,12 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     this.#closed = true
     this.#unwatch?.()
     this.#unwatch = undefined
+    unreachable.unregister(this)
     binding.close(this.#fd)
     for (const fd of this.#fds.splice(0)) fd.close()
     for (const each of this.#outgoing.splice(0)) each.reject(codedError('ERR_CHANNEL_CLOSED'))
   }
 }
-
-const malformed = (what: string) => codedError('ERR_CHANNEL_MESSAGE', what)
 
 const socketType = (type: 'stream' | 'seqpacket' = 'stream') =>
   binding.constants[type === 'stream' ? 'SOCK_STREAM' : 'SOCK_SEQPACKET'] as number

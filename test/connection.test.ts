@@ -4,7 +4,7 @@ import { closeSync } from 'node:fs'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { binding } from '../src/binding.js'
-import { Connection } from '../src/index.js'
+import { Connection, FdChannel } from '../src/index.js'
 import { pair, temporary, temporaryFd } from './descriptors.js'
 import { codeOf, connect, flagsOf, gone, listen, O_CLOEXEC, O_NONBLOCK, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
@@ -83,7 +83,7 @@ describe('Connection', () => {
     it('names the process that connected to an abstract path, also when it has gone', async () => {
       const path = `\0async-accept-credentials-${process.pid}`
       const listener = await listen({ path })
-      assert.equal(binding.connectPath(path), 0)
+      FdChannel.connect(path).close()
       using connection = await listener.accept()
       assert.deepEqual(connection.peerCredentials(), ours)
     })

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import net from 'node:net'
 import { text } from 'node:stream/consumers'
 import tls from 'node:tls'
-import { runNode } from './helpers.js'
+import { runNode, temporaryDirectory } from './helpers.js'
 import { startExample } from './running-example.js'
 
 const directory = new URL('../examples/', import.meta.url)
@@ -16,6 +16,8 @@ async function stdoutOf(name: string): Promise<string> {
   assert.deepEqual({ code, stderr }, { code: 0, stderr: '' })
   return stdout
 }
+
+const serves = /^process (\d+) serves port (\d+)\n/
 
 const tests: Record<string, () => Promise<void>> = {
   'echo.mjs': async () => {
@@ -72,6 +74,41 @@ const tests: Record<string, () => Promise<void>> = {
     example.signal('SIGTERM')
     assert.equal(await example.ended, 'SIGTERM')
     assert.equal(example.stderr, '')
+  },
+
+  // More of it in restart.test.ts.
+  'restart.mjs': async () => {
+    const args = ['0', `${temporaryDirectory()}/socket`]
+    const first = startExample('restart.mjs', args)
+    const [, , port] = await first.says(serves)
+    const second = startExample('restart.mjs', args)
+    const [, pid, samePort] = await second.says(serves)
+    assert.equal(samePort, port)
+    assert.equal(await first.ended, 0)
+    assert.match(first.stdout, /^ended: 0 finished, 0 cut off$/m)
+    assert.equal(await (await fetch(`http://127.0.0.1:${port}`)).text(), `hello from process ${pid}\n`)
+    second.signal('SIGTERM')
+    assert.equal(await second.ended, 'SIGTERM')
+    assert.equal(first.stderr + second.stderr, '')
+  },
+
+  'activated.mjs': async () => {
+    const hello = async (port: unknown) => (await fetch(`http://127.0.0.1:${port}`)).text()
+    const alone = startExample('activated.mjs', ['0'])
+    const [, port] = await alone.says(/^opened the socket: http on port (\d+)\n/)
+    assert.equal(await hello(port), `hello from process ${alone.child.pid}, which opened the socket\n`)
+    alone.signal('SIGTERM')
+    assert.equal(await alone.ended, 0)
+    assert.equal(alone.stderr, '')
+
+    const parent = startExample('activated.mjs', ['parent', '0'])
+    const [, shared] = await parent.says(/^parent on port (\d+)\n/)
+    await parent.says(new RegExp(`^was activated: http on port ${shared}\\n`, 'm'))
+    const [, pid] = /^hello from process (\d+), which was activated\n$/.exec(await hello(shared)) ?? []
+    assert.notEqual(Number(pid), parent.child.pid)
+    parent.signal('SIGTERM')
+    assert.equal(await parent.ended, 0)
+    assert.equal(parent.stderr, '')
   },
 
   'refs.mjs': async () => {
