@@ -1,3 +1,4 @@
+import { readlinkSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { isMainThread } from 'node:worker_threads'
 import { binding, type InspectedFd } from './binding.js'
@@ -126,11 +127,22 @@ export function readEnvironment(env: NodeJS.ProcessEnv): Activated[] {
   const passed: Activated[] = []
   for (let i = 0; i < count; i++) {
     const each = describe(firstFd + i, names?.[i] ?? 'unknown')
-    if (each === undefined)
-      throw codedError('ERR_ACTIVATION', `LISTEN_FDS is ${count}, but fd ${firstFd + i} is not open`)
+    if (each === undefined || isNodes(each)) {
+      throw codedError('ERR_ACTIVATION', `LISTEN_FDS is ${count}, but fd ${firstFd + i} was not passed`)
+    }
     passed.push(each)
   }
   return passed
+}
+
+// What Node opens for itself takes the numbers behind those that were passed, and begins with an epoll instance.
+function isNodes({ fd, kind }: Activated): boolean {
+  if (kind !== 'other') return false
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[eventpoll]'
+  } catch {
+    return false
+  }
 }
 
 function isOurs(pidfdId: string): boolean {
@@ -153,7 +165,8 @@ function describe(fd: number, name: string): Activated | undefined {
   const type = typeName(inspected)
   const activated: Activated = { name, fd, kind: kindOf(inspected, type), domain: domainName(inspected), type }
   const local = binding.localAddress(fd)
-  if (typeof local !== 'number') {
+  // Of vsock, netlink and others nothing is known but that they are there.
+  if (typeof local !== 'number' && activated.domain !== 'other') {
     const { address, port, family } = local
     activated.address = port === undefined ? address : ({ address, port, family } as AddressInfo)
   }

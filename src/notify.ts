@@ -123,7 +123,11 @@ export async function notifyBarrier(options: { timeout?: number } = {}): Promise
 export function storeFds(name: string, fds: readonly number[]): boolean {
   checkName(name)
   if (!Array.isArray(fds) || fds.length === 0) throw invalidArgType('fds', 'an array of fds', fds)
-  for (const fd of fds) validate.fd('fds', fd)
+  for (const fd of fds) {
+    validate.fd('fds', fd)
+    // Now, because the socket to say it with may get the number of one that is closed.
+    check(binding.inspect(fd), 'fstat')
+  }
   // SCM_MAX_FD of unix(7) is 253.
   for (let i = 0; i < fds.length; i += 253) {
     if (!tell(['FDSTORE=1', `FDNAME=${name}`], fds.slice(i, i + 253))) return false
@@ -152,7 +156,14 @@ export function watchdog(): (() => void) | false {
   const ping = () => notify({ watchdog: true })
   ping()
   const interval = Math.min(Math.max(Math.floor(Number(WATCHDOG_USEC) / 2000), 1), 2 ** 31 - 1)
-  const timer = setInterval(ping, interval).unref()
+  const timer = setInterval(() => {
+    try {
+      ping()
+    } catch (error) {
+      // The service manager is busy, or gone. What that means for us is its decision, at the end of the interval.
+      process.emitWarning(error as Error)
+    }
+  }, interval).unref()
   return () => clearInterval(timer)
 }
 

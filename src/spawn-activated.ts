@@ -34,11 +34,19 @@ export function spawnActivated(
   const { stdio = 'pipe', env = process.env } = options
   const standard = typeof stdio === 'string' ? [stdio, stdio, stdio] : [...stdio]
   if (standard.length > 3) throw invalidArgValue('options.stdio', 'must be the three standard streams', stdio)
+  // It would take our own words apart.
+  if (options.shell) throw invalidArgValue('options.shell', 'must not be set', options.shell)
   while (standard.length < 3) standard.push('pipe')
   // LISTEN_PID is the child's own, which nobody knows before there is one; a shell knows its own, and keeps it in exec.
   return spawn('/bin/sh', ['-c', 'LISTEN_PID=$$ exec "$@"', 'sh', command, ...args], {
     ...options,
     stdio: [...standard, ...fds],
-    env: { ...env, LISTEN_FDS: String(fds.length), LISTEN_FDNAMES: named.map(([name]) => name).join(':') },
+    env: {
+      ...env,
+      LISTEN_FDS: String(fds.length),
+      LISTEN_FDNAMES: named.map(([name]) => name).join(':'),
+      // Ours, if we were activated ourselves: the child would think that the listeners are not for it.
+      LISTEN_PIDFDID: undefined,
+    },
   })
 }

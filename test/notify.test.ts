@@ -1,0 +1,401 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type Notification, notify, notifyBarrier, removeFds, storeFds, watchdog } from '../src/index.js'
+import { ours } from './activated.js'
+import { cleanUp, codeOf, flagsOf, listen, temporaryDirectory, until } from './helpers.js'
+import { leaveNoFds } from './leaks.js'
+import { lookedBefore } from './looked-before.js'
+
+/** Sets a variable until the current test ends. */
+function set(name: string, value: string | undefined): void {
+  const before = process.env[name]
+  cleanUp(() => {
+    if (before === undefined) delete process.env[name]
+    else process.env[name] = before
+  })
+  if (value === undefined) delete process.env[name]
+  else process.env[name] = value
+}
+
+/** What a service manager got in one datagram. */
+interface Received {
+  text: string
+  /** What the fds are, as /proc/self/fd says. */
+  fds: string[]
+}
+
+/**
+ * A service manager that can do nothing but read. It is no code of ours: Python's socket module. With 'mute' it does not
+ * even read; with 'keep' it keeps the fds.
+ */
+async function serviceManager(address: string, how: 'read' | 'keep' | 'mute' = 'read') {
+  const script = [
+    'import json, os, socket, sys',
+    'address, how = sys.argv[1:]',
+    's = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)',
+    's.bind("\\0" + address[1:] if address[0] == "@" else address)',
+    'print("ready", flush=True)',
+    'while how == "mute": os.read(0, 1) or os._exit(0)',
+    'while True:',
+    '    text, fds, flags, _ = socket.recv_fds(s, 65536, 253)',
+    '    names = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]',
+    '    print(json.dumps({"text": text.decode(), "fds": names}), flush=True)',
+    '    if how == "read": [os.close(fd) for fd in fds]',
+  ]
+  const child = ours(spawn('python3', ['-c', script.join('\n'), address, how], { stdio: ['pipe', 'pipe', 'inherit'] }))
+  let said = ''
+  child.stdout.setEncoding('utf8').on('data', (data) => {
+    said += data
+  })
+  await until(() => said.startsWith('ready\n'))
+  set('NOTIFY_SOCKET', address)
+  const received = (): Received[] =>
+    said
+      .split('\n')
+      .slice(1, -1)
+      .map((line) => JSON.parse(line))
+  return {
+    child,
+    received,
+    /** The next ones, when so many are there. */
+    async got(count = 1): Promise<Received[]> {
+      await until(() => received().length >= count)
+      return received()
+    },
+  }
+}
+
+const path = () => join(temporaryDirectory(), 'notify')
+const inode = (fd: number) => `socket:[${/^ino:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1]}]`
+
+beforeEach(() => {
+  for (const name of ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID']) set(name, undefined)
+})
+
+describe('notify', () => {
+  leaveNoFds()
+
+  it('says nothing, and so on, without a service manager', async () => {
+    assert.equal(notify({ ready: true }), false)
+    assert.equal(await notifyBarrier(), false)
+    assert.equal(storeFds('name', [0]), false)
+    assert.equal(removeFds('name'), false)
+    assert.equal(watchdog(), false)
+  })
+
+  const texts: [Notification, string][] = [
+    [{ ready: true }, 'READY=1'],
+    [{ stopping: true }, 'STOPPING=1'],
+    [{ status: 'päusing = "long"' }, 'STATUS=päusing = "long"'],
+    [{ status: '' }, 'STATUS='],
+    [{ errno: 98 }, 'ERRNO=98'],
+    [{ mainPid: 4711 }, 'MAINPID=4711'],
+    [{ watchdog: true }, 'WATCHDOG=1'],
+    [{ watchdog: 'trigger' }, 'WATCHDOG=trigger'],
+    [{ watchdogUsec: 20_000_000 }, 'WATCHDOG_USEC=20000000'],
+    [{ extendTimeoutUsec: 90_000_000 }, 'EXTEND_TIMEOUT_USEC=90000000'],
+    [{ ready: true, status: 'up', mainPid: 1 }, 'READY=1\nSTATUS=up\nMAINPID=1'],
+    [{ ready: false, status: 'not yet', stopping: undefined, watchdog: false }, 'STATUS=not yet'],
+  ]
+
+  it('sends each field as sd_notify(3) has it', async () => {
+    const manager = await serviceManager(path())
+    for (const [i, [state]] of texts.entries()) {
+      assert.equal(notify(state), true)
+      // The kernel keeps some ten for a reader that is late.
+      await manager.got(i + 1)
+    }
+    assert.deepEqual(
+      await manager.got(texts.length),
+      texts.map(([, text]) => ({ text, fds: [] })),
+    )
+  })
+
+  it('reaches an abstract address', async () => {
+    const manager = await serviceManager(`@${path()}`)
+    assert.equal(notify({ ready: true }), true)
+    assert.equal((await manager.got())[0]?.text, 'READY=1')
+  })
+
+  it('sends nothing when there is nothing to say', async () => {
+    const manager = await serviceManager(path())
+    assert.equal(notify({}), true)
+    assert.equal(notify({ ready: false }), true)
+    assert.equal(notify({ status: 'the first' }), true)
+    assert.equal((await manager.got())[0]?.text, 'STATUS=the first')
+  })
+
+  it('says by the monotonic clock when reloading began', async () => {
+    const manager = await serviceManager(path())
+    const uptime = () => Number(readFileSync('/proc/uptime', 'utf8').split(' ')[0]) * 1e6
+    const before = uptime()
+    notify({ reloading: true })
+    const after = uptime()
+    const [, usec] = /^RELOADING=1\nMONOTONIC_USEC=(\d+)$/.exec((await manager.got())[0]?.text as string) ?? []
+    // uptime counts hundredths of a second, and rounds down.
+    assert.ok(Number(usec) >= before - 10_000 && Number(usec) <= after + 20_000, `${before} ${usec} ${after}`)
+  })
+
+  it('refuses what has no place in a state, and sends none of it', async () => {
+    const manager = await serviceManager(path())
+    const wrong: [unknown, string][] = [
+      [undefined, 'ERR_INVALID_ARG_TYPE'],
+      ['READY=1', 'ERR_INVALID_ARG_TYPE'],
+      [{ ready: 1 }, 'ERR_INVALID_ARG_TYPE'],
+      [{ Ready: true }, 'ERR_INVALID_ARG_VALUE'],
+      [{ toString: true }, 'ERR_INVALID_ARG_VALUE'],
+      [{ status: 1 }, 'ERR_INVALID_ARG_TYPE'],
+      [{ status: 'up\nMAINPID=1' }, 'ERR_INVALID_ARG_VALUE'],
+      [{ status: 'up\0' }, 'ERR_INVALID_ARG_VALUE'],
+      [{ errno: -98 }, 'ERR_OUT_OF_RANGE'],
+      [{ errno: 'EADDRINUSE' }, 'ERR_INVALID_ARG_TYPE'],
+      [{ mainPid: 0 }, 'ERR_OUT_OF_RANGE'],
+      [{ mainPid: 2 ** 31 }, 'ERR_OUT_OF_RANGE'],
+      [{ watchdog: 'bark' }, 'ERR_INVALID_ARG_TYPE'],
+      [{ watchdogUsec: 1.5 }, 'ERR_OUT_OF_RANGE'],
+      [{ extendTimeoutUsec: -1 }, 'ERR_OUT_OF_RANGE'],
+      [{ ready: true, extendTimeoutUsec: Number.POSITIVE_INFINITY }, 'ERR_OUT_OF_RANGE'],
+    ]
+    for (const [state, code] of wrong) assert.throws(() => notify(state as Notification), { code })
+    notify({ ready: true })
+    assert.deepEqual(
+      (await manager.got()).map(({ text }) => text),
+      ['READY=1'],
+    )
+  })
+
+  for (const address of ['vsock:2:1234', 'relative', '@', '/', ' /run/notify', 'unix:/run/notify']) {
+    it(`refuses ${JSON.stringify(address)} as a service manager's address`, async () => {
+      set('NOTIFY_SOCKET', address)
+      set('WATCHDOG_USEC', '1000000')
+      for (const call of [
+        () => notify({ ready: true }),
+        () => storeFds('name', [0]),
+        () => removeFds('name'),
+        watchdog,
+      ]) {
+        assert.throws(call, { code: 'ERR_NOTIFY_SOCKET' })
+      }
+      await assert.rejects(notifyBarrier(), { code: 'ERR_NOTIFY_SOCKET' })
+    })
+  }
+
+  it('says ENOENT when nobody is there, and leaves nothing open', async () => {
+    const address = path()
+    set('NOTIFY_SOCKET', address)
+    const error = { code: 'ENOENT', syscall: 'sendmsg', path: address }
+    assert.throws(() => notify({ ready: true }), error)
+    assert.throws(() => storeFds('name', [0]), error)
+    await assert.rejects(notifyBarrier(), error)
+  })
+
+  it('says ECONNREFUSED when nobody is there any more', async () => {
+    const { child } = await serviceManager(path())
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+    assert.throws(() => notify({ ready: true }), { code: 'ECONNREFUSED' })
+  })
+
+  it('says so when the address is too long', () => {
+    set('NOTIFY_SOCKET', `/${'n'.repeat(200)}`)
+    assert.throws(() => notify({ ready: true }), { code: 'ENAMETOOLONG' })
+  })
+
+  it('says EAGAIN when the service manager does not read, rather than block', async () => {
+    await serviceManager(path(), 'mute')
+    const fill = () => {
+      for (;;) notify({ status: 'still here' })
+    }
+    assert.throws(fill, { code: 'EAGAIN', syscall: 'sendmsg' })
+    await assert.rejects(notifyBarrier(), { code: 'EAGAIN' })
+  })
+})
+
+describe('notifyBarrier', () => {
+  lookedBefore()
+  leaveNoFds()
+
+  it('resolves when all that was said before has been read', async () => {
+    const manager = await serviceManager(path())
+    for (let i = 0; i < 5; i++) notify({ status: `step ${i}` })
+    assert.equal(await notifyBarrier({ timeout: -1 }), true)
+    const texts = (await manager.got(6)).map(({ text }) => text)
+    assert.deepEqual(texts, [...[0, 1, 2, 3, 4].map((i) => `STATUS=step ${i}`), 'BARRIER=1'])
+    assert.match(manager.received()[5]?.fds[0] as string, /^pipe:/)
+  })
+
+  it('rejects when the service manager keeps the fd', async () => {
+    await serviceManager(path(), 'keep')
+    await assert.rejects(notifyBarrier({ timeout: 0 }), { code: 'ERR_NOTIFY_TIMEOUT' })
+  })
+
+  it('resolves when the service manager ends before it has read it', async () => {
+    const { child } = await serviceManager(path(), 'mute')
+    const barrier = notifyBarrier({ timeout: -1 })
+    child.kill('SIGKILL')
+    assert.equal(await barrier, true)
+  })
+
+  it('passes several at once', async () => {
+    const manager = await serviceManager(path())
+    const barriers = Array.from({ length: 5 }, () => notifyBarrier({ timeout: -1 }))
+    assert.deepEqual(await Promise.all(barriers), Array(5).fill(true))
+    assert.equal((await manager.got(5)).length, 5)
+  })
+
+  it('refuses options that are none', async () => {
+    for (const options of [null, { timeout: 'soon' }] as never[]) {
+      await assert.rejects(notifyBarrier(options), { code: 'ERR_INVALID_ARG_TYPE' })
+    }
+  })
+})
+
+describe('The fd store', () => {
+  leaveNoFds()
+
+  it('gets copies of the fds with their name', async () => {
+    const manager = await serviceManager(path())
+    const listeners = [await listen(), await listen()]
+    const fds = listeners.map(({ fd }) => fd)
+    assert.equal(storeFds('web', fds), true)
+    assert.deepEqual(await manager.got(), [{ text: 'FDSTORE=1\nFDNAME=web', fds: fds.map(inode) }])
+    for (const fd of fds) assert.notEqual(flagsOf(fd), undefined)
+  })
+
+  it('gets any number of them', async () => {
+    const manager = await serviceManager(path())
+    const { fd } = await listen()
+    assert.equal(storeFds('many', Array(600).fill(fd)), true)
+    assert.deepEqual(
+      (await manager.got(3)).map(({ fds }) => fds.length),
+      [253, 253, 94],
+    )
+  })
+
+  it('is told to let go of a name', async () => {
+    const manager = await serviceManager(path())
+    assert.equal(removeFds('web'), true)
+    assert.deepEqual(await manager.got(), [{ text: 'FDSTOREREMOVE=1\nFDNAME=web', fds: [] }])
+  })
+
+  it('says EBADF of an fd that is not open', async () => {
+    await serviceManager(path())
+    const fd = await closedFd()
+    assert.throws(() => storeFds('web', [fd]), { code: 'EBADF', syscall: 'fstat' })
+  })
+
+  it('refuses what cannot be a name, or no fd', () => {
+    for (const name of ['', 'a:b', 'a\nb', 'é', 'n'.repeat(256)]) {
+      for (const call of [() => storeFds(name, [0]), () => removeFds(name)]) {
+        assert.throws(call, { code: 'ERR_INVALID_ARG_VALUE' })
+      }
+    }
+    for (const name of [undefined, 1] as never[]) assert.throws(() => removeFds(name), { code: 'ERR_INVALID_ARG_TYPE' })
+    for (const fds of [undefined, [], 3, ['3']] as never[]) {
+      assert.throws(() => storeFds('web', fds), { code: 'ERR_INVALID_ARG_TYPE' })
+    }
+    assert.throws(() => storeFds('web', [-1]), { code: 'ERR_OUT_OF_RANGE' })
+  })
+})
+
+async function closedFd(): Promise<number> {
+  const listener = await listen()
+  const { fd } = listener
+  await listener.close()
+  return fd
+}
+
+describe('watchdog', () => {
+  leaveNoFds()
+
+  /** A watchdog of so many ms. */
+  function watched(ms: number, pid = process.pid): () => void {
+    set('WATCHDOG_USEC', String(ms * 1000))
+    set('WATCHDOG_PID', String(pid))
+    const end = watchdog()
+    if (end === false) assert.fail('no watchdog')
+    cleanUp(end)
+    return end
+  }
+
+  it('says at once that we are alive, and then again and again', async () => {
+    const manager = await serviceManager(path())
+    watched(20)
+    const pings = await manager.got(5)
+    assert.deepEqual(
+      pings.map(({ text }) => text),
+      pings.map(() => 'WATCHDOG=1'),
+    )
+  })
+
+  it('does so at half the interval', async () => {
+    await serviceManager(path())
+    const intervals: number[] = []
+    const { setInterval } = globalThis
+    cleanUp(() => Object.assign(globalThis, { setInterval }))
+    const noted = (run: () => void, ms: number) => {
+      intervals.push(ms)
+      return setInterval(run, ms)
+    }
+    Object.assign(globalThis, { setInterval: noted })
+    for (const ms of [3000, 0.001, 1e12]) watched(ms)
+    assert.deepEqual(intervals, [1500, 1, 2 ** 31 - 1])
+  })
+
+  it('stops when it is told to', async () => {
+    const manager = await serviceManager(path())
+    const end = watched(2)
+    end()
+    // One of the same interval, begun later, fires after it each time.
+    let fired = 0
+    const timer = setInterval(() => fired++, 1)
+    cleanUp(() => clearInterval(timer))
+    await until(() => fired >= 5)
+    notify({ status: 'the end' })
+    await until(() => manager.received().at(-1)?.text === 'STATUS=the end')
+    assert.equal(manager.received().length, 2)
+    end()
+  })
+
+  it('goes on when the service manager has no ear for it, with a warning', async () => {
+    const { child } = await serviceManager(path())
+    const warnings: Error[] = []
+    const others = process.listeners('warning')
+    process.removeAllListeners('warning').on('warning', (warning) => warnings.push(warning))
+    cleanUp(() => {
+      process.removeAllListeners('warning')
+      for (const other of others) process.on('warning', other)
+    })
+    watched(2)
+    child.kill('SIGKILL')
+    await until(() => warnings.length > 1)
+    for (const warning of warnings) assert.equal(codeOf(warning), 'ECONNREFUSED')
+  })
+
+  it('is not for another process', async () => {
+    await serviceManager(path())
+    set('WATCHDOG_USEC', '1000000')
+    set('WATCHDOG_PID', String(process.ppid))
+    assert.equal(watchdog(), false)
+  })
+
+  it('needs no WATCHDOG_PID', async () => {
+    const manager = await serviceManager(path())
+    set('WATCHDOG_USEC', '1000000')
+    const end = watchdog()
+    if (end === false) assert.fail('no watchdog')
+    end()
+    assert.equal((await manager.got())[0]?.text, 'WATCHDOG=1')
+  })
+
+  for (const usec of ['', '0', '-1', '1s', '1.5', '99999999999999999']) {
+    it(`refuses an interval of ${JSON.stringify(usec)}`, async () => {
+      set('NOTIFY_SOCKET', '/nobody')
+      set('WATCHDOG_USEC', usec)
+      assert.throws(() => watchdog(), { code: 'ERR_ACTIVATION' })
+    })
+  }
+})
