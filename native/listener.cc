@@ -202,6 +202,9 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
   if (batch.error != 0 || resume_at_ != 0) return batch;
   // Linux takes an fd before it looks for a client: without one, a process at its limit would be told of the limit.
   if (in_timer_ && sys::poll_readable(fd_) == 0) return batch;
+  // Whoever shares the socket can have made it block: libuv does so to what becomes a child's fd 0 to 2, systemd to all
+  // that it passes on. The accept that finds nobody would then be the last thing this thread does.
+  if (!requests_.empty()) sys::set_nonblock(fd_);
   size_t retries = 0;
   while (!requests_.empty()) {
     if (batch.count == options_.max_batch) {

@@ -397,3 +397,11 @@ describe('fromFd', () => {
     }
   })
 })
+
+describe('A listening socket that somebody has made block', () => {
+  it('does not block us, although there are fewer clients than requests', async () => {
+    const { code, stdout } = await runNode('made-blocking.mjs')
+    assert.equal(stdout, 'blocks\n1 accepted\n2 ERR_LISTENER_CLOSED\n')
+    assert.equal(code, 0)
+  })
+})
