@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import http from 'node:http'
 import net from 'node:net'
 import { text } from 'node:stream/consumers'
 import { type Connection, type Listener, type Serving, serve } from '../src/index.js'
@@ -111,6 +112,18 @@ describe('serve with maxConnections', () => {
     assert.equal(serving.connections, 0)
     await gone(first as net.Socket)
     await until(() => kept.length === 2)
+  })
+
+  it('goes on when clients have reset while they waited', async () => {
+    const listener = await listen({ host })
+    const server = http.createServer((_, response) => response.end('answer'))
+    const serving = serve(listener, server, { maxConnections: 0 })
+    for (const client of await clients(listener, 5)) client.resetAndDestroy()
+    serving.maxConnections = 1
+    const response = await fetch(`http://${host}:${(server.address() as net.AddressInfo).port}`)
+    assert.equal(await response.text(), 'answer')
+    assert.equal(listener.stats.accepted, 6)
+    await serving.drain({ idleGrace: 0 })
   })
 
   it('has those beyond it wait in the backlog', async () => {
