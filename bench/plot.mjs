@@ -45,8 +45,10 @@ export function percentilePlot({ title, curves }) {
   const line = ([x1, y1, x2, y2], attributes) =>
     `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke-width="1" ${attributes}/>`
   const coordinate = (value) => value.toFixed(1)
+  let next = left
   const legend = curves.flatMap(({ name }, i) => {
-    const at = left + i * 170
+    const at = next
+    next += 62 + 7 * name.length
     const drawn = `class="c${i}" stroke-width="2.5" stroke-dasharray="${strokes[i].dash}"`
     return [`<path d="M${at} 66h28" fill="none" ${drawn}/>`, text(name, [at + 34, 70], 'start')]
   })
