@@ -1,4 +1,5 @@
-// Runs the tests on every supported version of Node, with one binary of the addon: node scripts/matrix.mjs [major...]
+// Runs the tests on every supported version of Node, with one binary of the addon:
+// node scripts/matrix.mjs [major...] [test file...]
 // The versions come from the registry, into node_modules/.cache; the addon is the one that setup.mjs has built.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -8,7 +9,9 @@ import { fileURLToPath } from 'node:url'
 const supported = ['20', '22', '24', '26']
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const majors = process.argv.length > 2 ? process.argv.slice(2) : supported
+const [given, files] = [/^\d+$/, /\.ts$/].map((pattern) => process.argv.slice(2).filter((each) => pattern.test(each)))
+const majors = given.length > 0 ? given : supported
+const tests = files.length > 0 ? files : ['test/**/*.test.ts']
 
 const run = (command, args) => {
   const { status, error } = spawnSync(command, args, { cwd: root, stdio: 'inherit' })
@@ -29,7 +32,7 @@ function nodeOf(major) {
 const failed = majors.filter((major) => {
   const node = process.versions.node.startsWith(`${major}.`) ? process.execPath : nodeOf(major)
   console.log(`\nNode ${major}`)
-  return !run(node, ['node_modules/mocha/bin/mocha.js', '--reporter', 'dot', 'test/**/*.test.ts'])
+  return !run(node, ['node_modules/mocha/bin/mocha.js', '--reporter', 'dot', ...tests])
 })
 console.log(failed.length === 0 ? `\nPassed on Node ${majors.join(', ')}.` : `\nFailed on Node ${failed.join(', ')}.`)
 process.exitCode = failed.length === 0 ? 0 : 1
