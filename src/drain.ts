@@ -10,6 +10,33 @@ type Sessions = Iterable<http2.ServerHttp2Session>
 // What a request comes as. Only those that somebody listens to: the mere listening changes what Node does.
 const requestEvents = ['request', 'checkContinue', 'checkExpectation']
 
+export interface EndOptions {
+  /** Close the listener too: clients in the backlog are reset. Default: false, and they wait for who serves next. */
+  closeListener?: boolean
+}
+
+export interface DrainOptions extends EndOptions {
+  /** ms after which what is left is destroyed; negative: never. Default: 30,000. */
+  timeout?: number
+  /**
+   * ms for which an idle HTTP/1 connection may still bring a request, which is then answered, before it is ended. A
+   * client that is in the midst of sending one when its connection ends cannot know whether it was heard. Default: 200.
+   */
+  idleGrace?: number
+}
+
+/** How connections ended; together, all there were. */
+export interface DrainReport {
+  /** Nothing came on them, so they were ended (HTTP/1). */
+  idle: number
+  /** They ended in time. */
+  finished: number
+  /** They were cut off at the deadline. */
+  destroyed: number
+  /** ms that it took. */
+  elapsed: number
+}
+
 /** Says to the clients of a server, in the words of its protocol, that this connection takes no more requests. */
 export class WindDown {
   /** What was beneath the connections that were ended because nothing happened on them. */

@@ -1,6 +1,7 @@
 import { constants } from 'node:os'
 import { onAbort } from './abort.js'
 import { binding } from './binding.js'
+import { deadline } from './deadline.js'
 import { abortError, check, codedError } from './errors.js'
 import { onReady } from './readiness.js'
 import * as validate from './validate.js'
@@ -13,9 +14,6 @@ export interface LookAheadOptions {
 }
 
 const defaultTimeout = 10_000
-
-// Node's timers fire at once when they are told to wait longer.
-const longestTimer = 2 ** 31 - 1
 
 /** Whether the socket keeps what is sent in packets; then nobody sees the second one before the first is taken. */
 export function keepsPackets(fd: number): boolean {
@@ -44,12 +42,12 @@ export function lookAhead<T>(
   const timeout = validate.timeout('options.timeout', options.timeout === undefined ? defaultTimeout : options.timeout)
   if (signal?.aborted) throw abortError(signal)
   return new Promise((resolve, reject) => {
-    let deadline: NodeJS.Timeout | undefined
+    let timer: NodeJS.Timeout | undefined
     let stopWatching: (() => void) | undefined
     let there = 0
     let packets: boolean | undefined
     const settle = () => {
-      clearTimeout(deadline)
+      clearTimeout(timer)
       stopWatching?.()
       unwatch()
       started(undefined)
@@ -80,6 +78,6 @@ export function lookAhead<T>(
     const runOut = () => fail(codedError('ERR_PEEK_TIMEOUT', `${there} bytes are there`))
     started(fail)
     if (signal) stopWatching = onAbort(signal, () => fail(abortError(signal)))
-    if (timeout >= 0) deadline = setTimeout(runOut, Math.min(timeout, longestTimer))
+    timer = deadline(timeout, runOut)
   })
 }

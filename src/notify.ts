@@ -1,4 +1,5 @@
 import { binding } from './binding.js'
+import { deadline, longestTimer } from './deadline.js'
 import { check, codedError, invalidArgType, invalidArgValue, systemError } from './errors.js'
 import { onReady } from './readiness.js'
 import * as validate from './validate.js'
@@ -26,17 +27,20 @@ export interface Notification {
 
 type Field = (value: never) => string[]
 
-const flag = (assignment: string) => (value: boolean) => (value ? [assignment] : [])
+const flag = (name: string, assignments: () => string[]) => (value: boolean) => {
+  validate.optionalBoolean(`state.${name}`, value)
+  return value ? assignments() : []
+}
 const microseconds = (name: string, variable: string) => (value: number) => {
-  validate.integer(name, value, 0, Number.MAX_SAFE_INTEGER)
+  validate.integer(`state.${name}`, value, 0, Number.MAX_SAFE_INTEGER)
   return [`${variable}=${value}`]
 }
 
 const fields: Record<keyof Notification, Field> = {
-  ready: flag('READY=1'),
+  ready: flag('ready', () => ['READY=1']),
   // The monotonic clock is what hrtime shows.
-  reloading: (value: boolean) => (value ? ['RELOADING=1', `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`] : []),
-  stopping: flag('STOPPING=1'),
+  reloading: flag('reloading', () => ['RELOADING=1', `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`]),
+  stopping: flag('stopping', () => ['STOPPING=1']),
   status: (value: string) => {
     if (typeof value !== 'string') throw invalidArgType('state.status', 'of type string', value)
     if (/[\n\0]/.test(value)) throw invalidArgValue('state.status', 'must be one line', value)
@@ -55,8 +59,8 @@ const fields: Record<keyof Notification, Field> = {
     validate.optionalBoolean('state.watchdog', value)
     return value ? ['WATCHDOG=1'] : []
   },
-  watchdogUsec: microseconds('state.watchdogUsec', 'WATCHDOG_USEC'),
-  extendTimeoutUsec: microseconds('state.extendTimeoutUsec', 'EXTEND_TIMEOUT_USEC'),
+  watchdogUsec: microseconds('watchdogUsec', 'WATCHDOG_USEC'),
+  extendTimeoutUsec: microseconds('extendTimeoutUsec', 'EXTEND_TIMEOUT_USEC'),
 }
 
 /**
@@ -70,13 +74,8 @@ export function notify(state: Notification): boolean {
   validate.object('state', state)
   const lines: string[] = []
   for (const [name, value] of Object.entries(state)) {
-    const field = fields[name as keyof Notification]
     if (!Object.hasOwn(fields, name)) throw invalidArgValue('state', `has no field '${name}'`, state)
-    if (value === undefined) continue
-    if (field === fields.ready || field === fields.reloading || field === fields.stopping) {
-      validate.optionalBoolean(`state.${name}`, value)
-    }
-    lines.push(...field(value as never))
+    if (value !== undefined) lines.push(...fields[name as keyof Notification](value as never))
   }
   return tell(lines)
 }
@@ -99,14 +98,13 @@ export async function notifyBarrier(options: { timeout?: number } = {}): Promise
       binding.close(writing)
     }
     await new Promise<void>((resolve, reject) => {
-      const deadline =
-        timeout < 0 ? undefined : setTimeout(() => settle(() => reject(codedError('ERR_NOTIFY_TIMEOUT'))), timeout)
       const settle = (end: () => void) => {
-        clearTimeout(deadline)
+        clearTimeout(timer)
         unwatch()
         end()
       }
       const unwatch = onReady(reading, 'read', () => settle(resolve))
+      const timer = deadline(timeout, () => settle(() => reject(codedError('ERR_NOTIFY_TIMEOUT'))))
     })
     return true
   } finally {
@@ -121,7 +119,7 @@ export async function notifyBarrier(options: { timeout?: number } = {}): Promise
  * Errors: `ERR_INVALID_ARG_VALUE` for what cannot be a name, `EBADF`, and those of {@link notify}.
  */
 export function storeFds(name: string, fds: readonly number[]): boolean {
-  checkName(name)
+  validate.fdName('name', name)
   if (!Array.isArray(fds) || fds.length === 0) throw invalidArgType('fds', 'an array of fds', fds)
   for (const fd of fds) {
     validate.fd('fds', fd)
@@ -137,7 +135,7 @@ export function storeFds(name: string, fds: readonly number[]): boolean {
 
 /** Has it close all that it keeps by that name. Errors: as of {@link storeFds}. */
 export function removeFds(name: string): boolean {
-  checkName(name)
+  validate.fdName('name', name)
   return tell(['FDSTOREREMOVE=1', `FDNAME=${name}`])
 }
 
@@ -155,7 +153,7 @@ export function watchdog(): (() => void) | false {
   }
   const ping = () => notify({ watchdog: true })
   ping()
-  const interval = Math.min(Math.max(Math.floor(Number(WATCHDOG_USEC) / 2000), 1), 2 ** 31 - 1)
+  const interval = Math.min(Math.max(Math.floor(Number(WATCHDOG_USEC) / 2000), 1), longestTimer)
   const timer = setInterval(() => {
     try {
       ping()
@@ -165,15 +163,6 @@ export function watchdog(): (() => void) | false {
     }
   }, interval).unref()
   return () => clearInterval(timer)
-}
-
-// fdname_is_valid of systemd: printable ASCII without ':', at most 255.
-function checkName(name: unknown): void {
-  validate.optionalString('name', name)
-  if (name === undefined) throw invalidArgType('name', 'of type string', name)
-  if (!/^[ -9;-~]{1,255}$/.test(name)) {
-    throw invalidArgValue('name', "must be at most 255 printable ASCII characters, without ':'", name)
-  }
 }
 
 /** A path, with '\0' first for an abstract name. */

@@ -4,9 +4,10 @@ import type { ServerHttp2Session } from 'node:http2'
 import net from 'node:net'
 import tls from 'node:tls'
 import { onAbort } from './abort.js'
-import { binding, type PlainAddress } from './binding.js'
+import { binding } from './binding.js'
 import { Connection } from './connection.js'
-import { WindDown } from './drain.js'
+import { deadline, longestTimer } from './deadline.js'
+import { type DrainOptions, type DrainReport, type EndOptions, WindDown } from './drain.js'
 import { type CodedError, check, codedError, type SystemError } from './errors.js'
 import type { AcceptRef, AcceptResult, Listener } from './listener.js'
 import {
@@ -17,40 +18,11 @@ import {
   listenThrough,
   type ServerHandle,
   setHandshakeTimeout,
-  socketOn,
 } from './node-internals.js'
-import type { Keeper, OwnedFd } from './owned-fd.js'
-import { networks, type Proxied } from './proxied.js'
-import type { ProxyHeader } from './proxy-protocol.js'
+import { networks } from './proxied.js'
 import type { ConnectionHandler, SecureHandler, ServeOptions } from './serve.js'
+import { Served } from './served.js'
 import * as validate from './validate.js'
-
-export interface EndOptions {
-  /** Close the listener too: clients in the backlog are reset. Default: false, and they wait for who serves next. */
-  closeListener?: boolean
-}
-
-export interface DrainOptions extends EndOptions {
-  /** ms after which what is left is destroyed; negative: never. Default: 30,000. */
-  timeout?: number
-  /**
-   * ms for which an idle HTTP/1 connection may still bring a request, which is then answered, before it is ended. A
-   * client that is in the midst of sending one when its connection ends cannot know whether it was heard. Default: 200.
-   */
-  idleGrace?: number
-}
-
-/** How connections ended; together, all there were. */
-export interface DrainReport {
-  /** Nothing came on them, so they were ended (HTTP/1). */
-  idle: number
-  /** They ended in time. */
-  finished: number
-  /** They were cut off at the deadline. */
-  destroyed: number
-  /** ms that it took. */
-  elapsed: number
-}
 
 /** A connection that the server did not get. */
 export interface Refusal {
@@ -76,46 +48,9 @@ const defaultHandshakeTimeout = 10_000
 const defaultDrainTimeout = 30_000
 const defaultIdleGrace = 200
 const defaultCooldown = 5_000
-// Node's timers fire at once when they are told to wait longer.
-const longestTimer = 2 ** 31 - 1
 
 // Requests that are outstanding at once, at most: as many as a listener accepts before other I/O has its turn.
 const mostOutstanding = 64
-
-/** A connection while it is open. */
-class Served implements Keeper {
-  handle: Handle | undefined
-  proxied: Proxied | undefined
-  destroyed = false
-  readonly owned: OwnedFd
-  readonly #live: Set<Served>
-  readonly #ended: () => void
-
-  constructor(connection: Connection, live: Set<Served>, ended: () => void) {
-    this.#live = live
-    this.#ended = ended
-    this.owned = Connection.keep(connection, this)
-    live.add(this)
-  }
-
-  introduce(header: ProxyHeader, proxy: { remoteAddress: string | undefined; remotePort: number | undefined }): void {
-    const { source, family } = header
-    const known = family === 'IPv4' || family === 'IPv6' ? { ...source, family } : {}
-    // A proxy that speaks for itself, or does not know for whom, is the client.
-    if (source !== undefined) this.owned.peer = { ...source, ...known } as PlainAddress
-    this.proxied = { header, ...proxy, client: source && known }
-  }
-
-  gone(): void {
-    if (this.#live.delete(this)) this.#ended()
-  }
-
-  destroy(): void {
-    this.destroyed = true
-    if (this.handle === undefined) this.owned.close('reset')
-    else socketOn(this.handle).destroy()
-  }
-}
 
 type EventListener = Parameters<EventEmitter['on']>[1]
 type Give = (connection: Connection, served: Served) => unknown
@@ -463,13 +398,13 @@ export class Serving extends EventEmitter<ServingEvents> {
         for (const served of cut) served.destroy()
       })
     }
-    const deadline = timeout < 0 ? undefined : setTimeout(cutOff, Math.min(timeout, longestTimer))
+    const timer = deadline(timeout, cutOff)
     // What was accepted in the event that we may be in.
     process.nextTick(() => {
       for (const served of this.#live) all.add(served)
     })
     await this.#stopped.promise
-    clearTimeout(deadline)
+    clearTimeout(timer)
     windDown?.stop()
     await this.close({ closeListener })
     for (const served of cut) all.delete(served)

@@ -26,7 +26,7 @@ export function spawnActivated(
   const fds = named.map(([name, listener]) => {
     if (!(listener instanceof Listener))
       throw invalidArgType(`passed.${name}`, 'a Listener or an array of them', listener)
-    if (!/^[ -9;-~]{1,255}$/.test(name)) throw invalidArgValue('passed', "must have names without ':'", name)
+    validate.fdName('passed', name)
     // After close(): nothing to share.
     listener.backlog()
     return listener.fd

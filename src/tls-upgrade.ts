@@ -1,6 +1,7 @@
 import net from 'node:net'
 import tls from 'node:tls'
 import { onAbort } from './abort.js'
+import { deadline, longestTimer } from './deadline.js'
 import { abortError, invalidArgType, withCode } from './errors.js'
 import type { InheritedOptions } from './sockopt.js'
 import * as validate from './validate.js'
@@ -25,9 +26,6 @@ type Server = tls.Server & {
 type TLSSocket = tls.TLSSocket & { server: tls.Server }
 
 const defaultTimeout = 10_000
-
-// Node's timers fire at once when they are told to wait longer.
-const longestTimer = 2 ** 31 - 1
 
 // A context costs a thousand times a handshake's look-up of it; one for each options object, for as long as that lives.
 const servers = new WeakMap<object, Server>()
@@ -97,10 +95,10 @@ export function upgrade(
   const server = serverFor(options)
   const socket = claim(wantedBy(server))
   return new Promise((resolve, reject) => {
-    let deadline: NodeJS.Timeout | undefined
+    let timer: NodeJS.Timeout | undefined
     let stopWatching: (() => void) | undefined
     const settle = () => {
-      clearTimeout(deadline)
+      clearTimeout(timer)
       stopWatching?.()
     }
 
@@ -144,7 +142,7 @@ export function upgrade(
     if (signal) stopWatching = onAbort(signal, () => fail(abortError(signal)))
     if (ms > 0) {
       const timedOut = () => fail(withCode(new Error('TLS handshake timeout'), 'ERR_TLS_HANDSHAKE_TIMEOUT'))
-      deadline = setTimeout(timedOut, Math.min(ms, longestTimer))
+      timer = deadline(ms, timedOut)
     }
   })
 }

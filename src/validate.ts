@@ -60,6 +60,14 @@ export function optionalSignal(name: string, value: unknown): asserts value is A
   }
 }
 
+/** What systemd takes for the name of an fd: fdname_is_valid of its sources. */
+export function fdName(name: string, value: unknown): asserts value is string {
+  if (typeof value !== 'string') throw invalidArgType(name, 'of type string', value)
+  if (!/^[ -9;-~]{1,255}$/.test(value)) {
+    throw invalidArgValue(name, "must be 1 to 255 printable ASCII characters, without ':'", value)
+  }
+}
+
 /** A timeout in ms, for the native layer: a whole number, negative for none. */
 export function timeout(name: string, value: unknown): number {
   if (typeof value !== 'number') throw invalidArgType(name, 'of type number', value)

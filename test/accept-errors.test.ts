@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
 import { CommandedListener, outcomes } from './commanded-listener.js'
+import { needsStrace } from './needs.js'
 
 // strace makes accept4 fail without being called.
 const failing = (error: string, when: string) =>
@@ -8,10 +8,7 @@ const failing = (error: string, when: string) =>
 
 describe('Listener when accept4 fails', () => {
   before(function () {
-    const { status, stderr, error } = spawnSync('strace', ['-qq', '-e', 'trace=none', 'true'], { encoding: 'utf8' })
-    if (status === 0) return
-    console.log(`      skipped: strace does not work here: ${error?.message ?? stderr}`)
-    this.skip()
+    needsStrace(this)
   })
 
   for (const error of ['ENFILE', 'ENOBUFS', 'ENOMEM']) {

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { straceFailure } from './descriptors.js'
 import { runNode, temporaryDirectory } from './helpers.js'
+import { needsStrace } from './needs.js'
 
 describe('The raw binding', () => {
   // A new seed each time, and some that always are the same.
@@ -19,11 +19,7 @@ describe('The raw binding', () => {
   }
 
   it('closes only what is open when the process ends with listeners open', async function () {
-    const failure = straceFailure()
-    if (failure !== undefined) {
-      console.log(`      skipped: strace does not work here (${failure})`)
-      return this.skip()
-    }
+    needsStrace(this)
     const trace = join(temporaryDirectory(), 'trace')
     // Whoever reads freed memory then reads nonsense: as an fd, one that is not open.
     const command = ['env', 'MALLOC_PERTURB_=90', 'strace', '-f', '-qq', '-e', 'trace=close', '-o', trace]

@@ -76,11 +76,5 @@ export function startWithFd(fd: number, file: string, args: readonly string[]) {
   return finished.then(([stdout, [code, signal]]) => ({ stdout, code, signal }))
 }
 
-/** Why strace(1) does not work here, if so: it is not installed, or a container forbids ptrace(2). */
-export function straceFailure(): string | undefined {
-  const { status, error } = spawnSync('strace', ['-f', '-qq', '-o', '/dev/null', 'true'])
-  return status === 0 ? undefined : (error?.message ?? `exit code ${status}`)
-}
-
 /** An fd that is open, but is not a socket. */
 export const openFile = (path: string, flags: string | number = 'r'): number => temporaryFd(openSync(path, flags))

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
@@ -25,6 +25,7 @@ import {
 import { cleanUp, runNode, startNode, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
+import { needs } from './needs.js'
 
 const fixture = (name: string) => fileURLToPath(new URL(`fixtures/${name}`, import.meta.url))
 
@@ -90,11 +91,7 @@ for (const type of socketTypes) {
     })
 
     it('exchanges bytes with socat', async function () {
-      const { error } = spawnSync('socat', ['-V'])
-      if (error !== undefined) {
-        console.log(`      skipped: socat does not run here (${error.message})`)
-        return this.skip()
-      }
+      needs(this, 'socat', '-V')
       const { channel, child } = await acceptFrom(type, (name) => {
         const address = `ABSTRACT-CONNECT:${name.slice(1)},socktype=${type === 'stream' ? 1 : 5}`
         return spawn('socat', ['-t10', '-', address], { stdio: ['pipe', 'pipe', 'inherit'] })

@@ -13,7 +13,8 @@ import { temporary } from './descriptors.js'
 import { cleanUp, connect, listen, target, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
-import { echoed, needs, runProxy } from './proxies.js'
+import { needs } from './needs.js'
+import { echoed, runProxy } from './proxies.js'
 import { dialTLS } from './tls-peers.js'
 
 /** HAProxy between a socket of its own, whose address is the result's, and `back`. */

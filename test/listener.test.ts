@@ -21,6 +21,7 @@ import {
   until,
 } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
+import { skip } from './needs.js'
 
 interface Kind {
   name: string
@@ -77,9 +78,7 @@ for (const kind of kinds) {
     leaveNoFds()
 
     before(function () {
-      if (!kind.ipv6 || hasIpv6) return
-      console.log(`      skipped: this host has no IPv6 loopback address`)
-      this.skip()
+      if (kind.ipv6 && !hasIpv6) skip(this, 'this host has no IPv6 loopback address')
     })
 
     beforeEach(async () => {

@@ -7,7 +7,8 @@ import type { Listener, ListenOptions } from '../src/index.js'
 import { connect, listen, target, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
-import { echoed, needs, runProxy, skip } from './proxies.js'
+import { needs, skip } from './needs.js'
+import { echoed, runProxy } from './proxies.js'
 import { dialTLS, localhost, upgraded } from './tls-peers.js'
 
 /** Where the module is that forwards streams; undefined when nginx was built with it inside. */

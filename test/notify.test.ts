@@ -234,7 +234,7 @@ describe('notifyBarrier', () => {
 
   it('resolves when the service manager ends before it has read it', async () => {
     const { child } = await serviceManager(path(), 'mute')
-    const barrier = notifyBarrier({ timeout: -1 })
+    const barrier = notifyBarrier({ timeout: Number.MAX_SAFE_INTEGER })
     child.kill('SIGKILL')
     assert.equal(await barrier, true)
   })

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import {
   chmodSync,
@@ -19,6 +18,7 @@ import { basename, dirname, join } from 'node:path'
 import { binding } from '../src/binding.js'
 import { Listener, type ListenOptions, type SystemError } from '../src/index.js'
 import { cleanUp, connect, listen, openFds, runNode, temporaryDirectory } from './helpers.js'
+import { needsStrace } from './needs.js'
 
 const newPath = () => join(temporaryDirectory(), 'socket')
 
@@ -135,11 +135,7 @@ describe('Listener.listen on a path', () => {
     it('is in force before the first client can connect', async function () {
       const path = newPath()
       const log = join(dirname(path), 'log')
-      const { status, stderr, error } = spawnSync('strace', ['-qq', '-e', 'trace=none', 'true'], { encoding: 'utf8' })
-      if (status !== 0) {
-        console.log(`      skipped: strace does not work here: ${error?.message ?? stderr}`)
-        return this.skip()
-      }
+      needsStrace(this)
       const trace = ['strace', '-f', '-qq', '-o', log, '-e', 'trace=bind,/^f?chmod,listen']
       const { code } = await runNode('opening.mjs', [JSON.stringify({ path, mode: 0o600 })], trace)
       assert.equal(code, 0)

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import net, { type AddressInfo } from 'node:net'
 import { Connection, Listener, type ListenOptions, type SystemError } from '../src/index.js'
 import { cleanUp, connect, listen, openFds, runNode, until } from './helpers.js'
+import { needsStrace, skip } from './needs.js'
 
 const addressOf = (listener: Listener) => listener.address() as AddressInfo
 
@@ -103,9 +104,7 @@ describe('Listener.listen on a TCP port', () => {
 
   describe('with IPv6', () => {
     before(function () {
-      if (ipv6) return
-      console.log('      skipped: this host has no IPv6')
-      this.skip()
+      if (!ipv6) skip(this, 'this host has no IPv6')
     })
 
     it("takes clients of both families on '::' when no host is given", async () => {
@@ -133,10 +132,7 @@ describe('Listener.listen on a TCP port', () => {
     const without = ['strace', '-f', '-qq', '--seccomp-bpf', '-o', '/dev/null', ...fails]
 
     before(function () {
-      const { status, stderr, error } = spawnSync('strace', ['-qq', '-e', 'trace=none', 'true'], { encoding: 'utf8' })
-      if (status === 0) return
-      console.log(`      skipped: strace does not work here: ${error?.message ?? stderr}`)
-      this.skip()
+      needsStrace(this)
     })
 
     it('takes 0.0.0.0 when no host is given', async () => {

@@ -1,24 +1,11 @@
 import assert from 'node:assert/strict'
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import type net from 'node:net'
 import { text } from 'node:stream/consumers'
 import type { Connection, Listener, ProxyHeader } from '../src/index.js'
 import { temporary } from './descriptors.js'
 import { cleanUp } from './helpers.js'
-
-/** Skips the test, and says why. */
-export function skip(context: Mocha.Context, why: string): never {
-  console.log(`      skipped: ${why}`)
-  return context.skip()
-}
-
-/** What a program prints; skips the test when it does not work. */
-export function needs(context: Mocha.Context, program: string, ...args: string[]): string {
-  const { error, status, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8' })
-  if (status !== 0) skip(context, `${program} does not work here: ${error?.message ?? stderr}`)
-  return stdout + stderr
-}
 
 /**
  * Runs a proxy in the foreground until the current test ends. It inherits `front`, a socket that listens already, as its

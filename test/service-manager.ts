@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { until } from './helpers.js'
-import { needs, skip } from './proxies.js'
+import { needs, skip } from './needs.js'
 
 /** A real systemd, for one user, that has the units it is given. */
 export class ServiceManager {

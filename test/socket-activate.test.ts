@@ -12,7 +12,7 @@ import { ours, plainEnvironment, printed, program, type Report, reservedPort } f
 import { temporary } from './descriptors.js'
 import { cleanUp, connect, listen, temporaryDirectory, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
-import { needs, skip } from './proxies.js'
+import { needs, skip } from './needs.js'
 
 /** What the program says to a client that has come to `where`. */
 async function told(where: net.NetConnectOpts): Promise<{ report: Report; client: net.Socket }> {

@@ -12,7 +12,7 @@ import { reservedPort } from './activated.js'
 import { temporary } from './descriptors.js'
 import { cleanUp, temporaryDirectory, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
-import { needs } from './proxies.js'
+import { needs } from './needs.js'
 import { ServiceManager } from './service-manager.js'
 
 const service = fileURLToPath(new URL('fixtures/service.mjs', import.meta.url))

@@ -5,9 +5,10 @@ import net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import type { ListenOptions, ToSocketOptions } from '../src/index.js'
-import { pair, socketOptions, straceFailure, temporary } from './descriptors.js'
+import { pair, socketOptions, temporary } from './descriptors.js'
 import { codeOf, flagsOf, gone, runNode, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
+import { needsStrace } from './needs.js'
 
 const host = '127.0.0.1'
 
@@ -100,11 +101,7 @@ describe('Connection.toSocket', () => {
   })
 
   it('makes no system call for options that the listener has', async function () {
-    const failure = straceFailure()
-    if (failure !== undefined) {
-      console.log(`      skipped: strace does not work here (${failure})`)
-      return this.skip()
-    }
+    needsStrace(this)
     const trace = join(temporaryDirectory(), 'trace')
     const strace = ['strace', '-f', '-qq', '-e', 'trace=accept4,setsockopt', '-o', trace]
     const { code, stdout, stderr } = await runNode('inherited-options.mjs', [], strace)

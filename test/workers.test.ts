@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { cleanUp, runNode, startNode, temporaryDirectory } from './helpers.js'
+import { needsStrace } from './needs.js'
 
 /** What a fixture printed as JSON; it must have ended well and said nothing else. */
 async function report<Report>(fixture: string, ...args: string[]): Promise<Report> {
@@ -63,11 +63,7 @@ describe('Listener in a worker', function () {
   })
 
   it('closes no fd twice when it is terminated, which would close what another thread has opened since', async function () {
-    const { status, stderr, error } = spawnSync('strace', ['-qq', '-e', 'trace=none', 'true'], { encoding: 'utf8' })
-    if (status !== 0) {
-      console.log(`      skipped: strace does not work here: ${error?.message ?? stderr}`)
-      return this.skip()
-    }
+    needsStrace(this)
     const log = join(temporaryDirectory(), 'log')
     const trace = `strace -f -qq --seccomp-bpf -e trace=close -e status=failed -e signal=none -o ${log}`.split(' ')
     const { code, signal } = await runNode('worker-terminated-busy.mjs', ['80'], trace)
