@@ -1,0 +1,72 @@
+// What the scripts share: programs that must succeed, and work that is done again only when what it is made from has
+// changed. Needs nothing but Node.
+import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+export const root = join(dirname(fileURLToPath(import.meta.url)), '..')
+
+/** Runs a program to its end; when it fails this process ends, too. */
+export function run(command, args, options = {}) {
+  // stdout belongs to the command that asked for the step.
+  const { status, error } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 2, 2], ...options })
+  if (error) throw error
+  if (status !== 0) {
+    console.error(`${[command, ...args].join(' ')} failed`)
+    process.exit(1)
+  }
+}
+
+export const runNode = (...args) => run(process.execPath, args)
+
+export const npm = (...args) =>
+  process.env.npm_execpath ? runNode(process.env.npm_execpath, ...args) : run('npm', args)
+
+/** Builds the addon of a directory that has a binding.gyp. */
+export const nodeGyp = (directory, args, env = {}) =>
+  run(
+    process.execPath,
+    [
+      join(root, 'node_modules/node-gyp/bin/node-gyp.js'),
+      'rebuild',
+      '--loglevel=error',
+      ...ownHeaders(),
+      `--directory=${directory}`,
+      ...args,
+    ],
+    { env: { ...process.env, ...env } },
+  )
+
+// Most installations of Node bring its headers; then node-gyp need not download them.
+function ownHeaders() {
+  const prefix = join(dirname(process.execPath), '..')
+  return existsSync(join(prefix, 'include/node/node_api.h')) ? [`--nodedir=${prefix}`] : []
+}
+
+const filesBelow = (path) =>
+  statSync(path).isDirectory()
+    ? readdirSync(path)
+        .sort()
+        .flatMap((name) => filesBelow(join(path, name)))
+    : [path]
+
+// A hash of contents rather than dates: a checkout changes dates without changing a file.
+function fingerprint(inputs, settings) {
+  const hash = createHash('sha256').update(process.arch).update(JSON.stringify(settings))
+  for (const file of inputs.flatMap((input) => filesBelow(join(root, input)))) {
+    hash.update(file.slice(root.length)).update('\0').update(readFileSync(file)).update('\0')
+  }
+  return hash.digest('hex')
+}
+
+/** Makes `output`, a directory, unless it was made from these very inputs and settings. */
+export function step({ what, output, inputs, settings = {}, make }) {
+  const stamp = join(root, output, '.made-from')
+  const wanted = fingerprint(inputs, settings)
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return
+  console.error(`setup: ${what}`)
+  make()
+  writeFileSync(stamp, wanted)
+}
