@@ -5,6 +5,7 @@
       'sources': [
         'native/addon.cc',
         'native/fd_functions.cc',
+        'native/libstdcxx.cc',
         'native/listener.cc',
         'native/listener_handle.cc',
         'native/messages.cc',

@@ -59,9 +59,9 @@ int Addon::open_listener(int fd, Listener::Options options, void* data, Listener
 
 int Addon::lend(int fd) {
   if (!owned_.has(fd)) return -EBADF;
-  struct stat status;
-  int error = sys::fstat(fd, &status);
-  if (error == 0) lent_ = {fd, status.st_ino};
+  sys::File file;
+  int error = sys::statx(fd, &file);
+  if (error == 0) lent_ = {fd, file.inode};
   return error;
 }
 
@@ -145,8 +145,8 @@ void Addon::end() {
   }
   readiness_open_ = readiness_.close();
   owned_.drain([this](int fd) {
-    struct stat now;
-    if (fd != lent_.fd || (sys::fstat(fd, &now) == 0 && now.st_ino == lent_.inode)) sys::close(fd);
+    sys::File now;
+    if (fd != lent_.fd || (sys::statx(fd, &now) == 0 && now.inode == lent_.inode)) sys::close(fd);
   });
   end_if_all_closed();
 }

@@ -59,7 +59,7 @@ class Addon final : public Listener::Host, public Readiness::Host {
   OwnedFds owned_;
   struct {
     int fd = -1;
-    ino_t inode = 0;
+    uint64_t inode = 0;
   } lent_;
   std::unordered_set<Listener*> listeners_;  // those being closed included
   Napi::Reference<Napi::ArrayBuffer> completions_;

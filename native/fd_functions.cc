@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <memory>
@@ -144,12 +145,12 @@ const char* kind_name(mode_t mode) {
 // inspect(fd): what it is; for a socket its domain and type, and whether it listens or is connected.
 Value inspect(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
-  struct stat status;
-  int error = sys::fstat(fd, &status);
+  sys::File file;
+  int error = sys::statx(fd, &file);
   if (error != 0) return number(info, error);
   auto result = Napi::Object::New(info.Env());
-  result.Set("kind", kind_name(status.st_mode));
-  if (!S_ISSOCK(status.st_mode)) return result;
+  result.Set("kind", kind_name(file.mode));
+  if (!S_ISSOCK(file.mode)) return result;
   int domain = 0;
   int type = 0;
   int listening = 0;
@@ -358,11 +359,11 @@ Value pipe(const CallbackInfo& info) {
 Value pidfd_inode(const CallbackInfo& info) {
   int fd = sys::pidfd_open_self();
   if (fd < 0) return number(info, fd);
-  struct stat status;
-  int error = sys::fstat(fd, &status);
+  sys::File file;
+  int error = sys::statx(fd, &file);
   sys::close(fd);
   if (error != 0) return number(info, error);
-  return Napi::String::New(info.Env(), std::to_string(status.st_ino));
+  return Napi::String::New(info.Env(), std::to_string(file.inode));
 }
 
 struct Constant {

@@ -4,7 +4,6 @@
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include <cstdint>
 
@@ -37,8 +36,12 @@ int dup_cloexec(int fd);
 int set_cloexec(int fd);
 int set_nonblock(int fd);
 
-// fstat(2)
-int fstat(int fd, struct stat* result);
+// What statx(2) says of an fd: which file it is, of its device, and of which kind (S_IFSOCK and so on).
+struct File {
+  uint64_t inode;
+  uint32_t mode;
+};
+int statx(int fd, File* result);
 
 // open(2) of /dev/null, close-on-exec: an fd for the sake of its number.
 int open_null();

@@ -50,12 +50,12 @@ int ask(int netlink, uint64_t inode, uint32_t* queued, uint32_t* limit) {
 }  // namespace
 
 int accept_queue(int fd, uint32_t* queued, uint32_t* limit) {
-  struct stat status;
-  int error = sys::fstat(fd, &status);
+  sys::File file;
+  int error = sys::statx(fd, &file);
   if (error != 0) return error;
   int netlink = sys::socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG);
   if (netlink < 0) return netlink;
-  error = ask(netlink, status.st_ino, queued, limit);
+  error = ask(netlink, file.inode, queued, limit);
   sys::close(netlink);
   return error;
 }

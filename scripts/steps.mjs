@@ -24,26 +24,19 @@ export const runNode = (...args) => run(process.execPath, args)
 export const npm = (...args) =>
   process.env.npm_execpath ? runNode(process.env.npm_execpath, ...args) : run('npm', args)
 
+/** What tells node-gyp where the headers of this Node are. Most installations bring them; else it downloads them. */
+export function headers() {
+  const prefix = join(dirname(process.execPath), '..')
+  return existsSync(join(prefix, 'include/node/node_api.h')) ? { npm_config_nodedir: prefix } : {}
+}
+
 /** Builds the addon of a directory that has a binding.gyp. */
 export const nodeGyp = (directory, args, env = {}) =>
   run(
     process.execPath,
-    [
-      join(root, 'node_modules/node-gyp/bin/node-gyp.js'),
-      'rebuild',
-      '--loglevel=error',
-      ...ownHeaders(),
-      `--directory=${directory}`,
-      ...args,
-    ],
-    { env: { ...process.env, ...env } },
+    ['node_modules/node-gyp/bin/node-gyp.js', 'rebuild', '--loglevel=error', `--directory=${directory}`, ...args],
+    { env: { ...process.env, ...headers(), ...env } },
   )
-
-// Most installations of Node bring its headers; then node-gyp need not download them.
-function ownHeaders() {
-  const prefix = join(dirname(process.execPath), '..')
-  return existsSync(join(prefix, 'include/node/node_api.h')) ? [`--nodedir=${prefix}`] : []
-}
 
 const filesBelow = (path) =>
   statSync(path).isDirectory()

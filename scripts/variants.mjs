@@ -4,6 +4,20 @@ import { cpSync, mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { nodeGyp, root, step } from './steps.mjs'
 
+/** What the addon is made from, and so what its builds must follow. */
+export const inputs = ['package-lock.json', 'binding.gyp', 'native']
+
+/** An empty directory in which the addon can be built. */
+export function lay(output) {
+  const directory = join(root, output)
+  rmSync(directory, { recursive: true, force: true })
+  mkdirSync(directory, { recursive: true })
+  for (const each of ['package.json', 'binding.gyp', 'native']) {
+    cpSync(join(root, each), join(directory, each), { recursive: true })
+  }
+  return directory
+}
+
 /**
  * The directory of a variant, built when it must be.
  * `env`: what the makefile takes from its environment (CC, CXX, CXXFLAGS, LDFLAGS); `args`: node-gyp's (`--debug`,
@@ -12,21 +26,15 @@ import { nodeGyp, root, step } from './steps.mjs'
 export function variant(name, { env = {}, args = [], variables = {} } = {}) {
   // Below node_modules, so that binding.gyp finds node-addon-api from there.
   const output = `node_modules/.cache/variants/${name}`
-  const directory = join(root, output)
   step({
     what: `addon, ${name}`,
     output,
-    inputs: ['package-lock.json', 'binding.gyp', 'native'],
+    inputs,
     settings: { env, args, variables },
     make: () => {
-      rmSync(directory, { recursive: true, force: true })
-      mkdirSync(directory, { recursive: true })
-      for (const input of ['binding.gyp', 'package.json', 'native']) {
-        cpSync(join(root, input), join(directory, input), { recursive: true })
-      }
       const defines = Object.entries(variables).map(([variable, value]) => `-D${variable}=${value}`)
-      nodeGyp(directory, [...args, ...(defines.length > 0 ? ['--', ...defines] : [])], env)
+      nodeGyp(lay(output), [...args, ...(defines.length > 0 ? ['--', ...defines] : [])], env)
     },
   })
-  return directory
+  return join(root, output)
 }

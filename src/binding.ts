@@ -1,6 +1,4 @@
-import { createRequire } from 'node:module'
-import { fileURLToPath } from 'node:url'
-import { codedError } from './errors.js'
+import { loadAddon } from './load-addon.js'
 
 /** So many completions, and what the system lacks: 0 or an errno, and the ms until polling goes on. */
 type Deliver = (count: number, capacityErrno: number, delay: number) => void
@@ -113,29 +111,7 @@ export interface Backlog {
   limit: number
 }
 
-function load(): Binding {
-  if (process.platform !== 'linux') {
-    throw codedError('ERR_UNSUPPORTED_PLATFORM', `this is ${process.platform}`)
-  }
-  const root = fileURLToPath(new URL('..', import.meta.url))
-  const require = createRequire(import.meta.url)
-  try {
-    return require('node-gyp-build')(root) as Binding
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause)
-    const target = `${process.platform}-${process.arch}, Node ${process.version}`
-    throw Object.assign(
-      codedError(
-        'ERR_ADDON_LOAD',
-        `${target}; looked in ${root}prebuilds and ${root}build/Release. ` +
-          `Build it with "npm rebuild async-accept" (needs a C++ compiler, make and Python 3). ${reason}`,
-      ),
-      { cause },
-    )
-  }
-}
-
-export const binding = load()
+export const binding = loadAddon() as Binding
 
 // One function for the whole thread, and it must serve every copy of this module that the thread has loaded.
 binding.setDeliver(function (...args) {

@@ -114,13 +114,13 @@ export interface Finished {
   stderr: string
 }
 
-/** Starts plain Node on a file of `test/fixtures` or, with a path, on any file of the package. */
+/** Starts plain Node on a file of `test/fixtures` or, with a path, on any file of the package or of this machine. */
 export function startNode(file: string, args: readonly string[] = [], command: readonly string[] = []): ChildProcess {
   const path = file.includes('/') ? file : `test/fixtures/${file}`
   const [program, ...words] = [
     ...command,
     process.execPath,
-    fileURLToPath(new URL(`../${path}`, import.meta.url)),
+    fileURLToPath(new URL(path, new URL('..', import.meta.url))),
     ...args,
   ]
   const env = { ...process.env }

@@ -1,0 +1,74 @@
+// Makes the binaries that the tarball carries: prebuilds/linux-<arch>/async-accept.glibc.node, with prebuildify.
+// node scripts/prebuild.mjs         for this machine
+// node scripts/prebuild.mjs --all   for all that we ship to; needs a cross compiler (Debian: g++-aarch64-linux-gnu)
+import { spawnSync } from 'node:child_process'
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { headers, root, run, step } from './steps.mjs'
+import { inputs, lay } from './variants.mjs'
+
+// The newest version of each library that a binary may need: what Node's own binaries need, in all supported versions.
+const newest = { GLIBC: '2.28', GLIBCXX: '3.4.21', CXXABI: '1.3.9', GCC: '3.3' }
+
+const machines = { x64: 'x86_64-linux-gnu', arm64: 'aarch64-linux-gnu' }
+
+const wanted = process.argv.includes('--all') ? Object.keys(machines) : [process.arch]
+
+for (const arch of wanted) {
+  const machine = machines[arch]
+  if (machine === undefined) {
+    console.error(`no binary for ${arch}: npm compiles it where it is installed`)
+    continue
+  }
+  const output = `prebuilds/linux-${arch}`
+  const tool = (name) => (arch === process.arch ? name : `${machine}-${name}`)
+  const build = `node_modules/.cache/prebuild/${arch}`
+  // Paths are all that would make the same sources give another binary elsewhere.
+  const env = { CC: tool('gcc'), CXX: tool('g++'), CXXFLAGS: `-ffile-prefix-map=${join(root, build)}=.` }
+  step({
+    what: `binary for linux-${arch}`,
+    output,
+    inputs,
+    make: () => {
+      if (spawnSync(env.CXX, ['--version']).error) {
+        console.error(`${env.CXX} is missing (Debian: g++-${machine.replaceAll('_', '-')})`)
+        process.exit(1)
+      }
+      rmSync(join(root, output), { recursive: true, force: true })
+      const flags = ['--napi', '--tag-libc=glibc', '--strip', `--strip-bin=${tool('strip')}`, `--arch=${arch}`]
+      run(
+        process.execPath,
+        [
+          'node_modules/prebuildify/bin.js',
+          ...flags,
+          `--cwd=${lay(build)}`,
+          `--out=${root}`,
+          `--node-gyp=${join(root, 'node_modules/.bin/node-gyp')}`,
+        ],
+        { env: { ...process.env, ...headers(), ...env } },
+      )
+      check(join(root, output, 'async-accept.glibc.node'), tool('objdump'))
+    },
+  })
+}
+
+/** Fails when the binary needs newer libraries than Node does, or others. */
+function check(file, objdump) {
+  const { stdout, status } = spawnSync(objdump, ['-p', '-T', file], { encoding: 'utf8' })
+  const needed = {}
+  for (const [, library, version] of stdout.matchAll(/\b([A-Z]+)_(\d[\d.]*)/g)) {
+    if (isNewer(version, needed[library] ?? '0')) needed[library] = version
+  }
+  const libraries = [...stdout.matchAll(/NEEDED +(\S+)/g)].map(([, name]) => name)
+  console.error(`${file.slice(root.length + 1)}: ${libraries.join(', ')}; ${JSON.stringify(needed)}`)
+  const tooNew = Object.entries(needed).filter(([library, version]) => isNewer(version, newest[library] ?? '0'))
+  const others = libraries.filter((name) => !/^(libc|libm|libstdc\+\+|libgcc_s|ld-linux-.*)\.so\.\d+$/.test(name))
+  if (status === 0 && needed.GLIBC !== undefined && tooNew.length === 0 && others.length === 0) return
+  console.error(`it may need no more than ${JSON.stringify(newest)} of the libraries that Node needs, too`)
+  rmSync(file)
+  process.exit(1)
+}
+
+function isNewer(version, other) {
+  return version.localeCompare(other, 'en', { numeric: true }) > 0
+}
