@@ -16,7 +16,7 @@ step({
   what: 'addon',
   output: 'build',
   inputs: ['package-lock.json', 'binding.gyp', 'native'],
-  make: () => nodeGyp(root, []),
+  make: () => nodeGyp(root),
 })
 
 step({

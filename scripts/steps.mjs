@@ -30,13 +30,12 @@ export function headers() {
   return existsSync(join(prefix, 'include/node/node_api.h')) ? { npm_config_nodedir: prefix } : {}
 }
 
-/** Builds the addon of a directory that has a binding.gyp. */
-export const nodeGyp = (directory, args, env = {}) =>
-  run(
-    process.execPath,
-    ['node_modules/node-gyp/bin/node-gyp.js', 'rebuild', '--loglevel=error', `--directory=${directory}`, ...args],
-    { env: { ...process.env, ...headers(), ...env } },
-  )
+/** Builds the addon in a directory that has its binding.gyp. `variables` are what that asks for. */
+export function nodeGyp(directory, { args = [], env = {}, variables = {} } = {}) {
+  const defines = Object.entries({ strict: 1, ...variables }).map(([name, value]) => `-D${name}=${value}`)
+  const command = ['node_modules/node-gyp/bin/node-gyp.js', 'rebuild', '--loglevel=error', `--directory=${directory}`]
+  run(process.execPath, [...command, ...args, '--', ...defines], { env: { ...process.env, ...headers(), ...env } })
+}
 
 const filesBelow = (path) =>
   statSync(path).isDirectory()

@@ -23,7 +23,7 @@ export function lay(output) {
  * `env`: what the makefile takes from its environment (CC, CXX, CXXFLAGS, LDFLAGS); `args`: node-gyp's (`--debug`,
  * `--arch=arm64`); `variables`: what binding.gyp asks for (`{ faults: 1 }`).
  */
-export function variant(name, { env = {}, args = [], variables = {} } = {}) {
+export function variant(name, { env, args, variables } = {}) {
   // Below node_modules, so that binding.gyp finds node-addon-api from there.
   const output = `node_modules/.cache/variants/${name}`
   step({
@@ -31,10 +31,7 @@ export function variant(name, { env = {}, args = [], variables = {} } = {}) {
     output,
     inputs,
     settings: { env, args, variables },
-    make: () => {
-      const defines = Object.entries(variables).map(([variable, value]) => `-D${variable}=${value}`)
-      nodeGyp(lay(output), [...args, ...(defines.length > 0 ? ['--', ...defines] : [])], env)
-    },
+    make: () => nodeGyp(lay(output), { env, args, variables }),
   })
   return join(root, output)
 }
