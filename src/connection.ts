@@ -290,9 +290,9 @@ export class Connection {
     read: (bytes: Buffer, ended: boolean) => { result: T } | undefined,
   ): Promise<T> {
     const fd = this.#claimable()
-    const owned = this.#owned
-    if (owned.abandonLook !== undefined) throw codedError('ERR_PEEK_PENDING')
-    return lookAhead(fd, limit, options, (abandon) => (owned.abandonLook = abandon), read)
+    if (this.#owned.abandonLook !== undefined) throw codedError('ERR_PEEK_PENDING')
+    // `this`, and not only its fd: a connection whose bytes somebody waits for is not forgotten.
+    return lookAhead(fd, limit, options, (abandon) => (this.#owned.abandonLook = abandon), read)
   }
 
   /** Gives the fd to the caller, who must close it. Error: `ERR_CONNECTION_CLAIMED`. */

@@ -5,6 +5,7 @@ import { Connection, Listener } from '../src/index.js'
 import { temporary } from './descriptors.js'
 import { cleanUp, codeOf, connect, flagsOf, gone, listen, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
+import { lookedBefore } from './looked-before.js'
 
 const collectGarbage = (globalThis as unknown as { gc: () => void }).gc
 
@@ -54,6 +55,7 @@ async function forgetListener() {
 }
 
 describe('An unreachable Connection', () => {
+  lookedBefore()
   leaveNoFds()
 
   it('is closed, with a warning that says where it came from', async () => {
@@ -89,6 +91,24 @@ describe('An unreachable Connection', () => {
     await untilCollected(() => warnings.length > 0)
     await gone(client)
     assert.equal((warnings[0] as Warning).code, 'ASYNC_ACCEPT_UNCLAIMED_CONNECTION')
+  })
+
+  it('waits for the end of a look ahead', async () => {
+    const warnings = takeWarnings()
+    const listener = await listen({ host: '127.0.0.1' })
+    const forgetLooking = async () => {
+      const accepting = listener.accept()
+      const client = await connect(listener)
+      return { client, looking: (await accepting).peek(1, { timeout: -1 }) }
+    }
+    const { client, looking } = await forgetLooking()
+    const { fd } = await forgetConnection(listener)
+    await untilCollected(() => warnings.length > 0)
+    assert.ok(warnings[0]?.message.includes(`fd ${fd},`), warnings[0]?.message)
+    client.write('!')
+    assert.equal(String(await looking), '!')
+    await untilCollected(() => warnings.length > 1)
+    await gone(client)
   })
 
   const claims: Record<string, (connection: Connection) => unknown> = {
