@@ -4,7 +4,7 @@
 import { spawnSync } from 'node:child_process'
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { headers, root, run, step } from './steps.mjs'
+import { headers, isMade, root, run, step } from './steps.mjs'
 import { inputs, lay } from './variants.mjs'
 
 // The newest version of each library that a binary may need: what Node's own binaries need, in all supported versions.
@@ -13,43 +13,33 @@ const newest = { GLIBC: '2.28', GLIBCXX: '3.4.21', CXXABI: '1.3.9', GCC: '3.3' }
 const machines = { x64: 'x86_64-linux-gnu', arm64: 'aarch64-linux-gnu' }
 
 const wanted = process.argv.includes('--all') ? Object.keys(machines) : [process.arch]
+if (machines[process.arch] === undefined)
+  console.error(`no binary for ${process.arch}: npm compiles it on installation`)
 
-for (const arch of wanted) {
-  const machine = machines[arch]
-  if (machine === undefined) {
-    console.error(`no binary for ${arch}: npm compiles it where it is installed`)
-    continue
-  }
-  const output = `prebuilds/linux-${arch}`
+for (const [arch, machine] of Object.entries(machines)) {
+  const made = { output: `prebuilds/linux-${arch}`, inputs }
+  if (wanted.includes(arch)) step({ ...made, what: `binary for linux-${arch}`, make: () => make(arch, machine) })
+  // What was made from other sources must not get into a tarball.
+  else if (!isMade(made)) rmSync(join(root, made.output), { recursive: true, force: true })
+}
+
+function make(arch, machine) {
   const tool = (name) => (arch === process.arch ? name : `${machine}-${name}`)
-  const build = `node_modules/.cache/prebuild/${arch}`
+  const output = join(root, `prebuilds/linux-${arch}`)
+  const build = lay(`node_modules/.cache/prebuild/${arch}`)
   // Paths are all that would make the same sources give another binary elsewhere.
-  const env = { CC: tool('gcc'), CXX: tool('g++'), CXXFLAGS: `-ffile-prefix-map=${join(root, build)}=.` }
-  step({
-    what: `binary for linux-${arch}`,
-    output,
-    inputs,
-    make: () => {
-      if (spawnSync(env.CXX, ['--version']).error) {
-        console.error(`${env.CXX} is missing (Debian: g++-${machine.replaceAll('_', '-')})`)
-        process.exit(1)
-      }
-      rmSync(join(root, output), { recursive: true, force: true })
-      const flags = ['--napi', '--tag-libc=glibc', '--strip', `--strip-bin=${tool('strip')}`, `--arch=${arch}`]
-      run(
-        process.execPath,
-        [
-          'node_modules/prebuildify/bin.js',
-          ...flags,
-          `--cwd=${lay(build)}`,
-          `--out=${root}`,
-          `--node-gyp=${join(root, 'node_modules/.bin/node-gyp')}`,
-        ],
-        { env: { ...process.env, ...headers(), ...env } },
-      )
-      check(join(root, output, 'async-accept.glibc.node'), tool('objdump'))
-    },
+  const env = { CC: tool('gcc'), CXX: tool('g++'), CXXFLAGS: `-ffile-prefix-map=${build}=.` }
+  if (spawnSync(env.CXX, ['--version']).error) {
+    console.error(`${env.CXX} is missing (Debian: g++-${machine.replaceAll('_', '-')})`)
+    process.exit(1)
+  }
+  rmSync(output, { recursive: true, force: true })
+  const flags = ['--napi', '--tag-libc=glibc', '--strip', `--strip-bin=${tool('strip')}`, `--arch=${arch}`]
+  const places = [`--cwd=${build}`, `--out=${root}`, `--node-gyp=${join(root, 'node_modules/.bin/node-gyp')}`]
+  run(process.execPath, ['node_modules/prebuildify/bin.js', ...flags, ...places], {
+    env: { ...process.env, ...headers(), ...env },
   })
+  check(join(output, 'async-accept.glibc.node'), tool('objdump'))
 }
 
 /** Fails when the binary needs newer libraries than Node does, or others. */

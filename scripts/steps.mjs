@@ -53,12 +53,16 @@ function fingerprint(inputs, settings) {
   return hash.digest('hex')
 }
 
-/** Makes `output`, a directory, unless it was made from these very inputs and settings. */
-export function step({ what, output, inputs, settings = {}, make }) {
-  const stamp = join(root, output, '.made-from')
-  const wanted = fingerprint(inputs, settings)
-  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return
+const stampOf = (output) => join(root, output, '.made-from')
+
+/** Whether `output`, a directory, was made from these very inputs and settings. */
+export const isMade = ({ output, inputs, settings = {} }) =>
+  existsSync(stampOf(output)) && readFileSync(stampOf(output), 'utf8') === fingerprint(inputs, settings)
+
+/** Makes `output` unless it is made. */
+export function step({ what, make, ...made }) {
+  if (isMade(made)) return
   console.error(`setup: ${what}`)
   make()
-  writeFileSync(stamp, wanted)
+  writeFileSync(stampOf(made.output), fingerprint(made.inputs, made.settings ?? {}))
 }
