@@ -1,0 +1,59 @@
+import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
+import net from 'node:net'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { startNode, temporaryDirectory, until } from './helpers.js'
+
+const theModel = process.allowedNodeEnvironmentFlags.has('--permission') ? '--permission' : '--experimental-permission'
+const readable = (path: string) => `--allow-fs-read=${path}`
+// What docs/api.md says must be granted. The program and the package are in one directory here.
+const program = readable(fileURLToPath(new URL('..', import.meta.url)))
+const minimum = [program, readable('/etc/alpine-release'), '--allow-addons']
+
+interface Permitted {
+  address?: net.AddressInfo | string
+  code?: string
+  permission?: string
+  resource?: string
+  cause?: string
+}
+
+/** What a program says first that runs with these grants and no others. */
+async function permitted(grants: readonly string[], ...args: string[]): Promise<Permitted> {
+  const command = ['env', `NODE_OPTIONS=${[theModel, ...grants].join(' ')}`]
+  const child = startNode('permitted.mjs', args, command)
+  for await (const line of createInterface({ input: child.stdout as NodeJS.ReadableStream })) return JSON.parse(line)
+  assert.fail(await text(child.stderr as NodeJS.ReadableStream))
+}
+
+describe("Under Node's permission model", () => {
+  it('loads and serves with the documented grants, and needs none for the network', async () => {
+    const { address, ...failed } = await permitted(minimum)
+    assert.deepEqual(failed, {})
+    const { port } = address as net.AddressInfo
+    assert.equal(await text(net.connect(port, '127.0.0.1')), 'served')
+  })
+
+  it('says that the addon may not be loaded', async () => {
+    const grants = minimum.filter((grant) => grant !== '--allow-addons')
+    assert.deepEqual(await permitted(grants), { code: 'ERR_ADDON_LOAD', cause: 'ERR_DLOPEN_DISABLED' })
+  })
+
+  it('serves on a path that may be read and written, and removes it', async () => {
+    const path = join(temporaryDirectory(), 'served')
+    const grants = [...minimum, readable(path), `--allow-fs-write=${path}`]
+    assert.deepEqual(await permitted(grants, path), { address: path })
+    assert.equal(await text(net.connect(path)), 'served')
+    await until(() => !existsSync(path))
+  })
+
+  it('does not make a path that it may not look at', async () => {
+    const path = join(temporaryDirectory(), 'unseen')
+    const denied = { code: 'ERR_ACCESS_DENIED', permission: 'FileSystemRead', resource: path }
+    assert.deepEqual(await permitted(minimum, path), denied)
+    assert.equal(existsSync(path), false)
+  })
+})
