@@ -1,9 +1,10 @@
 // Runs the tests on every supported version of Node, with one binary of the addon:
-// node scripts/matrix.mjs [major...] [test file...]
-// The versions come from the registry, into node_modules/.cache; the addon is the one that setup.mjs has built.
-import { spawnSync } from 'node:child_process'
+// node scripts/matrix.mjs [--permission] [major...] [test file...]
+// The versions come from the registry, into node_modules/.cache; the addon is the one that setup.mjs has built. With
+// --permission the tests, and the programs that they start, run under Node's permission model.
+import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 import { npm, root } from './steps.mjs'
 
 const supported = ['20', '22', '24', '26']
@@ -22,12 +23,32 @@ function nodeOf(major) {
   return program
 }
 
+// The tests start programs and threads, and write files. The package's own needs are in permission.test.ts.
+const granted = ['fs-read=*', 'fs-write=*', 'addons', 'worker', 'child-process', 'net', 'inspector']
+
+/** The flags that put this version of Node under its permission model, with all that the tests need. */
+function permission(node) {
+  const known = execFileSync(node, ['-p', "[...process.allowedNodeEnvironmentFlags].join(' ')"], { encoding: 'utf8' })
+  const has = (flag) => known.trim().split(' ').includes(flag.replace(/=.*/, ''))
+  const model = ['--permission', '--experimental-permission'].find(has)
+  // A version that does not know a grant does not restrict what it is for.
+  const grants = granted.map((each) => `--allow-${each}`).filter(has)
+  // Tests look at what their programs say on stderr.
+  const silent = ['SecurityWarning', 'ExperimentalWarning'].map((warning) => `--disable-warning=${warning}`)
+  return [model, ...grants, ...silent].join(' ')
+}
+
+const restricted = process.argv.includes('--permission')
 const failed = majors.filter((major) => {
   const node = process.versions.node.startsWith(`${major}.`) ? process.execPath : nodeOf(major)
-  console.log(`\nNode ${major}`)
+  console.log(`\nNode ${major}${restricted ? ', under its permission model' : ''}`)
+  // What the tests start by its name is this version, too.
+  const env = { ...process.env, PATH: `${dirname(node)}${delimiter}${process.env.PATH}` }
+  if (restricted) env.NODE_OPTIONS = permission(node)
   const { status, error } = spawnSync(node, ['node_modules/mocha/bin/mocha.js', '--reporter', 'dot', ...tests], {
     cwd: root,
     stdio: 'inherit',
+    env,
   })
   if (error) throw error
   return status !== 0

@@ -124,7 +124,8 @@ export function startNode(file: string, args: readonly string[] = [], command: r
     ...args,
   ]
   const env = { ...process.env }
-  delete env.NODE_OPTIONS
+  // But for the flags of the permission model, which scripts/matrix.mjs has put there.
+  if (process.permission === undefined) delete env.NODE_OPTIONS
   // Node 22 and later read it in a thread of their own, which holds an fd for a while after the program has begun.
   delete env.NODE_EXTRA_CA_CERTS
   const child = spawn(program as string, words, { stdio: ['pipe', 'pipe', 'pipe'], env })
