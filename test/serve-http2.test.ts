@@ -9,6 +9,7 @@ import type tls from 'node:tls'
 import { certificates } from './certificates.js'
 import { cleanUp, gone, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
+import { skip } from './needs.js'
 import { dialTLS } from './tls-peers.js'
 import { addressOf, closing, countOf, waysIn } from './ways-in.js'
 
@@ -99,8 +100,7 @@ for (const { kind, secure, make } of kinds) {
 
       it('publishes its streams', async function () {
         if (process.versions.node.startsWith('20.')) {
-          console.log(`      skipped: Node ${process.versions.node} publishes nothing of http2`)
-          this.skip()
+          skip(this, `Node ${process.versions.node} publishes nothing of http2`)
         }
         const published: string[] = []
         for (const event of ['created', 'start', 'finish', 'close']) {

@@ -20,6 +20,7 @@ import { certificates } from './certificates.js'
 import { cleanUp, codeOf, connect, gone, listen, temporaryDirectory, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
+import { skip } from './needs.js'
 import { header2, ipv6Addresses, tlv, unixAddresses } from './proxy-headers.js'
 
 const host = '127.0.0.1'
@@ -165,8 +166,7 @@ describe('serve with proxyProtocol', () => {
     blockList.addAddress('203.0.113.9')
     const server = net.createServer({ blockList } as net.ServerOpts, (socket) => socket.end('let in'))
     if (!('blockList' in server)) {
-      console.log(`        skipped: net.Server has no blockList in Node ${process.version}`)
-      return this.skip()
+      skip(this, `net.Server of Node ${process.versions.node} has no blockList`)
     }
     const { listener } = await served(server)
     assert.equal(await text(await say(listener, line)), '')

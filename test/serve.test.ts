@@ -9,6 +9,7 @@ import { serve } from '../src/index.js'
 import { socketOptions } from './descriptors.js'
 import { cleanUp, codeOf, gone, listen, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
+import { skip } from './needs.js'
 import { closing, connected, countOf, dial, waysIn } from './ways-in.js'
 
 type Options = net.ServerOpts & { blockList?: net.BlockList }
@@ -76,8 +77,7 @@ for (const { name, open } of waysIn) {
       blockList.addAddress('127.0.0.1')
       const server = net.createServer({ blockList } as Options)
       if (!('blockList' in server)) {
-        console.log(`      skipped: net.Server of Node ${process.versions.node} has no blockList`)
-        this.skip()
+        skip(this, `net.Server of Node ${process.versions.node} has no blockList`)
       }
       await open(server)
       server.on('connection', () => assert.fail('it got a socket'))
