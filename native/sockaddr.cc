@@ -16,6 +16,7 @@ static_assert(sizeof(Storage) >= sizeof(sockaddr_in6), "an IPv6 address fits");
 
 int from_ip(const std::string& host, uint16_t port, Sockaddr* result) {
   result->storage = {};
+  if (host.find('\0') != std::string::npos) return -EINVAL;  // libuv would not look behind it
   if (uv_ip4_addr(host.c_str(), port, reinterpret_cast<sockaddr_in*>(&result->storage)) == 0) {
     result->length = sizeof(sockaddr_in);
     return 0;
@@ -40,7 +41,7 @@ int from_path(const std::string& path, Sockaddr* result) {
 }
 
 std::string to_text(const Storage& storage, socklen_t length) {
-  char text[INET6_ADDRSTRLEN + 1 + IF_NAMESIZE];
+  char text[INET6_ADDRSTRLEN];
   switch (length < sizeof(sa_family_t) ? AF_UNSPEC : storage.family) {
     case AF_INET:
       inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(&storage)->sin_addr, text, sizeof text);
@@ -50,7 +51,7 @@ std::string to_text(const Storage& storage, socklen_t length) {
       inet_ntop(AF_INET6, &in6->sin6_addr, text, sizeof text);
       char device[IF_NAMESIZE];
       if (IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr) && if_indextoname(in6->sin6_scope_id, device) != nullptr) {
-        strcat(strcat(text, "%"), device);
+        return std::string(text) + '%' + device;
       }
       return text;
     }

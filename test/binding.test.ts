@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
+import { constants } from 'node:os'
 import { join } from 'node:path'
-import { runNode, temporaryDirectory } from './helpers.js'
+import { binding } from '../src/binding.js'
+import { cleanUp, runNode, temporaryDirectory } from './helpers.js'
 import { needsStrace } from './needs.js'
 
 describe('The raw binding', () => {
@@ -17,6 +19,17 @@ describe('The raw binding', () => {
       assert.equal(uncaught, 3, 'what the callback throws is uncaught, each time')
     })
   }
+
+  it('takes no address with something behind a NUL', () => {
+    const fd = binding.socket(binding.constants.AF_INET, binding.constants.SOCK_STREAM)
+    cleanUp(() => binding.close(fd))
+    const bind = (address: string) => binding.bindIp(fd, address, 0)
+    assert.deepEqual(
+      [bind('127.0.0.1\0.example.com'), bind('::1\0')],
+      [-constants.errno.EINVAL, -constants.errno.EINVAL],
+    )
+    assert.equal(bind('127.0.0.1'), 0)
+  })
 
   it('closes only what is open when the process ends with listeners open', async function () {
     needsStrace(this)
