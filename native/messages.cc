@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include <algorithm>
+
 #include "sys.h"
 
 namespace messages {
@@ -54,19 +56,22 @@ ssize_t receive(int fd, void* data, size_t room, Fds* fds) {
   ssize_t length = sys::recvmsg(fd, &message);
   if (length < 0) return length;
   fds->truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET) continue;
-    if (header->cmsg_type == kScmPidfd) {
-      int pidfd;
-      memcpy(&pidfd, CMSG_DATA(header), sizeof pidfd);
-      if (pidfd >= 0) sys::close(pidfd);
-    }
-    if (header->cmsg_type != SCM_RIGHTS) continue;
-    size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+  // Not CMSG_NXTHDR, which believes every cmsg_len. Not only Linux answers recvmsg(2): so do gVisor and seccomp
+  // notifiers, and what is behind `control` is the stack.
+  const size_t size = std::min<size_t>(message.msg_controllen, sizeof control.room);
+  cmsghdr header;
+  for (size_t at = 0; at < size && size - at >= sizeof header; at += CMSG_ALIGN(header.cmsg_len)) {
+    memcpy(&header, control.room + at, sizeof header);
+    if (header.cmsg_len < CMSG_LEN(0) || header.cmsg_len > size - at) break;
+    if (header.cmsg_level != SOL_SOCKET) continue;
+    if (header.cmsg_type != SCM_RIGHTS && header.cmsg_type != kScmPidfd) continue;
+    size_t count = (header.cmsg_len - CMSG_LEN(0)) / sizeof(int);
     for (size_t i = 0; i < count; i++) {
       int received;
-      memcpy(&received, CMSG_DATA(header) + sizeof(int) * i, sizeof received);
-      if (fds->count < kMostFds) {
+      memcpy(&received, control.room + at + CMSG_LEN(0) + sizeof(int) * i, sizeof received);
+      if (header.cmsg_type == kScmPidfd) {
+        if (received >= 0) sys::close(received);
+      } else if (fds->count < kMostFds) {
         fds->fds[fds->count++] = received;
       } else {
         sys::close(received);

@@ -33,12 +33,16 @@ int ask(int netlink, uint64_t inode, uint32_t* queued, uint32_t* limit) {
   if (size < 0) return static_cast<int>(size);
   auto* header = reinterpret_cast<nlmsghdr*>(answer);
   if (!NLMSG_OK(header, static_cast<uint32_t>(size))) return -EBADMSG;
-  if (header->nlmsg_type == NLMSG_ERROR) return static_cast<nlmsgerr*>(NLMSG_DATA(header))->error;
+  const size_t length = NLMSG_PAYLOAD(header, 0);
+  if (header->nlmsg_type == NLMSG_ERROR && length >= sizeof(nlmsgerr)) {
+    return static_cast<nlmsgerr*>(NLMSG_DATA(header))->error;
+  }
+  if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY) return -EBADMSG;
   auto* body = static_cast<unix_diag_msg*>(NLMSG_DATA(header));
   int left = static_cast<int>(header->nlmsg_len - NLMSG_LENGTH(sizeof *body));
   for (auto* attribute = reinterpret_cast<rtattr*>(body + 1); RTA_OK(attribute, left);
        attribute = RTA_NEXT(attribute, left)) {
-    if (attribute->rta_type != UNIX_DIAG_RQLEN) continue;
+    if (attribute->rta_type != UNIX_DIAG_RQLEN || RTA_PAYLOAD(attribute) < sizeof(unix_diag_rqlen)) continue;
     auto* lengths = static_cast<unix_diag_rqlen*>(RTA_DATA(attribute));
     *queued = lengths->udiag_rqueue;
     *limit = lengths->udiag_wqueue;
