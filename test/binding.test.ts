@@ -21,7 +21,8 @@ describe('The raw binding', () => {
   }
 
   it('takes no address with something behind a NUL', () => {
-    const fd = binding.socket(binding.constants.AF_INET, binding.constants.SOCK_STREAM)
+    const { AF_INET, SOCK_STREAM } = binding.constants as { AF_INET: number; SOCK_STREAM: number }
+    const fd = binding.socket(AF_INET, SOCK_STREAM)
     cleanUp(() => binding.close(fd))
     const bind = (address: string) => binding.bindIp(fd, address, 0)
     assert.deepEqual(
