@@ -30,11 +30,16 @@ export function headers() {
   return existsSync(join(prefix, 'include/node/node_api.h')) ? { npm_config_nodedir: prefix } : {}
 }
 
-/** Builds the addon in a directory that has its binding.gyp. `variables` are what that asks for. */
-export function nodeGyp(directory, { args = [], env = {}, variables = {} } = {}) {
+/**
+ * Builds the addon in a directory that has its binding.gyp, or does what else `command` of node-gyp does. `variables` are
+ * what binding.gyp asks for; `gyp` goes to gyp itself.
+ */
+export function nodeGyp(directory, { command = 'rebuild', args = [], env = {}, variables = {}, gyp = [] } = {}) {
   const defines = Object.entries({ strict: 1, ...variables }).map(([name, value]) => `-D${name}=${value}`)
-  const command = ['node_modules/node-gyp/bin/node-gyp.js', 'rebuild', '--loglevel=error', `--directory=${directory}`]
-  run(process.execPath, [...command, ...args, '--', ...defines], { env: { ...process.env, ...headers(), ...env } })
+  const program = ['node_modules/node-gyp/bin/node-gyp.js', command, '--loglevel=error', `--directory=${directory}`]
+  run(process.execPath, [...program, ...args, '--', ...defines, ...gyp], {
+    env: { ...process.env, ...headers(), ...env },
+  })
 }
 
 const filesBelow = (path) =>

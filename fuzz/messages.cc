@@ -1,0 +1,135 @@
+// Control messages, as a kernel writes them and as none should: every fd that came is in the result or closed, once,
+// and nothing is read beyond what was received.
+#include "../native/messages.h"
+
+#include <errno.h>
+#include <fuzzer/FuzzedDataProvider.h>
+#include <sanitizer/asan_interface.h>
+#include <string.h>
+
+#include <algorithm>
+#include <cassert>
+#include <vector>
+
+#include "../native/sys.h"
+
+namespace {
+
+// What stands behind the stubs of native/sys.h below.
+struct Kernel {
+  FuzzedDataProvider* input;
+  bool sane;
+  std::vector<int> ends;  // of each fd that it gave, 0 being the first: how often it was closed or returned
+
+  int open() {
+    ends.push_back(0);
+    return static_cast<int>(ends.size()) - 1;
+  }
+
+  void end(int fd) {
+    if (sane) ends.at(static_cast<size_t>(fd))++;
+  }
+};
+
+Kernel kernel;
+
+// put_cmsg of the kernel: what does not fit is cut off, and MSG_CTRUNC says so.
+void put(msghdr* message, size_t* used, int level, int type, const std::vector<char>& data) {
+  size_t room = message->msg_controllen - *used;
+  if (room < CMSG_LEN(0)) {
+    message->msg_flags |= MSG_CTRUNC;
+    return;
+  }
+  size_t length = CMSG_LEN(data.size());
+  if (length > room) message->msg_flags |= MSG_CTRUNC;
+  length = std::min(length, room);
+  cmsghdr header = {};
+  header.cmsg_len = length;
+  header.cmsg_level = level;
+  header.cmsg_type = type;
+  char* at = static_cast<char*>(message->msg_control) + *used;
+  memcpy(at, &header, sizeof header);
+  std::copy_n(data.begin(), length - CMSG_LEN(0), at + CMSG_LEN(0));
+  *used += std::min(CMSG_SPACE(data.size()), room);
+}
+
+std::vector<char> bytes_of(const std::vector<int>& fds) {
+  auto* first = reinterpret_cast<const char*>(fds.data());
+  return {first, first + sizeof(int) * fds.size()};
+}
+
+size_t as_a_kernel_would(msghdr* message) {
+  FuzzedDataProvider& input = *kernel.input;
+  size_t used = 0;
+  while (input.remaining_bytes() > 0) {
+    switch (input.ConsumeIntegralInRange(0, 2)) {
+      case 0: {  // scm_detach_fds: as many as there is room for, and they are installed only if they are told of
+        size_t room = message->msg_controllen - used;
+        size_t most = room < CMSG_LEN(0) ? 0 : (room - CMSG_LEN(0)) / sizeof(int);
+        auto count = input.ConsumeIntegralInRange<size_t>(1, messages::kMostFds);
+        if (count > most) message->msg_flags |= MSG_CTRUNC;
+        std::vector<int> fds;
+        while (fds.size() < std::min(count, most)) fds.push_back(kernel.open());
+        if (!fds.empty()) put(message, &used, SOL_SOCKET, SCM_RIGHTS, bytes_of(fds));
+        break;
+      }
+      case 1: {  // SCM_PIDFD, which can say that there is none
+        if (message->msg_controllen - used < CMSG_LEN(sizeof(int))) return used;
+        put(message, &used, SOL_SOCKET, 4, bytes_of({input.ConsumeBool() ? kernel.open() : -ESRCH}));
+        break;
+      }
+      default: {  // credentials, a time, a security label
+        int level = input.ConsumeBool() ? SOL_SOCKET : SOL_SOCKET + 1;
+        int type = level == SOL_SOCKET ? SCM_CREDENTIALS : input.ConsumeIntegralInRange(0, 4);
+        std::vector<char> data(input.ConsumeIntegralInRange<size_t>(0, 64), 'x');
+        put(message, &used, level, type, data);
+      }
+    }
+  }
+  return used;
+}
+
+size_t as_none_should(msghdr* message) {
+  auto length = kernel.input->ConsumeIntegralInRange<size_t>(0, 2 * message->msg_controllen);
+  message->msg_flags = kernel.input->ConsumeIntegral<int>();
+  kernel.input->ConsumeData(message->msg_control, message->msg_controllen);
+  return length;
+}
+
+}  // namespace
+
+namespace sys {
+
+ssize_t recvmsg(int, msghdr* message) {
+  FuzzedDataProvider& input = *kernel.input;
+  size_t room = message->msg_controllen;
+  message->msg_flags = 0;
+  auto result = input.ConsumeIntegralInRange<ssize_t>(-133, static_cast<ssize_t>(message->msg_iov->iov_len));
+  if (result < 0) return result;
+  message->msg_controllen = kernel.sane ? as_a_kernel_would(message) : as_none_should(message);
+  auto* control = static_cast<char*>(message->msg_control);
+  size_t used = std::min(room, message->msg_controllen);
+  ASAN_POISON_MEMORY_REGION(control + used, room - used);
+  return result;
+}
+
+ssize_t sendmsg(int, const msghdr*) { return -ENOTSUP; }
+
+int close(int fd) {
+  kernel.end(fd);
+  return 0;
+}
+
+}  // namespace sys
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  FuzzedDataProvider input(data, size);
+  kernel = {&input, input.ConsumeBool(), {}};
+  messages::Fds received;
+  char bytes[16];
+  ssize_t length = messages::receive(0, bytes, sizeof bytes, &received);
+  assert(length <= static_cast<ssize_t>(sizeof bytes) && received.count <= messages::kMostFds);
+  for (size_t i = 0; i < received.count; i++) kernel.end(received.fds[i]);
+  assert(std::all_of(kernel.ends.begin(), kernel.ends.end(), [](int ends) { return ends == 1; }));
+  return 0;
+}
