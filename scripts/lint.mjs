@@ -1,17 +1,20 @@
-// What review should not have to say: formatting, and which files may know JavaScript.
+// What review should not have to say: formatting, which files may know JavaScript, and what clang-tidy finds.
 import { spawnSync } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
+import { compileCommands } from './compile-commands.mjs'
+import { run, step } from './steps.mjs'
 
-const sources = readdirSync('native').map((name) => `native/${name}`)
+const filesOf = (directory) => readdirSync(directory).map((name) => `${directory}/${name}`)
+const sources = filesOf('native')
 let failed = false
 
-const run = (command, ...args) => {
+const check = (command, ...args) => {
   const { status, error } = spawnSync(`node_modules/.bin/${command}`, args, { stdio: 'inherit' })
   failed ||= error !== undefined || status !== 0
 }
 
-run('biome', 'check', '.')
-run('clang-format', '--dry-run', '-Werror', ...sources)
+check('biome', 'check', '.')
+check('clang-format', '--dry-run', '-Werror', ...sources, ...filesOf('test/native'), ...filesOf('fuzz'))
 
 // Everything else is plain C++ over libuv and the kernel, and could be tested and read without Node.
 const mayKnowJavaScript = /^native\/(addon|fd_functions|js|listener_handle)\./
@@ -21,6 +24,22 @@ for (const source of sources) {
     console.error(`${source} must not know JavaScript: its header is included by plain C++`)
     failed = true
   }
+}
+
+// A minute's work, and not done again for what has passed.
+if (spawnSync('run-clang-tidy', ['-help']).error) {
+  console.error('clang-tidy is not here (Debian: clang-tidy), and so was not run')
+} else {
+  const output = 'node_modules/.cache/clang-tidy'
+  step({
+    what: 'clang-tidy',
+    output,
+    inputs: ['package-lock.json', 'binding.gyp', '.clang-tidy', 'native'],
+    make: () => {
+      run('run-clang-tidy', ['-quiet', '-p', compileCommands(), '/native/'])
+      mkdirSync(output, { recursive: true })
+    },
+  })
 }
 
 process.exit(failed ? 1 : 0)
