@@ -1,5 +1,5 @@
-// Control messages, as a kernel writes them and as none should: every fd that came is in the result or closed, once,
-// and nothing is read beyond what was received.
+// Control messages, as a kernel writes them, as none should, and as we do: every fd that came is in the result or
+// closed, once, and nothing is read beyond what was received.
 #include "../native/messages.h"
 
 #include <errno.h>
@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <vector>
 
@@ -18,8 +19,9 @@ namespace {
 // What stands behind the stubs of native/sys.h below.
 struct Kernel {
   FuzzedDataProvider* input;
-  bool sane;
-  std::vector<int> ends;  // of each fd that it gave, 0 being the first: how often it was closed or returned
+  enum { kSane, kNot, kEcho } answers;
+  std::vector<char> sent;  // the control messages of the last sendmsg
+  std::vector<int> ends;   // of each fd that it gave, 0 being the first: how often it was closed or returned
 
   int open() {
     ends.push_back(0);
@@ -27,7 +29,7 @@ struct Kernel {
   }
 
   void end(int fd) {
-    if (sane) ends.at(static_cast<size_t>(fd))++;
+    if (answers != kNot) ends.at(static_cast<size_t>(fd))++;
   }
 };
 
@@ -96,6 +98,12 @@ size_t as_none_should(msghdr* message) {
   return length;
 }
 
+size_t as_it_was_sent(msghdr* message) {
+  assert(kernel.sent.size() <= message->msg_controllen);
+  std::copy(kernel.sent.begin(), kernel.sent.end(), static_cast<char*>(message->msg_control));
+  return kernel.sent.size();
+}
+
 }  // namespace
 
 namespace sys {
@@ -106,14 +114,19 @@ ssize_t recvmsg(int, msghdr* message) {
   message->msg_flags = 0;
   auto result = input.ConsumeIntegralInRange<ssize_t>(-133, static_cast<ssize_t>(message->msg_iov->iov_len));
   if (result < 0) return result;
-  message->msg_controllen = kernel.sane ? as_a_kernel_would(message) : as_none_should(message);
+  auto write = std::array{as_a_kernel_would, as_none_should, as_it_was_sent}[kernel.answers];
+  message->msg_controllen = write(message);
   auto* control = static_cast<char*>(message->msg_control);
   size_t used = std::min(room, message->msg_controllen);
   ASAN_POISON_MEMORY_REGION(control + used, room - used);
   return result;
 }
 
-ssize_t sendmsg(int, const msghdr*) { return -ENOTSUP; }
+ssize_t sendmsg(int, const msghdr* message) {
+  auto* control = static_cast<const char*>(message->msg_control);
+  kernel.sent.assign(control, control + message->msg_controllen);
+  return static_cast<ssize_t>(message->msg_iov->iov_len);
+}
 
 int close(int fd) {
   kernel.end(fd);
@@ -124,11 +137,17 @@ int close(int fd) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   FuzzedDataProvider input(data, size);
-  kernel = {&input, input.ConsumeBool(), {}};
+  kernel = {&input, input.PickValueInArray({Kernel::kSane, Kernel::kNot, Kernel::kEcho}), {}, {}};
   messages::Fds received;
   char bytes[16];
+  if (kernel.answers == Kernel::kEcho) {
+    std::vector<int> fds(input.ConsumeIntegralInRange<size_t>(0, messages::kMostFds));
+    for (int& fd : fds) fd = kernel.open();
+    messages::send(0, bytes, sizeof bytes, fds.data(), fds.size(), nullptr);
+  }
   ssize_t length = messages::receive(0, bytes, sizeof bytes, &received);
   assert(length <= static_cast<ssize_t>(sizeof bytes) && received.count <= messages::kMostFds);
+  if (length < 0) return 0;
   for (size_t i = 0; i < received.count; i++) kernel.end(received.fds[i]);
   assert(std::all_of(kernel.ends.begin(), kernel.ends.end(), [](int ends) { return ends == 1; }));
   return 0;

@@ -1,6 +1,7 @@
 // Addresses there and back: what the kernel may have written becomes text, and text an address, without loss.
 #include "../native/sockaddr.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fuzzer/FuzzedDataProvider.h>
 #include <netinet/in.h>
@@ -23,6 +24,12 @@ void kernel_to_text(FuzzedDataProvider& input) {
   size_t family = storage->family == 0 ? 0 : sizeof(sa_family_t);
   input.ConsumeData(reinterpret_cast<char*>(storage.get()) + family, sizeof(Storage) - family);
 
+  auto* in6 = reinterpret_cast<sockaddr_in6*>(storage.get());
+  if (storage->family == AF_INET6 && input.ConsumeBool()) {
+    inet_pton(AF_INET6, "fe80::1", &in6->sin6_addr);
+    in6->sin6_scope_id = input.ConsumeIntegralInRange<uint32_t>(0, 3);  // 1 is the loopback interface's
+  }
+
   std::string text = sockaddrs::to_text(*storage, length);
   uint16_t port = sockaddrs::port(*storage);
   Sockaddr back;
@@ -36,7 +43,6 @@ void kernel_to_text(FuzzedDataProvider& input) {
     assert(in->sin_addr.s_addr == in_back->sin_addr.s_addr && in->sin_port == in_back->sin_port);
   } else if (storage->family == AF_INET6) {
     int error = sockaddrs::from_ip(text, port, &back);
-    auto* in6 = reinterpret_cast<sockaddr_in6*>(storage.get());
     auto* in6_back = reinterpret_cast<sockaddr_in6*>(&back.storage);
     assert(error == 0 && back.length == sizeof *in6);
     assert(memcmp(&in6->sin6_addr, &in6_back->sin6_addr, sizeof in6->sin6_addr) == 0);
