@@ -3,10 +3,12 @@
 #include <new>
 
 #ifdef __GLIBCXX__
+// NOLINTBEGIN(cert-dcl37-c, cert-dcl51-cpp, cert-dcl58-cpp, bugprone-reserved-identifier): to the letter, a part of it
 namespace std {
 
 // Containers call it when a size overflows.
 [[noreturn]] __attribute__((visibility("hidden"))) void __throw_bad_array_new_length() { throw bad_array_new_length(); }
 
 }  // namespace std
+// NOLINTEND(cert-dcl37-c, cert-dcl51-cpp, cert-dcl58-cpp, bugprone-reserved-identifier)
 #endif
