@@ -199,7 +199,9 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
   Batch batch;
   batch.error = defect_;
   defect_ = 0;
-  if (batch.error != 0 || resume_at_ != 0) return batch;
+  if (batch.error != 0) return batch;
+  // A pause does not know whether there are fds again. Who runs out in it has no later attempt.
+  if (resume_at_ != 0 && requests_.next_deadline() > now_ms()) return batch;
   // Linux takes an fd before it looks for a client: without one, a process at its limit would be told of the limit.
   if (in_timer_ && sys::poll_readable(fd_) == 0) return batch;
   // Whoever shares the socket can have made it block: libuv does so to what becomes a child's fd 0 to 2, systemd to all
@@ -224,6 +226,7 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
       batch.count++;
       stats_.accepted++;
       delay_ = 0;
+      resume_at_ = 0;
       at_limit_ = false;
       retries = 0;
       if (options_.reset_at_limit && spare_ < 0) spare_ = sys::open_null();
@@ -237,7 +240,8 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
       if (++retries < kMaxBatch) continue;
       kind = Kind::kCapacity;
     }
-    if (kind == Kind::kCapacity) batch.capacity = at_capacity(fd);
+    // Nothing new in a pause: it goes on as it was.
+    if (kind == Kind::kCapacity && resume_at_ == 0) batch.capacity = at_capacity(fd);
     if (kind == Kind::kFatal) {
       batch.error = fd;
       disarm();

@@ -132,6 +132,20 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
+    it('lets no request run out during a pause when there are fds again and a client waits', async () => {
+      const listener = await CommandedListener.start({}, fewFds)
+      const [forever] = await listener.ask(1)
+      await listener.exhaust()
+      const clients = await listener.connectMany(2)
+      // The next attempt is most of a second away.
+      await listener.has(7, 'pause')
+      await listener.free()
+      const [none] = await listener.ask(1, 0)
+      assert.deepEqual(await outcomes(clients), [String(forever), String(none)])
+      assert.equal((await listener.look()).stats.timedOut, 0)
+      await listener.end()
+    })
+
     it('cancels during a pause: the client goes to the next request', async () => {
       const listener = await CommandedListener.start({}, fewFds)
       const [first, second, third] = (await listener.ask(3)) as [number, number, number]
