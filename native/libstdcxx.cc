@@ -3,7 +3,8 @@
 #include <new>
 
 #ifdef __GLIBCXX__
-// NOLINTBEGIN(cert-dcl37-c, cert-dcl51-cpp, cert-dcl58-cpp, bugprone-reserved-identifier): to the letter, a part of it
+// NOLINTBEGIN(cert-dcl37-c, cert-dcl51-cpp, cert-dcl58-cpp, bugprone-reserved-identifier): by this name and there, or
+// it is not found
 namespace std {
 
 // Containers call it when a size overflows.
