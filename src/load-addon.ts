@@ -18,6 +18,13 @@ export function loadAddon(): unknown {
   try {
     file = require('node-gyp-build').path(root)
   } catch (cause) {
+    const { code, resource } = cause as CodedError & { resource?: string }
+    if (code === 'ERR_ACCESS_DENIED') {
+      throw failure(
+        `Node may not read ${resource}: it runs with --permission and without --allow-fs-read for it`,
+        cause,
+      )
+    }
     throw failure(
       `there is no binary for ${machine()}: neither ${root}build/Release/async_accept.node ` +
         `nor one in ${root}prebuilds/linux-${process.arch}. ${remedy}`,

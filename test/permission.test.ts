@@ -19,6 +19,7 @@ interface Permitted {
   permission?: string
   resource?: string
   cause?: string
+  message?: string
 }
 
 /** What a program says first that runs with these grants and no others. */
@@ -39,7 +40,15 @@ describe("Under Node's permission model", () => {
 
   it('says that the addon may not be loaded', async () => {
     const grants = minimum.filter((grant) => grant !== '--allow-addons')
-    assert.deepEqual(await permitted(grants), { code: 'ERR_ADDON_LOAD', cause: 'ERR_DLOPEN_DISABLED' })
+    const { code, cause } = await permitted(grants)
+    assert.deepEqual([code, cause], ['ERR_ADDON_LOAD', 'ERR_DLOPEN_DISABLED'])
+  })
+
+  it('says what it may not read to find the binary', async () => {
+    const grants = minimum.filter((grant) => !grant.includes('alpine'))
+    const { code, cause, message } = await permitted(grants)
+    assert.deepEqual([code, cause], ['ERR_ADDON_LOAD', 'ERR_ACCESS_DENIED'])
+    assert.match(message ?? '', /may not read \/etc\/alpine-release/)
   })
 
   it('serves on a path that may be read and written, and removes it', async () => {
@@ -52,8 +61,8 @@ describe("Under Node's permission model", () => {
 
   it('does not make a path that it may not look at', async () => {
     const path = join(temporaryDirectory(), 'unseen')
-    const denied = { code: 'ERR_ACCESS_DENIED', permission: 'FileSystemRead', resource: path }
-    assert.deepEqual(await permitted(minimum, path), denied)
+    const { code, permission, resource } = await permitted(minimum, path)
+    assert.deepEqual([code, permission, resource], ['ERR_ACCESS_DENIED', 'FileSystemRead', path])
     assert.equal(existsSync(path), false)
   })
 })
