@@ -62,7 +62,8 @@ void kernel_to_text(FuzzedDataProvider& input) {
 
 void ip_to_kernel(FuzzedDataProvider& input) {
   auto port = input.ConsumeIntegral<uint16_t>();
-  std::string host = input.ConsumeRemainingBytesAsString();
+  std::string host = input.PickValueInArray({"", "127.0.0.1", "::1", "fe80::1%lo"});
+  host += input.ConsumeRemainingBytesAsString();
   Sockaddr once;
   int error = sockaddrs::from_ip(host, port, &once);
   assert(error == 0 || error == -EINVAL);

@@ -35,6 +35,7 @@ std::vector<char> plausible_answer() {
     answer.insert(answer.end(), start, start + sizeof attribute);
     answer.resize(answer.size() + RTA_ALIGN(size), 'x');
   }
+  if (input->ConsumeBool()) answer.resize(input->ConsumeIntegralInRange(sizeof(nlmsghdr), answer.size()));
   nlmsghdr header = {};
   header.nlmsg_type = input->ConsumeBool() ? SOCK_DIAG_BY_FAMILY : NLMSG_ERROR;
   header.nlmsg_len = static_cast<uint32_t>(answer.size());
