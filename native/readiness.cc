@@ -15,15 +15,20 @@ int Readiness::open(uv_loop_t* loop) {
   }
   poll_.data = this;
   epoll_ = epoll;
-  error = uv_poll_start(&poll_, UV_READABLE,
-                        [](uv_poll_t* handle, int, int) { static_cast<Readiness*>(handle->data)->on_ready(); });
   uv_unref(reinterpret_cast<uv_handle_t*>(&poll_));
-  return error;
+  return 0;
+}
+
+int Readiness::start() {
+  if (uv_is_active(reinterpret_cast<uv_handle_t*>(&poll_))) return 0;
+  return uv_poll_start(&poll_, UV_READABLE,
+                       [](uv_poll_t* handle, int, int) { static_cast<Readiness*>(handle->data)->on_ready(); });
 }
 
 int Readiness::watch(uv_loop_t* loop, int fd, bool writable) {
   if (closing_) return -ECANCELED;
   int error = epoll_ < 0 ? open(loop) : 0;
+  if (error == 0) error = start();
   uint32_t events = EPOLLIN | EPOLLRDHUP | EPOLLET;
   if (writable) events |= EPOLLOUT;
   if (error == 0) error = sys::epoll_add(epoll_, fd, events);

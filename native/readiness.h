@@ -46,6 +46,7 @@ class Readiness {
   static constexpr int kMaxBatch = 64;
 
   int open(uv_loop_t* loop);
+  int start();
   void on_ready();
 
   Host* host_;
