@@ -1,3 +1,4 @@
+import { constants } from 'node:os'
 import { getSystemErrorMap, inspect } from 'node:util'
 
 /** An error as Node makes them: match on `code`. */
@@ -117,9 +118,13 @@ export interface About {
   option?: string
 }
 
+// libuv, whose names and words Node uses, does not know every errno of Linux.
+const nameOf = (errno: number) =>
+  Object.entries(constants.errno).find(([, number]) => number === -errno)?.[0] ?? `E${-errno}`
+
 /** The one place where an errno becomes an error. */
 export function systemError(syscall: string, errno: number, about: About = {}): SystemError {
-  const [code, message] = getSystemErrorMap().get(errno) ?? [`E${-errno}`, 'unknown error']
+  const [code, message] = getSystemErrorMap().get(errno) ?? [nameOf(errno), 'unknown error']
   const { path, port, option, address = path } = about
   const what = option ?? (port === undefined ? address : `${address}:${port}`)
   // A name in the abstract namespace begins with '\0', which has no place in a log.
