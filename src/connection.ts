@@ -91,6 +91,15 @@ export class Connection {
     return connection
   }
 
+  /** @internal Gives the fd to what `take` makes of it, in this thread. When that throws, the connection still owns it. */
+  static handOver<T>(connection: Connection, take: (fd: number) => T): T {
+    const taken = take(connection.#claimable())
+    const owned = connection.#owned
+    owned.part()
+    owned.keeper?.gone()
+    return taken
+  }
+
   /** @internal For who serves it: `keeper` is told what becomes of the fd. Gives the fd's owner. */
   static keep(connection: Connection, keeper: Keeper): OwnedFd {
     connection.#owned.keeper = keeper

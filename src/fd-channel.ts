@@ -63,7 +63,7 @@ interface Next {
   reject(error: Error): void
 }
 
-const { EAGAIN, ECONNRESET, ENOTCONN } = constants.errno
+const { EAGAIN, ECONNRESET, ENOMEM, ENOTCONN } = constants.errno
 const origin: Origin = { what: 'received fd', where: 'over an FdChannel' }
 
 const unreachable = new FinalizationRegistry((fd: number) => binding.close(fd))
@@ -104,9 +104,10 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   #cutOff: Error | undefined
   #closed = false
 
-  private constructor(fd: number, { maxMessage = defaultMessage }: FdChannelOptions) {
+  // Must not throw: who calls it has nowhere to leave the fd.
+  private constructor(fd: number, type: number | undefined, { maxMessage = defaultMessage }: FdChannelOptions) {
     this.#fd = fd
-    this.#packets = check(binding.inspect(fd), 'fstat').type === binding.constants.SOCK_SEQPACKET
+    this.#packets = type === binding.constants.SOCK_SEQPACKET
     this.#maxMessage = maxMessage
     unreachable.register(this, fd, this)
   }
@@ -120,21 +121,16 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    */
   static fromFd(fd: number, options: FdChannelOptions = {}): FdChannel {
     checkOptions(options)
-    const { listening, connected, domain } = inspectStream(fd)
-    if (listening) throw codedError('ERR_SOCKET_LISTENING', `fd ${fd}`)
-    if (domain !== binding.constants.AF_UNIX) throw codedError('ERR_SOCKET_NOT_UNIX', `fd ${fd}`)
-    if (!connected) throw systemError('getpeername', -ENOTCONN)
+    const type = typeOfConnected(fd)
     adopt(fd)
-    return new FdChannel(fd, options)
+    return new FdChannel(fd, type, options)
   }
 
   /** Takes an accepted connection of a unix socket. On failure it stays what it was. Errors: as of `fromFd`. */
   static fromConnection(connection: Connection, options: FdChannelOptions = {}): FdChannel {
     checkOptions(options)
     if (!(connection instanceof Connection)) throw invalidArgType('connection', 'a Connection', connection)
-    // Says whether it is a unix socket, and not yet claimed.
-    connection.peerCredentials()
-    return FdChannel.fromFd(connection.detach(), options)
+    return Connection.handOver(connection, (fd) => new FdChannel(fd, typeOfConnected(fd), options))
   }
 
   /**
@@ -147,12 +143,13 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     checkOptions(options)
     validate.optionalOneOf('options.type', options.type, ['stream', 'seqpacket'])
     const { AF_UNIX } = binding.constants
-    const fd = binding.socket(AF_UNIX as number, socketType(options.type))
+    const type = socketType(options.type)
+    const fd = binding.socket(AF_UNIX as number, type)
     check(fd, 'socket')
     const error = binding.connectPath(fd, path)
     if (error !== 0) binding.close(fd)
     check(error, 'connect', { path })
-    return new FdChannel(fd, options)
+    return new FdChannel(fd, type, options)
   }
 
   /**
@@ -162,9 +159,10 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   static pair(options: FdChannelOptions & { type?: 'stream' | 'seqpacket' } = {}): { channel: FdChannel; fd: number } {
     checkOptions(options)
     validate.optionalOneOf('options.type', options.type, ['stream', 'seqpacket'])
-    const [own, other] = check(binding.socketPair(socketType(options.type)), 'socketpair')
+    const type = socketType(options.type)
+    const [own, other] = check(binding.socketPair(type), 'socketpair')
     binding.release(other)
-    return { channel: new FdChannel(own, options), fd: other }
+    return { channel: new FdChannel(own, type, options), fd: other }
   }
 
   /** Borrowed; -1 when it is closed. */
@@ -326,6 +324,11 @@ export class FdChannel implements AsyncIterable<FdMessage> {
       if (received === -EAGAIN) return
       // The peer has gone without reading all that we have sent. It is told once, before what the peer had sent itself.
       if (received === -ECONNRESET) continue
+      // Nothing was taken: it is there for who asks again.
+      if (received === -ENOMEM) {
+        for (const next of this.#nexts.splice(0)) next.reject(systemError('recvmsg', received))
+        return
+      }
       if (typeof received === 'number') this.#fail(systemError('recvmsg', received))
       else this.#take(received)
     }
@@ -353,7 +356,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   #end(): void {
     // The end comes again however often one asks; what does not was an empty packet. Two of them pass for the end.
     const again = this.#packets ? this.#receive() : undefined
-    if (typeof again === 'number' || (again !== undefined && again.bytes.length > 0)) this.#refuse('it is empty')
+    if (again === -ENOMEM) this.#fail(systemError('recvmsg', again))
+    else if (typeof again === 'number' || (again !== undefined && again.bytes.length > 0)) this.#refuse('it is empty')
     else if (this.#bytes.length > 0 || this.#fds.length > 0) this.#refuse('it ends before its time')
     this.#ended = true
   }
@@ -416,6 +420,14 @@ function header(length: number, fds: number): Buffer {
   bytes.writeUInt32BE(length, 0)
   bytes.writeUInt32BE(fds, 4)
   return bytes
+}
+
+function typeOfConnected(fd: number): number | undefined {
+  const { listening, connected, domain, type } = inspectStream(fd)
+  if (listening) throw codedError('ERR_SOCKET_LISTENING', `fd ${fd}`)
+  if (domain !== binding.constants.AF_UNIX) throw codedError('ERR_SOCKET_NOT_UNIX', `fd ${fd}`)
+  if (!connected) throw systemError('getpeername', -ENOTCONN)
+  return type
 }
 
 function checkOptions(options: FdChannelOptions): void {
