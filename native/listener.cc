@@ -217,7 +217,7 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
     slot.address_length = sizeof slot.address;
     int fd = sys::accept4(fd_, &slot.address.any, &slot.address_length);
     if (fd >= 0 && !host_->own(fd)) {
-      sys::close(fd);
+      sys::reset(fd);  // or its client would take the end for an answer
       fd = -ENOMEM;
     }
     if (fd >= 0) {
