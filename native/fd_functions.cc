@@ -154,14 +154,18 @@ Value inspect(const CallbackInfo& info) {
   int domain = 0;
   int type = 0;
   int listening = 0;
-  get_int(fd, SO_DOMAIN, &domain);
-  get_int(fd, SO_TYPE, &type);
-  get_int(fd, SO_ACCEPTCONN, &listening);
+  if (error == 0) error = get_int(fd, SO_DOMAIN, &domain);
+  if (error == 0) error = get_int(fd, SO_TYPE, &type);
+  if (error == 0) error = get_int(fd, SO_ACCEPTCONN, &listening);
+  if (error != 0) return number(info, error);
   sockaddrs::Sockaddr peer;
+  // Sockets that have no peers say so in more ways than one; only for want of memory it is not known.
+  int unnamed = sys::getpeername(fd, &peer.storage.any, &peer.length);
+  if (unnamed == -ENOBUFS) return number(info, unnamed);
   result.Set("domain", domain);
   result.Set("type", type);
   result.Set("listening", listening != 0);
-  result.Set("connected", sys::getpeername(fd, &peer.storage.any, &peer.length) == 0);
+  result.Set("connected", unnamed == 0);
   return result;
 }
 
@@ -311,14 +315,18 @@ Value receive_message(const CallbackInfo& info) {
   ssize_t length = messages::receive(fd, bytes.get(), static_cast<size_t>(room), &received);
   if (length < 0) return number(info, static_cast<double>(length));
   // Before anything of JavaScript, which can throw.
+  size_t count = 0;
   for (size_t i = 0; i < received.count; i++) {
-    if (owned.add(received.fds[i])) continue;
-    sys::close(received.fds[i]);
-    received.fds[i] = -ENOMEM;
+    if (owned.add(received.fds[i])) {
+      received.fds[count++] = received.fds[i];
+    } else {
+      sys::close(received.fds[i]);
+      received.truncated = true;
+    }
   }
   auto result = Napi::Object::New(info.Env());
-  auto fds = Napi::Array::New(info.Env(), received.count);
-  for (uint32_t i = 0; i < received.count; i++) fds.Set(i, received.fds[i]);
+  auto fds = Napi::Array::New(info.Env(), count);
+  for (uint32_t i = 0; i < count; i++) fds.Set(i, received.fds[i]);
   result.Set("bytes", Napi::Buffer<char>::Copy(info.Env(), bytes.get(), static_cast<size_t>(length)));
   result.Set("fds", fds);
   result.Set("truncated", received.truncated);
@@ -402,7 +410,8 @@ constexpr Constant kConstants[] = {
 
 void define(Napi::Env env, Napi::Object exports) {
   auto add = [&](const char* name, Value (*function)(const CallbackInfo&)) {
-    exports.Set(name, Napi::Function::New(env, function, name));
+    auto call = [function](const CallbackInfo& info) { return js::or_enomem(info, [&] { return function(info); }); };
+    exports.Set(name, Napi::Function::New(env, call, name));
   };
   add("socket", socket);
   add("bindIp", bind_ip);

@@ -2,10 +2,12 @@
 // argument may be is said, and checked, in TypeScript.
 #pragma once
 
+#include <errno.h>
 #include <napi.h>
 
 #include <cmath>
 #include <cstdint>
+#include <new>
 #include <string>
 
 namespace js {
@@ -44,6 +46,16 @@ inline bool to_bool(const Napi::Value& value) {
 inline std::string to_string(const Napi::Value& value) {
   if (!value.IsString()) throw_type_error(value.Env(), "expected a string");
   return value.As<Napi::String>();
+}
+
+// What `run` returns; when memory runs out -ENOMEM, as if a system call had said it.
+template <typename Run>
+Napi::Value or_enomem(const Napi::CallbackInfo& info, Run run) {
+  try {
+    return run();
+  } catch (const std::bad_alloc&) {
+    return Napi::Number::New(info.Env(), -ENOMEM);
+  }
 }
 
 }  // namespace js

@@ -66,11 +66,13 @@ Napi::Value ListenerHandle::open(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), result);
 }
 
-// ask(timeout): the ref; 0 when closed.
+// ask(timeout): the ref; 0 when closed, -ENOMEM when there is no memory for the request.
 Napi::Value ListenerHandle::ask(const Napi::CallbackInfo& info) {
-  int64_t timeout = js::to_integer(info[0]);
-  Listener::Ref ref = listener_ == nullptr ? 0 : listener_->ask(timeout);
-  return Napi::Number::New(info.Env(), static_cast<double>(ref));
+  return js::or_enomem(info, [&] {
+    int64_t timeout = js::to_integer(info[0]);
+    Listener::Ref ref = listener_ == nullptr ? 0 : listener_->ask(timeout);
+    return Napi::Number::New(info.Env(), static_cast<double>(ref));
+  });
 }
 
 // cancel(ref): whether it was outstanding.

@@ -82,7 +82,7 @@ export interface Binding {
   inspect(fd: number): InspectedFd | number
   localAddress(fd: number): PlainAddress | number
   peerAddress(fd: number): PlainAddress | number
-  parseAddress(sockaddr: Uint8Array): PlainAddress
+  parseAddress(sockaddr: Uint8Array): PlainAddress | number
   peerCredentials(fd: number): PeerCredentials | number
   backlog(fd: number): Backlog | number
   constants: Readonly<Record<string, number>>

@@ -113,7 +113,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     const { noDelay, keepAlive, keepAliveInitialDelay, highWaterMark } = options
     this.#origin = { where: `accepted on ${where}`, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark }
     this.#removePath = removePath
-    this.#handle = new binding.ListenerHandle()
+    this.#handle = newHandle()
     this.#handle.deliver = (count, capacityErrno, delay) => this.#deliver(count, capacityErrno, delay)
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
     const error = this.#handle.open(fd, maxBatch, onFdLimit === 'reset')
@@ -178,12 +178,10 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * `timeout` is in ms from now: negative (the default) waits forever, 0 takes only a client that waits already. When
    * it ends first, the result's error is `ERR_ACCEPT_TIMEOUT`; when the listener is closed, `ERR_LISTENER_CLOSED`.
    *
-   * Throws `ERR_LISTENER_CLOSED`.
+   * Throws `ERR_LISTENER_CLOSED`, and `ENOMEM` when there is no memory for the request.
    */
   asyncAccept(timeout = -1): AcceptRef {
-    const ref = this.#handle.ask(validate.timeout('timeout', timeout))
-    if (ref === 0) throw codedError('ERR_LISTENER_CLOSED')
-    return ref
+    return this.#request(validate.timeout('timeout', timeout))
   }
 
   /**
@@ -268,7 +266,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   backlog(): Backlog {
     if (this.#closed !== undefined) throw codedError('ERR_LISTENER_CLOSED')
-    return check(binding.backlog(this.#fd), 'getsockopt')
+    return check(binding.backlog(this.#fd), typeof this.#address === 'string' ? 'sock_diag' : 'getsockopt')
   }
 
   /** What has happened so far; a copy. */
@@ -316,10 +314,16 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return this.close()
   }
 
-  // Both throw what an executor of a promise turns into a rejection.
-  #ask(timeout: number, waiting: Waiting): AcceptRef {
+  #request(timeout: number): AcceptRef {
     const ref = this.#handle.ask(timeout)
     if (ref === 0) throw codedError('ERR_LISTENER_CLOSED')
+    if (ref < 0) throw systemError('accept4', ref)
+    return ref
+  }
+
+  // Both throw what an executor of a promise turns into a rejection.
+  #ask(timeout: number, waiting: Waiting): AcceptRef {
+    const ref = this.#request(timeout)
     this.#waiting.set(ref, waiting)
     return ref
   }
@@ -435,6 +439,15 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
         throw error
       })
     }
+  }
+}
+
+// The one native call that cannot return an errno. Memory is all that it can lack.
+function newHandle(): ListenerHandle {
+  try {
+    return new binding.ListenerHandle()
+  } catch {
+    throw systemError('poll', -constants.errno.ENOMEM)
   }
 }
 

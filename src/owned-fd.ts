@@ -1,6 +1,6 @@
 import { endianness } from 'node:os'
 import { binding, type PlainAddress } from './binding.js'
-import { codedError } from './errors.js'
+import { check, codedError } from './errors.js'
 import type { Abandon } from './look-ahead.js'
 import type { Handle, HandleClass } from './node-internals.js'
 import type { Proxied } from './proxied.js'
@@ -97,7 +97,7 @@ export class OwnedFd {
         family: this.#prefix === '' ? 'IPv4' : 'IPv6',
       }
     } else if (this.#peer instanceof Uint8Array) {
-      this.#peer = binding.parseAddress(this.#peer)
+      this.#peer = check(binding.parseAddress(this.#peer), 'accept4')
     }
     return this.#peer
   }
@@ -131,8 +131,13 @@ export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
   const { fd, ref, origin } = owned
   if (fd < 0) return
   owned.close('close')
-  const { peer } = owned
-  const from = peer.port === undefined ? peer.address : `${peer.address} port ${peer.port}`
+  let from = ''
+  try {
+    const { peer } = owned
+    from = peer.port === undefined ? peer.address : `${peer.address} port ${peer.port}`
+  } catch {
+    // There is no memory for the address.
+  }
   const details = [
     `fd ${fd}`,
     ...(from === '' ? [] : [`from ${from}`]),
