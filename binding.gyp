@@ -1,6 +1,10 @@
 {
-  # Warnings are errors where the addon is developed (1), not where it is installed, with a compiler that we do not know.
-  'variables': {'strict%': 0},
+  'variables': {
+    # Warnings are errors where the addon is developed, not where it is installed, with a compiler that we do not know.
+    'strict%': 0,
+    # For tests: calls fail on request.
+    'faults%': 0,
+  },
   'targets': [
     {
       'target_name': 'async_accept',
@@ -21,7 +25,22 @@
       'cflags': ['-Wall', '-Wextra'],
       'cflags_cc': ['-std=c++17', '-fvisibility=hidden'],
       'cflags_cc!': ['-std=gnu++17', '-std=gnu++20', '-fno-rtti'],
-      'conditions': [['strict==1', {'cflags': ['-Werror']}]],
+      'conditions': [
+        ['strict==1', {'cflags': ['-Werror']}],
+        ['faults==1', {
+          'sources': ['native/faults.cc'],
+          # With assertions strings are compiled here, and allocate here, rather than in the library.
+          'defines': ['FAULTS', '_GLIBCXX_ASSERTIONS'],
+          'ldflags': [
+            '-Wl,--wrap=accept4,--wrap=bind,--wrap=close,--wrap=connect,--wrap=epoll_create1,--wrap=epoll_ctl',
+            '-Wl,--wrap=epoll_wait,--wrap=fcntl64,--wrap=fstat64,--wrap=getpeername,--wrap=getsockname',
+            '-Wl,--wrap=getsockopt,--wrap=listen,--wrap=open64,--wrap=pipe2,--wrap=poll,--wrap=recv',
+            '-Wl,--wrap=recvmsg,--wrap=send,--wrap=sendmsg,--wrap=setsockopt,--wrap=socket,--wrap=socketpair',
+            '-Wl,--wrap=syscall,--wrap=uv_poll_init,--wrap=uv_poll_start,--wrap=_Znam,--wrap=_Znwm',
+            '-Wl,--wrap=_ZnwmRKSt9nothrow_t',
+          ],
+        }],
+      ],
     },
   ],
 }

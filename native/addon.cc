@@ -8,6 +8,9 @@
 #include "js.h"
 #include "listener_handle.h"
 #include "sys.h"
+#ifdef FAULTS
+#include "faults.h"
+#endif
 
 Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
   // Not uv_default_loop(): that one is the main thread's, whoever asks.
@@ -158,6 +161,9 @@ void Addon::end_if_all_closed() {
 
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Addon(env, exports));
+#ifdef FAULTS
+  faults::define(env, exports);
+#endif
   return exports;
 }
 

@@ -1,0 +1,24 @@
+// Runs the tests that make system calls and allocations fail, on an addon that is built for it:
+// node scripts/faults.mjs [mocha's options]
+// FAULT='<what a failure has printed>' runs that one alone.
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { root } from './steps.mjs'
+import { variant } from './variants.mjs'
+
+const directory = mkdtempSync(join(tmpdir(), 'async-accept-'))
+const note = join(directory, 'note')
+const env = {
+  ...process.env,
+  ASYNC_ACCEPT_PREBUILD: variant('faults', { variables: { faults: 1 } }),
+  FAULTS_NOTE: note,
+}
+const mocha = ['node_modules/mocha/bin/mocha.js', 'test/faults/*.faults.ts', ...process.argv.slice(2)]
+const { status, error } = spawnSync(process.execPath, mocha, { cwd: root, stdio: 'inherit', env })
+if (error) throw error
+// Nobody else can say it when a process has crashed.
+if (status !== 0) console.error(`The last that was tried: ${readFileSync(note, 'utf8')}`)
+rmSync(directory, { recursive: true })
+process.exitCode = status === 0 ? 0 : 1

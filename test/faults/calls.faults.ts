@@ -1,0 +1,54 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { lookedBefore } from '../looked-before.js'
+import { calls } from './errnos.js'
+import type { Fault } from './faults.js'
+import { fdScenarios, withServiceManager } from './fd-scenarios.js'
+import { listenerScenarios } from './listener-scenarios.js'
+import { attempt, attemptEach, type Scenario } from './runs.js'
+
+// Beyond so many calls of a name in one scenario the next one meets nothing new.
+const most = 24
+
+function faultsOf(scenario: Scenario, usual: Record<string, number>): Fault[] {
+  return Object.entries(calls).flatMap(([call, { errnos }]) => {
+    const possible = errnos.split(' ').filter((errno) => !scenario.impossible?.[call]?.includes(errno))
+    const numbers = Array.from({ length: Math.min(usual[call] ?? 0, most) }, (_, i) => i + 1)
+    return possible.flatMap((errno) => numbers.map((number) => ({ call, errno, number })))
+  })
+}
+
+describe('When a system call fails, with each of its errnos, at each call', () => {
+  lookedBefore()
+  withServiceManager()
+
+  // An epoll instance is there once for all: begin.faults.ts.
+  const reached = new Set(['epoll_create1'])
+
+  for (const scenario of [...listenerScenarios, ...fdScenarios]) {
+    it(`nothing is lost of ${scenario.name}`, async function () {
+      this.timeout(600_000)
+      const usual = await attempt(scenario)
+      for (const [call, times] of Object.entries(usual)) if (times > 0) reached.add(call)
+      await attemptEach(scenario, usual, faultsOf(scenario, usual))
+    })
+  }
+
+  it('no call of sys.cc is left out', () => {
+    const source = readFileSync(new URL('../../native/sys.cc', import.meta.url), 'utf8')
+    const made = [...source.matchAll(/[\s(]::(\w+)\(/g)].map(([, call]) => call as string)
+    // It makes the one of which the C library knows nothing.
+    const names = made.map((call) => (call === 'syscall' ? 'pidfd_open' : call)).filter((call) => call !== 'getpid')
+    assert.ok(names.length > 20)
+    assert.deepEqual(
+      [...new Set(names)].filter((call) => !(call in calls)),
+      [],
+      'a call without a row in errnos.ts',
+    )
+    assert.deepEqual(
+      Object.keys(calls).filter((call) => !reached.has(call)),
+      [],
+      'a call that no scenario makes, or that binding.gyp does not wrap',
+    )
+  })
+})

@@ -1,0 +1,159 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, openSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { readEnvironment } from '../../src/activation.js'
+import { binding } from '../../src/binding.js'
+import { Connection, FdChannel, notify, notifyBarrier, removeFds, storeFds } from '../../src/index.js'
+import { inode, inodesOf, next, type SocketType, temporaryChannel } from '../channels.js'
+import { temporary, temporaryFd } from '../descriptors.js'
+import { cleanUp, connect, flagsOf, gone, listen, temporaryDirectory } from '../helpers.js'
+import type { Scenario } from './runs.js'
+
+/** As `pair`, but that nothing is asked before the client is there: a request that fails is seen at once. */
+async function accepted() {
+  const listener = await listen({ host: '127.0.0.1' })
+  const client = await connect(listener)
+  const connection = await listener.accept()
+  cleanUp(() => connection.close())
+  return { connection, client }
+}
+
+const claimed: Scenario = {
+  name: 'a connection and its ends',
+  async run() {
+    const { connection, client } = await accepted()
+    assert.equal(connection.localPort, client.remotePort)
+    const copy = Connection.fromFd(connection.fd, { dup: true })
+    cleanUp(() => copy.close())
+    copy.close()
+    const fd = temporaryFd(connection.detach())
+    let again: Connection
+    try {
+      again = Connection.fromFd(fd)
+    } catch (error) {
+      assert.notEqual(flagsOf(fd), undefined, 'on failure it stays the caller’s')
+      throw error
+    }
+    cleanUp(() => again.close())
+    const socket = temporary(again.toSocket())
+    socket.end('hello')
+    assert.equal(await text(client), 'hello')
+    const other = await accepted()
+    other.connection.reset()
+    await gone(other.client)
+  },
+}
+
+const lookedAt: Scenario = {
+  name: 'a look ahead',
+  impossible: { recv: ['EAGAIN'] },
+  async run() {
+    const { connection, client } = await accepted()
+    const peeked = connection.peek(12, { timeout: -1 })
+    peeked.catch(() => {})
+    client.write('PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nhello')
+    assert.equal(String(await peeked), 'PROXY TCP4 1')
+    assert.equal((await connection.proxyHeader({ timeout: -1 }))?.version, 1)
+    assert.equal(await connection.clientHello({ timeout: -1 }), null)
+    const socket = temporary(connection.toSocket())
+    client.end()
+    assert.equal(await text(socket), 'hello')
+  },
+}
+
+// What a channel cannot receive ends it, for its peer, too.
+const broken = { recvmsg: ['EPIPE', 'ERR_CHANNEL_CLOSED', 'ERR_CHANNEL_MESSAGE'] }
+
+const channel = (type: SocketType): Scenario => ({
+  name: `a ${type} channel`,
+  instead: broken,
+  impossible: { recvmsg: ['EAGAIN'], sendmsg: ['EAGAIN'] },
+  async run() {
+    const { channel, fd } = FdChannel.pair({ type })
+    temporaryChannel(channel)
+    temporaryFd(fd)
+    const peer = temporaryChannel(FdChannel.fromFd(fd))
+    const file = temporaryFd(openSync('/dev/null', 'r'))
+    // One that waits already, and one that comes when both messages are there.
+    const first = next(peer)
+    first.catch(() => {})
+    await channel.send('one', [file, file])
+    await channel.send('two')
+    assert.deepEqual(inodesOf(await first), [inode(file), inode(file)])
+    assert.equal(String((await next(peer))?.data), 'two')
+    assert.equal(peer.peerCredentials().pid, process.pid)
+    channel.close()
+    assert.equal(await next(peer), undefined)
+  },
+})
+
+const toPath: Scenario = {
+  name: 'a channel to a path',
+  instead: broken,
+  impossible: { recvmsg: ['EAGAIN'], sendmsg: ['EAGAIN'] },
+  async run() {
+    const path = join(temporaryDirectory(), 'socket')
+    const listener = await listen({ path })
+    const client = temporaryChannel(FdChannel.connect(path))
+    const connection = await listener.accept()
+    cleanUp(() => connection.close())
+    const server = temporaryChannel(FdChannel.fromConnection(connection))
+    await client.send('hello')
+    assert.equal(String((await next(server))?.data), 'hello')
+  },
+}
+
+/** A service manager that reads, and closes the fds that it gets: Python, of which no call is ours. */
+const manager = `
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind(sys.argv[1])
+print("ready", flush=True)
+while True:
+    for fd in socket.recv_fds(s, 65536, 253)[1]: os.close(fd)
+`
+
+const managed: Scenario = {
+  name: 'a service manager',
+  async run() {
+    const file = temporaryFd(openSync('/dev/null', 'r'))
+    assert.equal(notify({ ready: true, status: 'it runs' }), true)
+    assert.equal(storeFds('a name', [file]), true)
+    assert.equal(removeFds('a name'), true)
+    assert.equal(await notifyBarrier({ timeout: -1 }), true)
+  },
+}
+
+export function withServiceManager(): void {
+  let child: ReturnType<typeof spawn>
+  let directory: string
+  before(async () => {
+    directory = mkdtempSync(join(tmpdir(), 'async-accept-'))
+    const path = join(directory, 'notify')
+    child = spawn('python3', ['-c', manager, path], { stdio: ['ignore', 'pipe', 'inherit'] })
+    await once(child.stdout as NodeJS.ReadableStream, 'data')
+    process.env.NOTIFY_SOCKET = path
+  })
+  after(() => {
+    child.kill('SIGKILL')
+    rmSync(directory, { recursive: true })
+    delete process.env.NOTIFY_SOCKET
+  })
+}
+
+const activated: Scenario = {
+  name: 'an environment',
+  // Without a pidfd the pid decides, and the fds of which it speaks were not passed.
+  instead: { pidfd_open: ['ERR_ACTIVATION'], fstat: ['ERR_ACTIVATION'] },
+  async run() {
+    const env = { LISTEN_PID: `${process.pid}`, LISTEN_PIDFDID: '1', LISTEN_FDS: '1' }
+    assert.deepEqual(readEnvironment(env), [])
+    assert.equal(binding.setCloexec(temporaryFd(openSync('/dev/null', 'r'))) <= 0, true)
+  },
+}
+
+export const fdScenarios = [claimed, lookedAt, channel('stream'), channel('seqpacket'), toPath, managed, activated]

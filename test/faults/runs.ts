@@ -1,0 +1,111 @@
+import assert from 'node:assert/strict'
+import { readdirSync, readlinkSync, writeFileSync } from 'node:fs'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { SystemError } from '../../src/index.js'
+import { openFds, runCleanups } from '../helpers.js'
+import { calls } from './errnos.js'
+import { allocation, type Fault, faults, numberOf, plan } from './faults.js'
+
+/** Something that the addon is used for. It throws what has failed; what it has opened it leaves to `cleanUp`. */
+export interface Scenario {
+  name: string
+  run(): Promise<void>
+  /** Codes other than the errno's that a fault may lead to, by call. */
+  instead?: Record<string, string[]>
+  /** Errnos that only an impossible kernel would give: EAGAIN, with no event to follow. */
+  impossible?: Record<string, string[]>
+}
+
+// What accept(2) may say without costing a request anything.
+const survived =
+  'EAGAIN EINTR ECONNABORTED EPROTO EPERM ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH EOPNOTSUPP ENETUNREACH ' +
+  'ETIMEDOUT ESOCKTNOSUPPORT EPROTONOSUPPORT EMFILE ENFILE ENOBUFS ENOMEM ENOSR'
+
+let current: { scenario: Scenario; fault?: Fault } | undefined
+
+/** Throws unless the error is what comes of the fault of this run. */
+export function blame(error: unknown): void {
+  const fault = current?.fault
+  if (fault === undefined || error instanceof assert.AssertionError) throw error
+  assert.ok(faults.failed() > 0, `nothing has failed, but: ${error}`)
+  const { code, errno, syscall } = error as SystemError
+  const row = calls[fault.call]
+  const instead = [...(row?.instead ?? []), ...(current?.scenario.instead?.[fault.call] ?? [])]
+  if (instead.includes(code)) return
+  if (fault.call === 'accept4') assert.ok(!survived.split(' ').includes(fault.errno), `a request was lost: ${error}`)
+  const within = row?.within ?? [fault.call]
+  const right = errno === -numberOf(fault.errno) && (fault.call === allocation || within.includes(syscall))
+  if (!right) throw new Error(`not the error of ${fault.call}: ${(error as Error).stack} ${JSON.stringify(error)}`)
+  assert.match(code, /^E[A-Z]|^E65$/) // ENOPKG, which Node does not know
+}
+
+// Long enough for any run, so that one that hangs can be named.
+const patience = 10_000
+
+/** Runs it once, with a fault or without; how many calls of each name it made. */
+export async function attempt(scenario: Scenario, fault?: Fault, times = 1): Promise<Record<string, number>> {
+  const name = nameOf(scenario, fault)
+  const before = countFds()
+  current = { scenario, fault }
+  note(name)
+  let hung: NodeJS.Timeout | undefined
+  try {
+    if (fault === undefined) faults.clear()
+    else plan(fault, times)
+    const hangs = new Promise<never>((_, reject) => {
+      hung = setTimeout(() => reject(new assert.AssertionError({ message: 'it hangs' })), patience)
+    })
+    await Promise.race([scenario.run(), hangs]).catch(blame)
+    await Promise.race([runCleanups(), hangs])
+    const made = faults.made()
+    await Promise.race([hangs, settled(before)])
+    return made
+  } catch (error) {
+    throw new Error(`with ${name}: ${(error as Error).message}`, { cause: error })
+  } finally {
+    clearTimeout(hung)
+    faults.clear()
+    current = undefined
+    await runCleanups()
+  }
+}
+
+// Cheaper than their names, which only a failure needs.
+const countFds = () => readdirSync('/proc/self/fd').length
+
+async function settled(before: number): Promise<void> {
+  for (let turn = 0; countFds() > before; turn++) {
+    assert.ok(turn < 200, `left open: ${openFds().map((fd) => `${fd} ${readlinkSync(`/proc/self/fd/${fd}`)}`)}`)
+    await nextTurn()
+  }
+}
+
+const nameOf = (scenario: Scenario, fault?: Fault) =>
+  fault === undefined ? scenario.name : `${scenario.name}/${fault.call}/${fault.errno}/${fault.number}`
+
+/** Where whoever has started this process finds what it did last, should it crash. */
+function note(name: string): void {
+  const file = process.env.FAULTS_NOTE
+  if (file !== undefined) writeFileSync(file, name)
+}
+
+/**
+ * Runs it with each of the faults, or only with that which the environment names: what a failure prints is what FAULT takes.
+ * The calls that a fault costs are bounded by those of a run without one.
+ */
+export async function attemptEach(scenario: Scenario, usual: Record<string, number>, faults: Fault[], times = 1) {
+  const wrong: string[] = []
+  for (const fault of faults) {
+    if (process.env.FAULT !== undefined && process.env.FAULT !== nameOf(scenario, fault)) continue
+    try {
+      const made = await attempt(scenario, fault, times)
+      assert.ok(total(made) <= 2 * total(usual) + 50, `${total(made)} calls where ${total(usual)} are usual`)
+    } catch (error) {
+      // A few of them say more than one, and thousands no more than a few.
+      if (wrong.push((error as Error).message) === 10) break
+    }
+  }
+  assert.ok(wrong.length === 0, wrong.join('\n'))
+}
+
+const total = (made: Record<string, number>): number => Object.values(made).reduce((sum, each) => sum + each, 0)
