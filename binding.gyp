@@ -32,6 +32,8 @@
           # With assertions strings are compiled here, and allocate here, rather than in the library.
           'defines': ['FAULTS', '_GLIBCXX_ASSERTIONS'],
           'ldflags': [
+            # Node exports containers of its own, which would allocate for ours.
+            '-Wl,-Bsymbolic',
             '-Wl,--wrap=accept4,--wrap=bind,--wrap=close,--wrap=connect,--wrap=epoll_create1,--wrap=epoll_ctl',
             '-Wl,--wrap=epoll_wait,--wrap=fcntl64,--wrap=fstat64,--wrap=getpeername,--wrap=getsockname',
             '-Wl,--wrap=getsockopt,--wrap=listen,--wrap=open64,--wrap=pipe2,--wrap=poll,--wrap=recv',

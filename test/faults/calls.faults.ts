@@ -34,6 +34,12 @@ describe('When a system call fails, with each of its errnos, at each call', () =
     })
   }
 
+  it('the addon of a release has nothing of this', () => {
+    const has = (directory: string) => readFileSync(`${directory}/build/Release/async_accept.node`).includes('__wrap_')
+    assert.equal(has(process.env.ASYNC_ACCEPT_PREBUILD as string), true)
+    assert.equal(has('.'), false)
+  })
+
   it('no call of sys.cc is left out', () => {
     const source = readFileSync(new URL('../../native/sys.cc', import.meta.url), 'utf8')
     const made = [...source.matchAll(/[\s(]::(\w+)\(/g)].map(([, call]) => call as string)

@@ -43,7 +43,8 @@ describe('When accept4 fails for ever', () => {
       for (const onFdLimit of ['hold', 'reset'] as const) {
         it(`tries rarely at ${errno}, and loses no request (${onFdLimit})`, async () => {
           const { listener, requests } = await failing(errno, onFdLimit)
-          for (let pauses = 0; pauses < 3; pauses++) await once(listener, 'capacityPause')
+          const ended = Promise.race(requests)
+          for (let pauses = 0; pauses < 3; pauses++) await Promise.race([once(listener, 'capacityPause'), ended])
           const { accept4 } = faults.made()
           // One more where a spare fd is tried, and one pause may just have ended.
           assert.ok((accept4 as number) <= 4 * (most + 1), `${accept4} calls`)
