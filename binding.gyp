@@ -24,6 +24,8 @@
       'defines': ['NAPI_VERSION=9', 'NODE_ADDON_API_DISABLE_DEPRECATED', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS'],
       'cflags': ['-Wall', '-Wextra'],
       'cflags_cc': ['-std=c++17', '-fvisibility=hidden'],
+      # Node exports containers of its own, which would take the place of ours.
+      'ldflags': ['-Wl,-Bsymbolic'],
       'cflags_cc!': ['-std=gnu++17', '-std=gnu++20', '-fno-rtti'],
       'conditions': [
         ['strict==1', {'cflags': ['-Werror']}],
@@ -32,10 +34,8 @@
           # With assertions strings are compiled here, and allocate here, rather than in the library.
           'defines': ['FAULTS', '_GLIBCXX_ASSERTIONS'],
           'ldflags': [
-            # Node exports containers of its own, which would allocate for ours.
-            '-Wl,-Bsymbolic',
             '-Wl,--wrap=accept4,--wrap=bind,--wrap=close,--wrap=connect,--wrap=epoll_create1,--wrap=epoll_ctl',
-            '-Wl,--wrap=epoll_wait,--wrap=fcntl64,--wrap=fstat64,--wrap=getpeername,--wrap=getsockname',
+            '-Wl,--wrap=epoll_wait,--wrap=fcntl64,--wrap=getpeername,--wrap=getsockname',
             '-Wl,--wrap=getsockopt,--wrap=listen,--wrap=open64,--wrap=pipe2,--wrap=poll,--wrap=recv',
             '-Wl,--wrap=recvmsg,--wrap=send,--wrap=sendmsg,--wrap=setsockopt,--wrap=socket,--wrap=socketpair',
             '-Wl,--wrap=syscall,--wrap=uv_poll_init,--wrap=uv_poll_start,--wrap=_Znam,--wrap=_Znwm',

@@ -38,7 +38,7 @@ describe('A thread of which something fails', () => {
     })
   }
 
-  for (const call of ['close', 'fstat', 'epoll_ctl', allocation]) {
+  for (const call of ['close', 'statx', 'epoll_ctl', allocation]) {
     it(`leaves nothing open when ${call} fails while it ends`, async function () {
       this.timeout(600_000)
       const errnos = call === allocation ? ['ENOMEM'] : (calls[call]?.errnos.split(' ') ?? [])

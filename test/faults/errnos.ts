@@ -41,11 +41,6 @@ export const calls: Record<string, Row> = {
     page: 'fcntl',
     errnos: 'EACCES EAGAIN EBADF EBUSY EDEADLK EFAULT EINTR EINVAL EMFILE ENOLCK ENOTDIR EPERM',
   },
-  fstat: {
-    page: 'fstat',
-    errnos: 'EACCES EBADF EFAULT EINVAL ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EOVERFLOW',
-    within: ['fstat', 'sock_diag'],
-  },
   getpeername: {
     page: 'getpeername',
     errnos: 'EBADF EFAULT EINVAL ENOBUFS ENOTCONN ENOTSOCK',
@@ -95,6 +90,11 @@ export const calls: Record<string, Row> = {
     within: ['socket', 'sock_diag'],
   },
   socketpair: { page: 'socketpair', errnos: 'EAFNOSUPPORT EFAULT EMFILE ENFILE EOPNOTSUPP EPROTONOSUPPORT' },
+  statx: {
+    page: 'statx',
+    errnos: 'EACCES EBADF EFAULT EINVAL ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR',
+    within: ['fstat', 'sock_diag'],
+  },
   // They pass on what epoll_ctl(2) says, and EEXIST where another handle of the loop has the fd.
   uv_poll_init: {
     errnos: 'EEXIST EBADF ENOMEM ENOSPC EPERM',

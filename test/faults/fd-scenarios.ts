@@ -164,7 +164,7 @@ export function withServiceManager(): void {
 const activated: Scenario = {
   name: 'an environment',
   // Without a pidfd the pid decides, and the fds of which it speaks were not passed.
-  instead: { pidfd_open: ['ERR_ACTIVATION'], fstat: ['ERR_ACTIVATION'] },
+  instead: { pidfd_open: ['ERR_ACTIVATION'], statx: ['ERR_ACTIVATION'] },
   async run() {
     const env = { LISTEN_PID: `${process.pid}`, LISTEN_PIDFDID: '1', LISTEN_FDS: '1' }
     assert.deepEqual(readEnvironment(env), [])
