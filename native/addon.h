@@ -2,9 +2,9 @@
 #pragma once
 
 #include <napi.h>
-#include <sys/types.h>
 #include <uv.h>
 
+#include <cstdint>
 #include <unordered_set>
 
 #include "listener.h"

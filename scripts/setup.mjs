@@ -1,5 +1,5 @@
 // Makes a clone ready to run: dependencies, addon, compiled TypeScript; each when, and only when, what it is made from
-// has changed. Needs nothing but Node and a C++ toolchain. `npm start`, `npm test` and `npm run build` begin with it.
+// has changed. Needs nothing but Node and a C++ toolchain. Whatever needs that begins with it.
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { nodeGyp, npm, root, runNode, step } from './steps.mjs'

@@ -34,10 +34,10 @@ export function headers() {
  * Builds the addon in a directory that has its binding.gyp, or does what else `command` of node-gyp does. `variables` are
  * what binding.gyp asks for; `gyp` goes to gyp itself.
  */
-export function nodeGyp(directory, { command = 'rebuild', args = [], env = {}, variables = {}, gyp = [] } = {}) {
+export function nodeGyp(directory, { command = 'rebuild', env = {}, variables = {}, gyp = [] } = {}) {
   const defines = Object.entries({ strict: 1, ...variables }).map(([name, value]) => `-D${name}=${value}`)
   const program = ['node_modules/node-gyp/bin/node-gyp.js', command, '--loglevel=error', `--directory=${directory}`]
-  run(process.execPath, [...program, ...args, '--', ...defines, ...gyp], {
+  run(process.execPath, [...program, '--', ...defines, ...gyp], {
     env: { ...process.env, ...headers(), ...env },
   })
 }

@@ -20,18 +20,18 @@ export function lay(output) {
 
 /**
  * The directory of a variant, built when it must be.
- * `env`: what the makefile takes from its environment (CC, CXX, CXXFLAGS, LDFLAGS); `args`: node-gyp's (`--debug`,
- * `--arch=arm64`); `variables`: what binding.gyp asks for (`{ faults: 1 }`).
+ * `env`: what the makefile takes from its environment (CC, CXX, CXXFLAGS, LDFLAGS); `variables`: what binding.gyp asks for
+ * (`{ faults: 1 }`).
  */
-export function variant(name, { env, args, variables } = {}) {
+export function variant(name, { env, variables } = {}) {
   // Below node_modules, so that binding.gyp finds node-addon-api from there.
   const output = `node_modules/.cache/variants/${name}`
   step({
     what: `addon, ${name}`,
     output,
     inputs,
-    settings: { env, args, variables },
-    make: () => nodeGyp(lay(output), { env, args, variables }),
+    settings: { env, variables },
+    make: () => nodeGyp(lay(output), { env, variables }),
   })
   return join(root, output)
 }

@@ -259,7 +259,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * The kernel's accept queue: how many clients wait, and how many may. Two system calls for TCP (`TCP_INFO`), five for
+   * The kernel's accept queue: how many clients wait, and how many may. Two system calls for TCP (`TCP_INFO`), six for
    * a unix socket (sock_diag(7)).
    *
    * Errors: `ERR_LISTENER_CLOSED`; `ENOENT` for a unix socket on a kernel without unix_diag.

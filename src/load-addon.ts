@@ -5,7 +5,7 @@ import { type CodedError, codedError } from './errors.js'
 const root = fileURLToPath(new URL('..', import.meta.url))
 
 const remedy =
-  'Compile it where it is installed, with a C++17 compiler, make and Python 3: "npm rebuild async-accept". ' +
+  'Compile it where it is installed, with a C++17 compiler, the headers of Linux, make and Python 3: "npm rebuild async-accept". ' +
   'From version 12 on npm first wants "npm install-scripts approve async-accept".'
 
 /** The addon: what was compiled here comes before what the package has brought. */
@@ -16,7 +16,7 @@ export function loadAddon(): unknown {
   const require = createRequire(import.meta.url)
   let file: string
   try {
-    file = require('node-gyp-build').path(root)
+    file = (require('node-gyp-build') as { path(root: string): string }).path(root)
   } catch (cause) {
     const { code, resource } = cause as CodedError & { resource?: string }
     if (code === 'ERR_ACCESS_DENIED') {
@@ -25,6 +25,7 @@ export function loadAddon(): unknown {
         cause,
       )
     }
+    if (code === 'MODULE_NOT_FOUND') throw failure(`${(cause as Error).message.split('\n')[0]}`, cause)
     throw failure(
       `there is no binary for ${machine()}: neither ${root}build/Release/async_accept.node ` +
         `nor one in ${root}prebuilds/linux-${process.arch}. ${remedy}`,

@@ -114,7 +114,7 @@ function openPath(path: string, options: OpenOptions): Opened {
       process.emitWarning(error as Error)
     }
   }
-  // Node's permission model does not hold for the addon: it would make a path that nobody here may look at or remove.
+  // Node's permission model does not hold for the addon: it would make a path that nobody here may look at.
   if (process.permission !== undefined && !abstract) lstatSync(absolute, { throwIfNoEntry: false })
   const fd = opening(binding.constants.AF_UNIX as number, (fd) => {
     let error = binding.bindPath(fd, path)

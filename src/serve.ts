@@ -37,7 +37,7 @@ export interface ServeOptions {
   tls?: tls.TlsOptions | tls.Server
   /**
    * ms for the PROXY header, and again for the TLS handshake; whoever is later is closed. 0 or negative: no deadline.
-   * Default: 10,000, and for the handshakes of a `tls.Server` its own.
+   * Default: 10,000, and for the handshakes of a served `tls.Server` its own.
    */
   handshakeTimeout?: number
   /** Stops serving when aborted, as {@link Serving.close} does. */

@@ -52,6 +52,9 @@ const defaultCooldown = 5_000
 // Requests that are outstanding at once, at most: as many as a listener accepts before other I/O has its turn.
 const mostOutstanding = 64
 
+// ms, when there is no memory for a request.
+const askAgainAfter = 100
+
 type EventListener = Parameters<EventEmitter['on']>[1]
 type Give = (connection: Connection, served: Served) => unknown
 
@@ -83,6 +86,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   /** Connections that the server is about to get: of a PROXY header or a handshake that has not come to its end. */
   #coming = 0
   #drained: Promise<DrainReport> | undefined
+  #later: NodeJS.Timeout | undefined
 
   /** @internal Servings come from `serve`. */
   constructor(listener: Listener, target: net.Server | ConnectionHandler | SecureHandler, options: ServeOptions) {
@@ -220,7 +224,15 @@ export class Serving extends EventEmitter<ServingEvents> {
   #ask(): void {
     if (!this.#asking || this.listener.fd < 0) return
     const room = Math.min(mostOutstanding, this.#limit() - this.#live.size)
-    while (this.#refs.size < room) this.#refs.add(this.listener.asyncAccept())
+    try {
+      while (this.#refs.size < room) this.#refs.add(this.listener.asyncAccept())
+    } catch {
+      // There is no memory for a request, and perhaps nothing left whose end would ask again.
+      this.#later ??= setTimeout(() => {
+        this.#later = undefined
+        this.#ask()
+      }, askAgainAfter)
+    }
   }
 
   // Of requests that are being delivered at this moment the connections still come.
@@ -350,6 +362,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     // Whoever serves next has a ref() and an unref() of its own.
     if (this.#unreferenced) this.#keepAlive(true)
     this.#asking = false
+    clearTimeout(this.#later)
     this.#withdraw(this.#refs.size)
     this.#next()
   }

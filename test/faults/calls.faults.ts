@@ -22,7 +22,7 @@ describe('When a system call fails, with each of its errnos, at each call', () =
   lookedBefore()
   withServiceManager()
 
-  // An epoll instance is there once for all: begin.faults.ts.
+  // An epoll instance is there once for all: environment.faults.ts.
   const reached = new Set(['epoll_create1'])
 
   for (const scenario of [...listenerScenarios, ...fdScenarios]) {

@@ -16,6 +16,8 @@ export const calls: Record<string, Row> = {
     errnos:
       'EAGAIN EBADF ECONNABORTED EFAULT EINTR EINVAL EMFILE ENFILE ENOBUFS ENOMEM ENOTSOCK EOPNOTSUPP EPERM EPROTO ' +
       'ENOSR ESOCKTNOSUPPORT EPROTONOSUPPORT ETIMEDOUT ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH ENETUNREACH',
+    // As net.Server calls it.
+    within: ['accept4', 'accept'],
   },
   bind: {
     page: 'bind',
@@ -52,7 +54,7 @@ export const calls: Record<string, Row> = {
   getsockopt: {
     page: 'getsockopt',
     errnos: 'EBADF EFAULT EINVAL ENOPROTOOPT ENOTSOCK',
-    within: ['getsockopt', 'fstat', 'accept4', 'sock_diag'],
+    within: ['getsockopt', 'fstat', 'accept4', 'accept', 'sock_diag'],
   },
   listen: { page: 'listen', errnos: 'EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP' },
   open: {
@@ -101,5 +103,5 @@ export const calls: Record<string, Row> = {
     within: ['poll', 'epoll_ctl'],
     instead: ['ERR_FD_IN_USE'],
   },
-  uv_poll_start: { errnos: 'EEXIST', within: ['poll', 'epoll_ctl', 'accept4'] },
+  uv_poll_start: { errnos: 'EEXIST', within: ['poll', 'epoll_ctl', 'accept4', 'accept'] },
 }

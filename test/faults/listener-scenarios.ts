@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import net from 'node:net'
 import { join } from 'node:path'
-import { type Connection, Listener, type ListenOptions } from '../../src/index.js'
+import { text } from 'node:stream/consumers'
+import { type Connection, Listener, type ListenOptions, serve } from '../../src/index.js'
 import { connectionFor, queued } from '../backlog.js'
 import { temporary, temporaryFd } from '../descriptors.js'
 import { cleanUp, codeOf, connect, flagsOf, gone, listen, target, temporaryDirectory, until } from '../helpers.js'
@@ -156,4 +158,30 @@ const resetting: Scenario = {
   },
 }
 
-export const listenerScenarios = [overTcp, overIpv6, atPath, taken, timedOut, resetting]
+const served: Scenario = {
+  name: 'a served server',
+  async run() {
+    const listener = await listen({ host: '127.0.0.1' })
+    const server = net.createServer((socket) => socket.end('served'))
+    const ended = once(server, 'error').then(([error]) => Promise.reject(error))
+    ended.catch(() => {})
+    const serving = serve(listener, server, { maxConnections: 1 })
+    cleanUp(() => serving.close({ closeListener: true }))
+    for (let round = 1; round <= 2; round++) {
+      const answer = text(await connect(listener))
+      let over = false
+      const outcome = Promise.race([answer, ended]).finally(() => {
+        over = true
+      })
+      outcome.catch(() => {})
+      await until(() => {
+        // What fails for ever does so until here.
+        if (faults.failed() > 1) faults.clear()
+        return over
+      })
+      assert.equal(await outcome, 'served')
+    }
+  },
+}
+
+export const listenerScenarios = [overTcp, overIpv6, atPath, taken, timedOut, resetting, served]
