@@ -7,10 +7,10 @@ import { temporaryDirectory } from './helpers.js'
 const prebuilt = `prebuilds/linux-${process.arch}/async-accept.node`
 
 /** What the import of a copy of the package fails with, in a Node that gets `options`. `binary` is what it finds. */
-function failure({ binary, options = [] }: { binary?: Buffer; options?: string[] }) {
+function failure({ binary, options = [], lacks }: { binary?: Buffer; options?: string[]; lacks?: string }) {
   const root = temporaryDirectory()
   for (const each of ['dist', 'package.json', 'node_modules/node-gyp-build']) {
-    cpSync(each, `${root}/${each}`, { recursive: true })
+    if (each !== lacks) cpSync(each, `${root}/${each}`, { recursive: true })
   }
   if (binary !== undefined) {
     mkdirSync(dirname(`${root}/${prebuilt}`), { recursive: true })
@@ -41,6 +41,13 @@ describe('Loading the addon', () => {
     assert.match(message, /file too short|invalid ELF header/)
     assert.match(message, /npm rebuild async-accept/)
     assert.equal(cause, 'ERR_DLOPEN_FAILED')
+  })
+
+  it('says when what finds the binary is not there itself', () => {
+    const { code, message, cause } = failure({ lacks: 'node_modules/node-gyp-build' })
+    assert.equal(code, 'ERR_ADDON_LOAD')
+    assert.match(message, /Cannot find module 'node-gyp-build'$/)
+    assert.equal(cause, 'MODULE_NOT_FOUND')
   })
 
   it('says when Node was told to load no addons', () => {
