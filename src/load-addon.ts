@@ -25,7 +25,7 @@ export function loadAddon(): unknown {
         cause,
       )
     }
-    if (code === 'MODULE_NOT_FOUND') throw failure(`${(cause as Error).message.split('\n')[0]}`, cause)
+    if (code === 'MODULE_NOT_FOUND') throw failure((cause as Error).message.replace(/\n.*/s, ''), cause)
     throw failure(
       `there is no binary for ${machine()}: neither ${root}build/Release/async_accept.node ` +
         `nor one in ${root}prebuilds/linux-${process.arch}. ${remedy}`,

@@ -4,6 +4,7 @@ import http2 from 'node:http2'
 import https from 'node:https'
 import { text } from 'node:stream/consumers'
 import { cleanUp, startNode } from './helpers.js'
+import { skip } from './needs.js'
 import { RunningExample } from './running-example.js'
 
 export interface MachineStatus {
@@ -97,6 +98,5 @@ export async function run(program: string, args: readonly string[]): Promise<str
 export function needs(test: Mocha.Context, program: string, args: readonly string[], feature = /./): void {
   const { stdout, error } = spawnSync(program, args, { encoding: 'utf8' })
   if (!error && feature.test(stdout)) return
-  console.log(`      skipped: needs ${program}${error ? '' : ` with ${feature.source}`}`)
-  test.skip()
+  skip(test, `needs ${program}${error ? '' : ` with ${feature.source}`}`)
 }

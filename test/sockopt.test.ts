@@ -5,6 +5,7 @@ import net, { type AddressInfo } from 'node:net'
 import { Listener, type ListenOptions, type SystemError } from '../src/index.js'
 import { cleanUp, connect, listen, openFds } from './helpers.js'
 import { kernelOptions } from './kernel-options.js'
+import { skip } from './needs.js'
 
 /** The same options of the listening socket and of a connection accepted on it. */
 async function options(given: ListenOptions, ...names: string[]) {
@@ -29,8 +30,7 @@ describe("A listener's socket options", () => {
   before(function () {
     const { error } = spawnSync('python3', ['-c', 'import socket'])
     if (error === undefined) return
-    console.log(`      skipped: the kernel is asked through Python: ${error.message}`)
-    this.skip()
+    skip(this, `the kernel is asked through Python: ${error.message}`)
   })
 
   it("are the kernel's own unless something else is asked for", async () => {
@@ -59,10 +59,7 @@ describe("A listener's socket options", () => {
     cleanUp(() => connection.close())
     const filter = ['sport', '=', `:${connection.localPort}`, 'and', 'dport', '=', `:${client.localPort}`]
     const { stdout, error } = spawnSync('ss', ['-Htno', ...filter], { encoding: 'utf8' })
-    if (error !== undefined) {
-      console.log(`      skipped: ${error.message}`)
-      return this.skip()
-    }
+    if (error !== undefined) skip(this, error.message)
     assert.match(stdout, /timer:\(keepalive,1min/)
   })
 
@@ -151,10 +148,7 @@ describe("A listener's socket options", () => {
     const listener = await Listener.listen({ host: '2001:db8::1', freeBind: true, ipv6Only: true }).catch((error) => {
       if (error.code !== 'EAFNOSUPPORT') throw error
     })
-    if (listener === undefined) {
-      console.log('      skipped: this host has no IPv6')
-      return this.skip()
-    }
+    if (listener === undefined) skip(this, 'this host has no IPv6')
     cleanUp(() => listener.close())
     assert.deepEqual(kernelOptions(listener.fd, 'IPV6_FREEBIND', 'IPV6_V6ONLY'), { IPV6_FREEBIND: 1, IPV6_V6ONLY: 1 })
   })
