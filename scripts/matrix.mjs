@@ -3,25 +3,15 @@
 // The versions come from the registry, into node_modules/.cache; the addon is the one that setup.mjs has built. With
 // --permission the tests, and the programs that they start, run under Node's permission model.
 import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import { delimiter, dirname, join } from 'node:path'
-import { npm, root } from './steps.mjs'
+import { delimiter, dirname } from 'node:path'
+import { nodeOf } from './nodes.mjs'
+import { root } from './steps.mjs'
 
 const supported = ['20', '22', '24', '26']
 
 const [given, files] = [/^\d+$/, /\.ts$/].map((pattern) => process.argv.slice(2).filter((each) => pattern.test(each)))
 const majors = given.length > 0 ? given : supported
 const tests = files.length > 0 ? files : ['test/**/*.test.ts']
-
-/** The newest of a major version, as a package has it. */
-function nodeOf(major) {
-  const name = `node-${process.platform}-${process.arch}`
-  const prefix = join(root, 'node_modules/.cache/nodes', major)
-  const program = join(prefix, 'node_modules', name, 'bin/node')
-  const flags = ['--no-save', '--no-audit', '--no-fund', '--ignore-scripts', '--loglevel=error']
-  if (!existsSync(program)) npm('install', '--prefix', prefix, ...flags, `${name}@${major}`)
-  return program
-}
 
 // The tests start programs and threads, and write files. The package's own needs are in permission.test.ts.
 const granted = ['fs-read=*', 'fs-write=*', 'addons', 'worker', 'child-process', 'net', 'inspector']
