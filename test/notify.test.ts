@@ -360,7 +360,7 @@ describe('watchdog', () => {
     end()
   })
 
-  it('goes on when the service manager has no ear for it, with a warning', async () => {
+  it('goes on when the service manager is too busy to hear it, or gone, with a warning', async () => {
     const { child } = await serviceManager(path())
     const warnings: Error[] = []
     const others = process.listeners('warning')
@@ -370,7 +370,13 @@ describe('watchdog', () => {
       for (const other of others) process.on('warning', other)
     })
     watched(2)
+    // Its queue fills up.
+    child.kill('SIGSTOP')
+    await until(() => warnings.length > 1)
+    for (const warning of warnings) assert.equal(codeOf(warning), 'EAGAIN')
     child.kill('SIGKILL')
+    await once(child, 'exit')
+    warnings.length = 0
     await until(() => warnings.length > 1)
     for (const warning of warnings) assert.equal(codeOf(warning), 'ECONNREFUSED')
   })
