@@ -3,10 +3,15 @@ import { binding, type InspectedFd } from './binding.js'
 import { check, codedError, systemError } from './errors.js'
 import * as validate from './validate.js'
 
+/** What the fd is. Borrows it. Its errors are called statx(2), which asks first; the rest asks a socket what it is. */
+export function inspect(fd: number): InspectedFd {
+  return check(binding.inspect(fd), 'statx')
+}
+
 /** What the fd is, if it is a stream or seqpacket socket; a code for everything else. Borrows the fd. */
 export function inspectStream(fd: number): InspectedFd {
   validate.fd('fd', fd)
-  const inspected = check(binding.inspect(fd), 'fstat')
+  const inspected = inspect(fd)
   const { SOCK_STREAM, SOCK_SEQPACKET } = binding.constants
   switch (inspected.kind) {
     case 'file':

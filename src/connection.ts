@@ -1,7 +1,7 @@
 import net from 'node:net'
 import type tls from 'node:tls'
 import { isMainThread } from 'node:worker_threads'
-import { adopt, inspectStream } from './adopt.js'
+import { adopt, inspect, inspectStream } from './adopt.js'
 import { binding, type PeerCredentials, type PlainAddress } from './binding.js'
 import { type ClientHello, parseClientHello } from './client-hello.js'
 import { abortError, check, codedError, invalidArgType } from './errors.js'
@@ -165,8 +165,7 @@ export class Connection {
    */
   peerCredentials(): PeerCredentials {
     const fd = this.#claimable()
-    const inspected = check(binding.inspect(fd), 'fstat')
-    if (inspected.domain !== binding.constants.AF_UNIX) throw codedError('ERR_SOCKET_NOT_UNIX', `fd ${fd}`)
+    if (inspect(fd).domain !== binding.constants.AF_UNIX) throw codedError('ERR_SOCKET_NOT_UNIX', `fd ${fd}`)
     return check(binding.peerCredentials(fd), 'getsockopt')
   }
 

@@ -1,5 +1,6 @@
 import { constants } from 'node:os'
 import { onAbort } from './abort.js'
+import { inspect } from './adopt.js'
 import { binding } from './binding.js'
 import { deadline } from './deadline.js'
 import { abortError, check, codedError } from './errors.js'
@@ -17,7 +18,7 @@ const defaultTimeout = 10_000
 
 /** Whether the socket keeps what is sent in packets; then nobody sees the second one before the first is taken. */
 export function keepsPackets(fd: number): boolean {
-  return check(binding.inspect(fd), 'fstat').type === binding.constants.SOCK_SEQPACKET
+  return inspect(fd).type === binding.constants.SOCK_SEQPACKET
 }
 
 /** Ends what {@link lookAhead} waits for, if anything. */

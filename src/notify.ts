@@ -1,3 +1,4 @@
+import { inspect } from './adopt.js'
 import { binding } from './binding.js'
 import { deadline, longestTimer } from './deadline.js'
 import { check, codedError, invalidArgType, invalidArgValue, systemError } from './errors.js'
@@ -124,7 +125,7 @@ export function storeFds(name: string, fds: readonly number[]): boolean {
   for (const fd of fds) {
     validate.fd('fds', fd)
     // Now, because the socket to say it with may get the number of one that is closed.
-    check(binding.inspect(fd), 'fstat')
+    inspect(fd)
   }
   // SCM_MAX_FD of unix(7) is 253.
   for (let i = 0; i < fds.length; i += 253) {

@@ -4,11 +4,12 @@ import type { ServerHttp2Session } from 'node:http2'
 import net from 'node:net'
 import tls from 'node:tls'
 import { onAbort } from './abort.js'
+import { inspect } from './adopt.js'
 import { binding } from './binding.js'
 import { Connection } from './connection.js'
 import { deadline, longestTimer } from './deadline.js'
 import { type DrainOptions, type DrainReport, type EndOptions, WindDown } from './drain.js'
-import { type CodedError, check, codedError, type SystemError } from './errors.js'
+import { type CodedError, codedError, type SystemError } from './errors.js'
 import type { AcceptRef, AcceptResult, Listener } from './listener.js'
 import {
   giveSocket,
@@ -436,7 +437,7 @@ function toHandle(connection: Connection, HandleClass: HandleClass): Handle {
 }
 
 function streamDomain(listener: Listener): number {
-  const { domain, type } = check(binding.inspect(listener.fd), 'fstat')
+  const { domain, type } = inspect(listener.fd)
   if (type !== binding.constants.SOCK_STREAM) throw codedError('ERR_SOCKET_TYPE', 'a server needs a stream')
   return domain as number
 }

@@ -386,7 +386,7 @@ describe('fromFd', () => {
     const fd = openFile('/dev/null')
     closeSync(fd)
     for (const call of [Listener.fromFd, Connection.fromFd]) {
-      assert.throws(() => call(fd), { code: 'EBADF', errno: -9, syscall: 'fstat' })
+      assert.throws(() => call(fd), { code: 'EBADF', errno: -9, syscall: 'statx' })
     }
     assert.throws(() => Listener.fromFd(fd, { dup: true }), { code: 'EBADF' })
   })

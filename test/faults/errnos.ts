@@ -46,7 +46,7 @@ export const calls: Record<string, Row> = {
   getpeername: {
     page: 'getpeername',
     errnos: 'EBADF EFAULT EINVAL ENOBUFS ENOTCONN ENOTSOCK',
-    within: ['fstat'],
+    within: ['statx'],
     // Whatever has no peer is not connected.
     instead: ['ENOTCONN'],
   },
@@ -54,7 +54,7 @@ export const calls: Record<string, Row> = {
   getsockopt: {
     page: 'getsockopt',
     errnos: 'EBADF EFAULT EINVAL ENOPROTOOPT ENOTSOCK',
-    within: ['getsockopt', 'fstat', 'accept4', 'accept', 'sock_diag'],
+    within: ['getsockopt', 'statx', 'accept4', 'accept', 'sock_diag'],
   },
   listen: { page: 'listen', errnos: 'EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP' },
   open: {
@@ -95,7 +95,7 @@ export const calls: Record<string, Row> = {
   statx: {
     page: 'statx',
     errnos: 'EACCES EBADF EFAULT EINVAL ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR',
-    within: ['fstat', 'sock_diag'],
+    within: ['statx', 'sock_diag'],
   },
   // They pass on what epoll_ctl(2) says, and EEXIST where another handle of the loop has the fd.
   uv_poll_init: {
