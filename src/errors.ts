@@ -169,3 +169,17 @@ export function outOfRange(name: string, range: string, received: unknown): Code
     'ERR_OUT_OF_RANGE',
   )
 }
+
+/**
+ * Runs what others wrote. What they throw becomes an uncaught exception, as it would from any other emitter, but the
+ * caller goes on: it has more to do than to tell this one.
+ */
+export function runSafely(run: () => unknown): void {
+  try {
+    run()
+  } catch (error) {
+    process.nextTick(() => {
+      throw error
+    })
+  }
+}

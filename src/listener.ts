@@ -6,7 +6,16 @@ import { adopt, inspectStream } from './adopt.js'
 import { type Backlog, binding, completion, type ListenerHandle, type ListenerStats } from './binding.js'
 import { Connection } from './connection.js'
 import { capacityPauseChannel, connectionChannel } from './diagnostics.js'
-import { abortError, check, codedError, plainError, type SystemError, systemError, withoutStacks } from './errors.js'
+import {
+  abortError,
+  check,
+  codedError,
+  plainError,
+  runSafely,
+  type SystemError,
+  systemError,
+  withoutStacks,
+} from './errors.js'
 import { checkOpenOptions, type Opened, type OpenOptions, open } from './open.js'
 import { type Origin, OwnedFd } from './owned-fd.js'
 import { checkSocketOptions, type InheritedOptions, setSocketOptions } from './sockopt.js'
@@ -429,16 +438,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     else this.#emitSafely('accept', { ref, error: outcome })
   }
 
-  // A handler that throws must not take the results behind it along. What it threw becomes an uncaught exception, as it
-  // would from any other emitter.
   #emitSafely<Event extends keyof ListenerEvents>(event: Event, ...args: ListenerEvents[Event]): void {
-    try {
-      ;(this as EventEmitter).emit(event, ...args)
-    } catch (error) {
-      process.nextTick(() => {
-        throw error
-      })
-    }
+    runSafely(() => (this as EventEmitter).emit(event, ...args))
   }
 }
 

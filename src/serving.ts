@@ -4,12 +4,13 @@ import type { ServerHttp2Session } from 'node:http2'
 import net from 'node:net'
 import tls from 'node:tls'
 import { onAbort } from './abort.js'
+import { Admission, type Give, type Refusal } from './admission.js'
 import { inspect } from './adopt.js'
 import { binding } from './binding.js'
 import { Connection } from './connection.js'
 import { deadline, longestTimer } from './deadline.js'
 import { type DrainOptions, type DrainReport, type EndOptions, WindDown } from './drain.js'
-import { type CodedError, codedError, type SystemError } from './errors.js'
+import { type CodedError, codedError, runSafely, type SystemError } from './errors.js'
 import type { AcceptRef, AcceptResult, Listener } from './listener.js'
 import {
   giveSocket,
@@ -20,18 +21,9 @@ import {
   type ServerHandle,
   setHandshakeTimeout,
 } from './node-internals.js'
-import { networks } from './proxied.js'
 import type { ConnectionHandler, SecureHandler, ServeOptions } from './serve.js'
 import { Served } from './served.js'
 import * as validate from './validate.js'
-
-/** A connection that the server did not get. */
-export interface Refusal {
-  /** `ERR_PROXY_UNTRUSTED`, `ERR_PROXY_HEADER`, `ERR_PEEK_TIMEOUT`, or why there is no TLS: see `Connection.toTLS`. */
-  error: Error
-  remoteAddress: string | undefined
-  remotePort: number | undefined
-}
 
 export interface ServingEvents {
   alarm: [{ threshold: number; connections: number }]
@@ -57,7 +49,6 @@ const mostOutstanding = 64
 const askAgainAfter = 100
 
 type EventListener = Parameters<EventEmitter['on']>[1]
-type Give = (connection: Connection, served: Served) => unknown
 
 /** A server, or a function, that gets the connections of a listener. Made by {@link serve}. */
 export class Serving extends EventEmitter<ServingEvents> {
@@ -70,9 +61,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   readonly #sessions = new Set<ServerHttp2Session>()
   readonly #secure = new Set<tls.TLSSocket>()
   readonly #alarms: { threshold: number; cooldown: number; silentUntil: number }[]
-  readonly #handshakeTimeout: number
-  /** Ends what happens to connections before the server has them. */
-  readonly #early = new AbortController()
+  readonly #admission: Admission
   readonly #undo: (() => void)[] = []
   readonly #stopped = deferred()
   readonly #serverClosed = deferred()
@@ -84,15 +73,14 @@ export class Serving extends EventEmitter<ServingEvents> {
   #restoreTimeout: (() => void) | undefined
   #finished = false
   #closeListener = true
-  /** Connections that the server is about to get: of a PROXY header or a handshake that has not come to its end. */
-  #coming = 0
   #drained: Promise<DrainReport> | undefined
   #later: NodeJS.Timeout | undefined
 
   /** @internal Servings come from `serve`. */
   constructor(listener: Listener, target: net.Server | ConnectionHandler | SecureHandler, options: ServeOptions) {
     super()
-    const { maxConnections = Number.POSITIVE_INFINITY, alarm = [], handshakeTimeout, signal } = options
+    const { maxConnections = Number.POSITIVE_INFINITY, alarm = [], signal } = options
+    const handshakeTimeout = Math.min(options.handshakeTimeout ?? defaultHandshakeTimeout, longestTimer)
     this.listener = listener
     this.#maxConnections = maxConnections
     this.#alarms = [alarm].flat().map(({ threshold, cooldown = defaultCooldown }) => ({
@@ -100,14 +88,15 @@ export class Serving extends EventEmitter<ServingEvents> {
       cooldown,
       silentUntil: Number.NEGATIVE_INFINITY,
     }))
-    this.#handshakeTimeout = Math.min(handshakeTimeout ?? defaultHandshakeTimeout, longestTimer)
+    const admission = new Admission(handshakeTimeout, (refusal) => this.emit('refused', refusal), this.#next)
+    this.#admission = admission
     let give: Give
     if (target instanceof net.Server) {
       // Now, because it needs an fd for a moment.
       const HandleClass = handleClassFor(streamDomain(listener))
       const handle = this.#listen(target, listener.address() as net.AddressInfo | string)
-      if (handshakeTimeout !== undefined && target instanceof tls.Server) {
-        const before = setHandshakeTimeout(target, Math.max(this.#handshakeTimeout, 0))
+      if (options.handshakeTimeout !== undefined && target instanceof tls.Server) {
+        const before = setHandshakeTimeout(target, Math.max(handshakeTimeout, 0))
         this.#restoreTimeout = () => setHandshakeTimeout(target, before)
       }
       this.#server = target
@@ -117,15 +106,13 @@ export class Serving extends EventEmitter<ServingEvents> {
         options.tls === undefined
           ? (connection) =>
               target.listening ? handle.onconnection(0, toHandle(connection, HandleClass)) : connection.reset()
-          : this.#secured(options.tls, (socket) =>
-              target.listening ? giveSocket(target, socket) : (socket as tls.TLSSocket).destroy(),
-            )
+          : this.#secured(options.tls, (socket) => (target.listening ? giveSocket(target, socket) : socket.destroy()))
     } else {
-      const call = (argument: never, served: Served) => this.#call(target, argument, served)
+      const call: Give<never> = (argument, served) => this.#call(target, argument, served)
       this.#serverClosed.resolve()
-      give = options.tls === undefined ? (call as Give) : this.#secured(options.tls, call)
+      give = options.tls === undefined ? (call as Give) : this.#secured(options.tls, call as Give<tls.TLSSocket>)
     }
-    this.#give = options.proxyProtocol === undefined ? give : this.#introduced(options, give)
+    this.#give = options.proxyProtocol === undefined ? give : admission.introduced(options, give)
     // A server's handlers run in the asynchronous context in which it was made to listen.
     this.#on(listener, 'accept', AsyncResource.bind(this.#onAccept) as EventListener)
     this.#on(listener, 'close', () => this.#finish(true))
@@ -265,7 +252,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     if (this.#asking) {
       this.#ask()
     } else if (this.#refs.size === 0) {
-      if (this.#coming === 0) this.#endServer()
+      if (this.#admission.waiting === 0) this.#endServer()
       if (this.#live.size === 0) this.#stopped.resolve()
     }
   }
@@ -273,7 +260,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   #take(connection: Connection): void {
     const served = new Served(connection, this.#live, this.#next)
     for (const alarm of this.#alarms) this.#sound(alarm)
-    this.#run(() => this.#give(connection, served))
+    runSafely(() => this.#give(connection, served))
   }
 
   #sound(alarm: { threshold: number; cooldown: number; silentUntil: number }): void {
@@ -282,18 +269,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     const now = performance.now()
     if (now < alarm.silentUntil) return
     alarm.silentUntil = now + alarm.cooldown
-    this.#run(() => this.emit('alarm', { threshold: alarm.threshold, connections }))
-  }
-
-  // What others throw becomes an uncaught exception, as it would from any other emitter, and we go on.
-  #run(run: () => unknown): void {
-    try {
-      run()
-    } catch (error) {
-      process.nextTick(() => {
-        throw error
-      })
-    }
+    runSafely(() => this.emit('alarm', { threshold: alarm.threshold, connections }))
   }
 
   #call(handler: ConnectionHandler | SecureHandler, argument: never, served: Served): void {
@@ -311,51 +287,11 @@ export class Serving extends EventEmitter<ServingEvents> {
     }
   }
 
-  #secured(options: tls.TlsOptions | tls.Server, give: (socket: never, served: Served) => unknown): Give {
-    const { signal } = this.#early
-    return (connection, served) =>
-      this.#wait(connection, connection.toTLS(options, { timeout: this.#handshakeTimeout, signal }), (socket) => {
-        remember(this.#secure, socket)
-        give(socket as never, served)
-      })
-  }
-
-  #introduced({ proxyProtocol, trust }: ServeOptions, give: Give): Give {
-    const trusted = networks('options.trust', trust)
-    const required = proxyProtocol === 'require'
-    const timeout = this.#handshakeTimeout > 0 ? this.#handshakeTimeout : -1
-    const { signal } = this.#early
-    return (connection, served) => {
-      const { remoteAddress, remotePort, remoteFamily } = connection
-      const family = remoteFamily === 'IPv4' ? 'ipv4' : 'ipv6'
-      if (remoteFamily !== undefined && !trusted.check(remoteAddress as string, family)) {
-        return required ? this.#refuse(connection, codedError('ERR_PROXY_UNTRUSTED')) : give(connection, served)
-      }
-      this.#wait(connection, connection.proxyHeader({ timeout, signal }), (header) => {
-        if (header !== null) served.introduce(header, { remoteAddress, remotePort })
-        else if (required) return this.#refuse(connection, codedError('ERR_PROXY_HEADER', 'there is none'))
-        give(connection, served)
-      })
-    }
-  }
-
-  #wait<T>(connection: Connection, promise: Promise<T>, then: (result: T) => void): void {
-    this.#coming++
-    promise
-      .then(
-        (result) => this.#run(() => then(result)),
-        (error) => this.#refuse(connection, error),
-      )
-      .then(() => {
-        this.#coming--
-        this.#next()
-      })
-  }
-
-  #refuse(connection: Connection, error: Error): void {
-    const { remoteAddress, remotePort } = connection
-    connection.close()
-    if (!this.#early.signal.aborted) this.#run(() => this.emit('refused', { error, remoteAddress, remotePort }))
+  #secured(options: tls.TlsOptions | tls.Server, give: Give<tls.TLSSocket>): Give {
+    return this.#admission.secured(options, (socket, served) => {
+      remember(this.#secure, socket)
+      give(socket, served)
+    })
   }
 
   #stop(): void {
@@ -385,7 +321,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     Promise.all([this.#stopped.promise, this.#serverClosed.promise]).then(() => {
       for (const undo of this.#undo) undo()
       this.#closed.resolve()
-      this.#run(() => this.emit('close'))
+      runSafely(() => this.emit('close'))
     })
   }
 
@@ -402,10 +338,10 @@ export class Serving extends EventEmitter<ServingEvents> {
     let cut: Served[] = []
     this.#stop()
     const windDown = this.#server && new WindDown(this.#server, this.#sessions, idleGrace)
-    this.#run(() => this.emit('drain'))
+    runSafely(() => this.emit('drain'))
     const cutOff = () => {
       cut = [...this.#live]
-      this.#early.abort()
+      this.#admission.cutOff()
       // So that a close_notify is on its way when the socket goes.
       for (const socket of this.#secure) socket.end()
       setImmediate(() => {

@@ -1,0 +1,91 @@
+import type tls from 'node:tls'
+import type { Connection } from './connection.js'
+import { codedError, runSafely } from './errors.js'
+import { networks } from './proxied.js'
+import type { ServeOptions } from './serve.js'
+import type { Served } from './served.js'
+
+/** A connection that the server did not get. */
+export interface Refusal {
+  /** `ERR_PROXY_UNTRUSTED`, `ERR_PROXY_HEADER`, `ERR_PEEK_TIMEOUT`, or why there is no TLS: see `Connection.toTLS`. */
+  error: Error
+  remoteAddress: string | undefined
+  remotePort: number | undefined
+}
+
+/** Has a connection, or what it has become, go to whom it is for. */
+export type Give<Argument = Connection> = (argument: Argument, served: Served) => unknown
+
+/** Where connections wait, before a server gets them, for their PROXY header and their handshake; or are refused. */
+export class Admission {
+  readonly #timeout: number
+  readonly #refused: (refusal: Refusal) => void
+  readonly #settled: () => void
+  readonly #cutOff = new AbortController()
+  #waiting = 0
+
+  /** `timeout` is in ms, for each of the two; 0 or negative: none. `settled` is called whenever one has waited. */
+  constructor(timeout: number, refused: (refusal: Refusal) => void, settled: () => void) {
+    this.#timeout = timeout
+    this.#refused = refused
+    this.#settled = settled
+  }
+
+  /** How many wait. */
+  get waiting(): number {
+    return this.#waiting
+  }
+
+  /** Closes those that wait; `refused` is not called for them. */
+  cutOff(): void {
+    this.#cutOff.abort()
+  }
+
+  /** Gives the socket of each when its handshake is made. */
+  secured(options: tls.TlsOptions | tls.Server, give: Give<tls.TLSSocket>): Give {
+    const { signal } = this.#cutOff
+    return (connection, served) =>
+      this.#wait(connection, connection.toTLS(options, { timeout: this.#timeout, signal }), (socket) =>
+        give(socket, served),
+      )
+  }
+
+  /** Gives each when its PROXY header has said who it is. */
+  introduced({ proxyProtocol, trust }: ServeOptions, give: Give): Give {
+    const trusted = networks('options.trust', trust)
+    const required = proxyProtocol === 'require'
+    const timeout = this.#timeout > 0 ? this.#timeout : -1
+    const { signal } = this.#cutOff
+    return (connection, served) => {
+      const { remoteAddress, remotePort, remoteFamily } = connection
+      const family = remoteFamily === 'IPv4' ? 'ipv4' : 'ipv6'
+      if (remoteFamily !== undefined && !trusted.check(remoteAddress as string, family)) {
+        return required ? this.#refuse(connection, codedError('ERR_PROXY_UNTRUSTED')) : give(connection, served)
+      }
+      this.#wait(connection, connection.proxyHeader({ timeout, signal }), (header) => {
+        if (header !== null) served.introduce(header, { remoteAddress, remotePort })
+        else if (required) return this.#refuse(connection, codedError('ERR_PROXY_HEADER', 'there is none'))
+        give(connection, served)
+      })
+    }
+  }
+
+  #wait<T>(connection: Connection, promise: Promise<T>, then: (result: T) => unknown): void {
+    this.#waiting++
+    promise
+      .then(
+        (result) => runSafely(() => then(result)),
+        (error) => this.#refuse(connection, error),
+      )
+      .then(() => {
+        this.#waiting--
+        this.#settled()
+      })
+  }
+
+  #refuse(connection: Connection, error: Error): void {
+    const { remoteAddress, remotePort } = connection
+    connection.close()
+    if (!this.#cutOff.signal.aborted) runSafely(() => this.#refused({ error, remoteAddress, remotePort }))
+  }
+}
