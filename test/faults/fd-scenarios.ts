@@ -10,9 +10,9 @@ import { binding } from '../../src/binding.js'
 import { Connection, FdChannel, notify, notifyBarrier, removeFds, storeFds } from '../../src/index.js'
 import { inode, inodesOf, next, type SocketType, temporaryChannel } from '../channels.js'
 import { temporary, temporaryFd } from '../descriptors.js'
-import { cleanUp, codeOf, connect, flagsOf, gone, listen, temporaryDirectory } from '../helpers.js'
+import { cleanUp, codeOf, connect, gone, listen, temporaryDirectory } from '../helpers.js'
 import { faults } from './faults.js'
-import type { Scenario } from './runs.js'
+import { type Scenario, takenBy } from './runs.js'
 
 /** As `pair`, but that nothing is asked before the client is there: a request that fails is seen at once. */
 async function accepted() {
@@ -32,13 +32,7 @@ const claimed: Scenario = {
     cleanUp(() => copy.close())
     copy.close()
     const fd = temporaryFd(connection.detach())
-    let again: Connection
-    try {
-      again = Connection.fromFd(fd)
-    } catch (error) {
-      assert.notEqual(flagsOf(fd), undefined, 'on failure it stays the caller’s')
-      throw error
-    }
+    const again = takenBy(fd, (each) => Connection.fromFd(each))
     cleanUp(() => again.close())
     const socket = temporary(again.toSocket())
     socket.end('hello')

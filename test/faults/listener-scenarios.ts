@@ -7,9 +7,9 @@ import { text } from 'node:stream/consumers'
 import { type Connection, Listener, type ListenOptions, serve } from '../../src/index.js'
 import { connectionFor, queued } from '../backlog.js'
 import { temporary, temporaryFd } from '../descriptors.js'
-import { cleanUp, codeOf, connect, flagsOf, gone, listen, target, temporaryDirectory, until } from '../helpers.js'
+import { cleanUp, codeOf, connect, gone, listen, target, temporaryDirectory, until } from '../helpers.js'
 import { allocation, faults } from './faults.js'
-import { blame, type Scenario } from './runs.js'
+import { blame, type Scenario, takenBy } from './runs.js'
 
 const ways: ((listener: Listener) => Promise<Connection>)[] = [
   (listener) => listener.accept(),
@@ -97,13 +97,7 @@ const taken: Scenario = {
     cleanUp(() => copy.close())
     await serveAll(copy, 2)
     await copy.close()
-    let listener: Listener
-    try {
-      listener = Listener.fromFd(fd)
-    } catch (error) {
-      assert.notEqual(flagsOf(fd), undefined, 'on failure it stays the caller’s')
-      throw error
-    }
+    const listener = takenBy(fd, (each) => Listener.fromFd(each))
     cleanUp(() => listener.close())
     await serveAll(listener, 2)
   },

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readdirSync, readlinkSync, writeFileSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { SystemError } from '../../src/index.js'
-import { openFds, runCleanups } from '../helpers.js'
+import { flagsOf, openFds, runCleanups } from '../helpers.js'
 import { calls } from './errnos.js'
 import { allocation, type Fault, faults, numberOf, plan } from './faults.js'
 
@@ -37,6 +37,16 @@ export function blame(error: unknown): void {
   const right = errno === -numberOf(fault.errno) && (fault.call === allocation || within.includes(syscall))
   if (!right) throw new Error(`not the error of ${fault.call}: ${(error as Error).stack} ${JSON.stringify(error)}`)
   assert.match(code, /^E[A-Z]|^E65$/) // ENOPKG, which Node does not know
+}
+
+/** What `take` makes of an fd; when it throws, the fd is still the caller's. */
+export function takenBy<Owner>(fd: number, take: (fd: number) => Owner): Owner {
+  try {
+    return take(fd)
+  } catch (error) {
+    assert.notEqual(flagsOf(fd), undefined, 'on failure it stays the caller’s')
+    throw error
+  }
 }
 
 // Long enough for any run, so that one that hangs can be named.
