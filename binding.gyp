@@ -10,7 +10,9 @@
       'target_name': 'async_accept',
       'sources': [
         'native/addon.cc',
+        'native/fd_facts.cc',
         'native/fd_functions.cc',
+        'native/fd_io.cc',
         'native/libstdcxx.cc',
         'native/listener.cc',
         'native/listener_handle.cc',

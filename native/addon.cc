@@ -4,7 +4,9 @@
 
 #include <new>
 
+#include "fd_facts.h"
 #include "fd_functions.h"
+#include "fd_io.h"
 #include "js.h"
 #include "listener_handle.h"
 #include "sys.h"
@@ -27,7 +29,9 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
   setter("setDeliver", &deliver_);
   setter("setReady", &on_ready_);
   ListenerHandle::define(env, exports);
-  fd_functions::define(env, exports);
+  fd_facts::define(exports);
+  fd_functions::define(exports);
+  fd_io::define(exports);
 
   // Closing a libuv handle takes a turn of the loop, and libuv aborts when a loop ends with a handle open; so the hook
   // has to be an asynchronous one. A synchronous one would return before the callbacks of uv_close, and they would

@@ -1,10 +1,10 @@
-// What JavaScript can do with an fd by its number: make, adopt, describe, set, give away, close.
+// What JavaScript can do with an fd by its number: make, adopt, set, give away, close.
 #pragma once
 
 #include <napi.h>
 
 namespace fd_functions {
 
-void define(Napi::Env env, Napi::Object exports);
+void define(Napi::Object exports);
 
 }

@@ -48,14 +48,37 @@ inline std::string to_string(const Napi::Value& value) {
   return value.As<Napi::String>();
 }
 
+// Of a Uint8Array, for as long as no JavaScript runs.
+struct Bytes {
+  const uint8_t* data;
+  size_t length;
+};
+
+inline Bytes to_bytes(const Napi::Value& value) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+    throw_type_error(value.Env(), "expected a Uint8Array");
+  }
+  auto bytes = value.As<Napi::Uint8Array>();
+  return {bytes.Data(), bytes.ByteLength()};
+}
+
+inline Napi::Value number(const Napi::CallbackInfo& info, double value) { return Napi::Number::New(info.Env(), value); }
+
 // What `run` returns; when memory runs out -ENOMEM, as if a system call had said it.
 template <typename Run>
 Napi::Value or_enomem(const Napi::CallbackInfo& info, Run run) {
   try {
     return run();
   } catch (const std::bad_alloc&) {
-    return Napi::Number::New(info.Env(), -ENOMEM);
+    return number(info, -ENOMEM);
   }
+}
+
+using Function = Napi::Value (*)(const Napi::CallbackInfo&);
+
+inline void define(Napi::Object exports, const char* name, Function function) {
+  auto call = [function](const Napi::CallbackInfo& info) { return or_enomem(info, [&] { return function(info); }); };
+  exports.Set(name, Napi::Function::New(exports.Env(), call, name));
 }
 
 }  // namespace js

@@ -63,7 +63,7 @@ Napi::Value ListenerHandle::open(const Napi::CallbackInfo& info) {
     result =
         Addon::of(info.Env())->open_listener(fd, {static_cast<size_t>(max_batch), reset_at_limit}, this, &listener_);
   }
-  return Napi::Number::New(info.Env(), result);
+  return js::number(info, result);
 }
 
 // ask(timeout): the ref; 0 when closed, -ENOMEM when there is no memory for the request.
@@ -71,7 +71,7 @@ Napi::Value ListenerHandle::ask(const Napi::CallbackInfo& info) {
   return js::or_enomem(info, [&] {
     int64_t timeout = js::to_integer(info[0]);
     Listener::Ref ref = listener_ == nullptr ? 0 : listener_->ask(timeout);
-    return Napi::Number::New(info.Env(), static_cast<double>(ref));
+    return js::number(info, static_cast<double>(ref));
   });
 }
 
@@ -91,7 +91,7 @@ Napi::Value ListenerHandle::outstanding(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value ListenerHandle::pending(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), listener_ == nullptr ? 0 : static_cast<double>(listener_->requests().size()));
+  return js::number(info, listener_ == nullptr ? 0 : static_cast<double>(listener_->requests().size()));
 }
 
 // stats(): what has been counted, after the close too.
@@ -125,7 +125,7 @@ Napi::Value ListenerHandle::detach(const Napi::CallbackInfo& info) {
     fd = listener->detach();
     forget();
   }
-  return Napi::Number::New(info.Env(), fd);
+  return js::number(info, fd);
 }
 
 // keepAlive(on): whether outstanding requests keep the process alive.

@@ -1,0 +1,192 @@
+#include "fd_facts.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <string>
+
+#include "js.h"
+#include "sockaddr.h"
+#include "sys.h"
+#include "unix_diag.h"
+
+namespace fd_facts {
+namespace {
+
+using js::number;
+using Napi::CallbackInfo;
+using Napi::Value;
+
+int get_int(int fd, int name, int* value) {
+  socklen_t length = sizeof *value;
+  return sys::getsockopt(fd, SOL_SOCKET, name, value, &length);
+}
+
+const char* kind_name(mode_t mode) {
+  switch (mode & S_IFMT) {
+    case S_IFSOCK:
+      return "socket";
+    case S_IFIFO:
+      return "fifo";
+    case S_IFREG:
+      return "file";
+    default:
+      return "other";
+  }
+}
+
+// inspect(fd): what it is; for a socket its domain and type, and whether it listens or is connected.
+Value inspect(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  sys::File file;
+  int error = sys::statx(fd, &file);
+  if (error != 0) return number(info, error);
+  auto result = Napi::Object::New(info.Env());
+  result.Set("kind", kind_name(file.mode));
+  if (!S_ISSOCK(file.mode)) return result;
+  int domain = 0;
+  int type = 0;
+  int listening = 0;
+  error = get_int(fd, SO_DOMAIN, &domain);
+  if (error == 0) error = get_int(fd, SO_TYPE, &type);
+  if (error == 0) error = get_int(fd, SO_ACCEPTCONN, &listening);
+  if (error != 0) return number(info, error);
+  sockaddrs::Sockaddr peer;
+  // Sockets that have no peers say so in more ways than one; only for want of memory it is not known.
+  int unnamed = sys::getpeername(fd, &peer.storage.any, &peer.length);
+  if (unnamed == -ENOBUFS) return number(info, unnamed);
+  result.Set("domain", domain);
+  result.Set("type", type);
+  result.Set("listening", listening != 0);
+  result.Set("connected", unnamed == 0);
+  return result;
+}
+
+// { address, port, family } as net.AddressInfo has them; only { address } for a unix socket.
+Value to_address(Napi::Env env, const sockaddrs::Storage& storage, socklen_t length) {
+  auto result = Napi::Object::New(env);
+  result.Set("address", sockaddrs::to_text(storage, length));
+  if (length >= sizeof(sockaddr_in) && storage.family != AF_UNIX) {
+    result.Set("port", sockaddrs::port(storage));
+    result.Set("family", storage.family == AF_INET6 ? "IPv6" : "IPv4");
+  }
+  return result;
+}
+
+template <int (*name)(int, sockaddr*, socklen_t*)>
+Value address_of(const CallbackInfo& info) {
+  sockaddrs::Sockaddr found;
+  int error = name(js::to_int(info[0]), &found.storage.any, &found.length);
+  return error == 0 ? to_address(info.Env(), found.storage, found.length) : number(info, error);
+}
+
+// parseAddress(bytes): a struct sockaddr, as a completion has it.
+Value parse_address(const CallbackInfo& info) {
+  js::Bytes bytes = js::to_bytes(info[0]);
+  sockaddrs::Storage storage = {};
+  size_t length = std::min(bytes.length, sizeof storage);
+  if (length > 0) memcpy(&storage, bytes.data, length);  // the data may be null then
+  return to_address(info.Env(), storage, static_cast<socklen_t>(length));
+}
+
+// peerCredentials(fd): SO_PEERCRED of unix(7), who connected or made the socket pair, at that time.
+Value peer_credentials(const CallbackInfo& info) {
+  ucred credentials;
+  socklen_t length = sizeof credentials;
+  int error = sys::getsockopt(js::to_int(info[0]), SOL_SOCKET, SO_PEERCRED, &credentials, &length);
+  if (error != 0) return number(info, error);
+  auto result = Napi::Object::New(info.Env());
+  result.Set("pid", credentials.pid);
+  result.Set("uid", credentials.uid);
+  result.Set("gid", credentials.gid);
+  return result;
+}
+
+// backlog(fd): { queued, limit } of a listening socket.
+Value backlog(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  int domain = 0;
+  int error = get_int(fd, SO_DOMAIN, &domain);
+  uint32_t queued = 0;
+  uint32_t limit = 0;
+  if (error == 0 && domain == AF_UNIX) {
+    error = unix_diag::accept_queue(fd, &queued, &limit);
+  } else if (error == 0) {
+    // For a listening socket Linux puts the accept queue's length and limit where a connected one has segment counts.
+    tcp_info tcp = {};
+    socklen_t length = sizeof tcp;
+    error = sys::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &tcp, &length);
+    if (error == 0 && tcp.tcpi_state != TCP_LISTEN) error = -EINVAL;
+    queued = tcp.tcpi_unacked;
+    limit = tcp.tcpi_sacked;
+  }
+  if (error != 0) return number(info, error);
+  auto result = Napi::Object::New(info.Env());
+  result.Set("queued", queued);
+  result.Set("limit", limit);
+  return result;
+}
+
+// pidfdInode(): of a pidfd of this process, as text because it has 64 bits.
+Value pidfd_inode(const CallbackInfo& info) {
+  int fd = sys::pidfd_open_self();
+  if (fd < 0) return number(info, fd);
+  sys::File file;
+  int error = sys::statx(fd, &file);
+  sys::close(fd);
+  if (error != 0) return number(info, error);
+  return Napi::String::New(info.Env(), std::to_string(file.inode));
+}
+
+struct Constant {
+  const char* name;
+  int value;
+};
+
+// Their values differ between architectures.
+constexpr Constant kConstants[] = {
+    {"AF_INET", AF_INET},
+    {"AF_INET6", AF_INET6},
+    {"AF_UNIX", AF_UNIX},
+    {"SOCK_STREAM", SOCK_STREAM},
+    {"SOCK_DGRAM", SOCK_DGRAM},
+    {"SOCK_SEQPACKET", SOCK_SEQPACKET},
+    {"SOL_SOCKET", SOL_SOCKET},
+    {"SO_REUSEADDR", SO_REUSEADDR},
+    {"SO_REUSEPORT", SO_REUSEPORT},
+    {"SO_KEEPALIVE", SO_KEEPALIVE},
+    {"SO_BINDTODEVICE", SO_BINDTODEVICE},
+    {"IPPROTO_IP", IPPROTO_IP},
+    {"IP_TRANSPARENT", IP_TRANSPARENT},
+    {"IP_FREEBIND", IP_FREEBIND},
+    {"IPPROTO_IPV6", IPPROTO_IPV6},
+    {"IPV6_V6ONLY", IPV6_V6ONLY},
+    {"IPV6_TRANSPARENT", IPV6_TRANSPARENT},
+    {"IPV6_FREEBIND", IPV6_FREEBIND},
+    {"IPPROTO_TCP", IPPROTO_TCP},
+    {"TCP_NODELAY", TCP_NODELAY},
+    {"TCP_KEEPIDLE", TCP_KEEPIDLE},
+    {"TCP_DEFER_ACCEPT", TCP_DEFER_ACCEPT},
+    {"TCP_FASTOPEN", TCP_FASTOPEN},
+};
+
+}  // namespace
+
+void define(Napi::Object exports) {
+  js::define(exports, "inspect", inspect);
+  js::define(exports, "localAddress", address_of<sys::getsockname>);
+  js::define(exports, "peerAddress", address_of<sys::getpeername>);
+  js::define(exports, "parseAddress", parse_address);
+  js::define(exports, "peerCredentials", peer_credentials);
+  js::define(exports, "backlog", backlog);
+  js::define(exports, "pidfdInode", pidfd_inode);
+  auto constants = Napi::Object::New(exports.Env());
+  for (const Constant& constant : kConstants) constants.Set(constant.name, constant.value);
+  exports.Set("constants", constants);
+}
+
+}  // namespace fd_facts

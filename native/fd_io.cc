@@ -1,0 +1,117 @@
+#include "fd_io.h"
+
+#include <errno.h>
+
+#include <memory>
+
+#include "addon.h"
+#include "js.h"
+#include "messages.h"
+#include "sockaddr.h"
+#include "sys.h"
+
+namespace fd_io {
+namespace {
+
+using js::number;
+using Napi::CallbackInfo;
+using Napi::Value;
+
+constexpr int64_t kMostReceived = 1 << 20;
+
+// watch(fd, writable): from now on the function of setReady is told of it.
+Value watch(const CallbackInfo& info) {
+  Addon* addon = Addon::of(info.Env());
+  int fd = js::to_int(info[0]);
+  bool writable = js::to_bool(info[1]);
+  if (!addon->owned().has(fd)) return number(info, -EBADF);
+  return number(info, addon->readiness().watch(addon->loop(), fd, writable));
+}
+
+// unwatch(fd)
+Value unwatch(const CallbackInfo& info) {
+  return number(info, Addon::of(info.Env())->readiness().unwatch(js::to_int(info[0])));
+}
+
+// receive(fd, length, peek): a Buffer of what is there, at most `length` bytes; empty when the peer has ended its side.
+// Only of an owned fd is it taken; to peek does no harm to whoever has it.
+Value receive(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  int64_t length = js::to_integer(info[1]);
+  bool peek = js::to_bool(info[2]);
+  if (length < 0 || length > kMostReceived) js::throw_type_error(info.Env(), "expected 0 to 1048576 bytes");
+  if (!peek && !Addon::of(info.Env())->owned().has(fd)) return number(info, -EBADF);
+  int flags = MSG_DONTWAIT | (peek ? MSG_PEEK : 0);
+  std::unique_ptr<char[]> bytes(new char[length]);
+  ssize_t received = sys::recv(fd, bytes.get(), static_cast<size_t>(length), flags);
+  if (received < 0) return number(info, static_cast<double>(received));
+  return Napi::Buffer<char>::Copy(info.Env(), bytes.get(), static_cast<size_t>(received));
+}
+
+// sendMessage(fd, bytes, fds, path?): how many bytes were sent; to a datagram socket at `path`, or to the peer. Borrows
+// the fds.
+Value send_message(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  if (!info[2].IsArray()) js::throw_type_error(info.Env(), "expected an array of fds");
+  auto list = info[2].As<Napi::Array>();
+  if (list.Length() > messages::kMostFds) return number(info, -E2BIG);
+  int fds[messages::kMostFds];
+  size_t count = 0;
+  for (uint32_t i = 0, length = list.Length(); i < length; i++) {
+    Napi::Value each = list.Get(i);
+    fds[count++] = js::to_int(each);
+  }
+  sockaddrs::Sockaddr to;
+  bool connected = info[3].IsUndefined();
+  if (!connected) {
+    int error = sockaddrs::from_path(js::to_string(info[3]), &to);
+    if (error != 0) return number(info, error);
+  }
+  // After the elements, whose getters may do anything to it.
+  js::Bytes bytes = js::to_bytes(info[1]);
+  if (!Addon::of(info.Env())->owned().has(fd)) return number(info, -EBADF);
+  ssize_t sent = messages::send(fd, bytes.data, bytes.length, fds, count, connected ? nullptr : &to);
+  return number(info, static_cast<double>(sent));
+}
+
+// receiveMessage(fd, length): { bytes, fds, truncated } of what is there; the fds are owned.
+Value receive_message(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  int64_t room = js::to_integer(info[1]);
+  if (room < 0 || room > kMostReceived) js::throw_type_error(info.Env(), "expected 0 to 1048576 bytes");
+  OwnedFds& owned = Addon::of(info.Env())->owned();
+  if (!owned.has(fd)) return number(info, -EBADF);
+  std::unique_ptr<char[]> bytes(new char[room]);
+  messages::Fds received;
+  ssize_t length = messages::receive(fd, bytes.get(), static_cast<size_t>(room), &received);
+  if (length < 0) return number(info, static_cast<double>(length));
+  // Before anything of JavaScript, which can throw.
+  size_t count = 0;
+  for (size_t i = 0; i < received.count; i++) {
+    if (owned.add(received.fds[i])) {
+      received.fds[count++] = received.fds[i];
+    } else {
+      sys::close(received.fds[i]);
+      received.truncated = true;
+    }
+  }
+  auto result = Napi::Object::New(info.Env());
+  auto fds = Napi::Array::New(info.Env(), count);
+  for (uint32_t i = 0; i < count; i++) fds.Set(i, received.fds[i]);
+  result.Set("bytes", Napi::Buffer<char>::Copy(info.Env(), bytes.get(), static_cast<size_t>(length)));
+  result.Set("fds", fds);
+  result.Set("truncated", received.truncated);
+  return result;
+}
+
+}  // namespace
+
+void define(Napi::Object exports) {
+  js::define(exports, "watch", watch);
+  js::define(exports, "unwatch", unwatch);
+  js::define(exports, "receive", receive);
+  js::define(exports, "sendMessage", send_message);
+  js::define(exports, "receiveMessage", receive_message);
+}
+
+}  // namespace fd_io
