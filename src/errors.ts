@@ -178,7 +178,9 @@ export function runSafely(run: () => unknown): void {
   try {
     run()
   } catch (error) {
-    process.nextTick(() => {
+    // Not process.nextTick: when a tick comes to run because Node has read from an fs.Dir, Node 24 and 26 lose what it
+    // throws.
+    queueMicrotask(() => {
       throw error
     })
   }

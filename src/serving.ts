@@ -244,7 +244,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     this.#finish(closed)
     if (closed) return
     // As Node does when its own accept fails.
-    process.nextTick(() => (this.#handle ? this.#handle.onconnection(error.errno) : this.emit('error', error)))
+    queueMicrotask(() => (this.#handle ? this.#handle.onconnection(error.errno) : this.emit('error', error)))
   }
 
   // A connection has come or gone: there may be room, or nothing left.
@@ -277,7 +277,7 @@ export class Serving extends EventEmitter<ServingEvents> {
       // Cut off by drain(): that is why.
       if (served.destroyed) return
       served.destroy()
-      process.nextTick(() => this.emit('error', error))
+      queueMicrotask(() => this.emit('error', error))
     }
     try {
       const result: unknown = handler(argument)

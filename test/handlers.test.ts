@@ -3,7 +3,18 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { text } from 'node:stream/consumers'
 import { type AcceptRef, type AcceptResult, type Connection, Listener } from '../src/index.js'
 import { answer, cutOff, fillBacklog } from './backlog.js'
-import { cleanUp, codeOf, collect, connect, listen, refsOf, runNode, until } from './helpers.js'
+import {
+  captureExceptions,
+  cleanUp,
+  codeOf,
+  collect,
+  connect,
+  listen,
+  refsOf,
+  runNode,
+  until,
+  whileReadingDirectory,
+} from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 
 const outcomes = (results: readonly AcceptResult[]) => results.map(({ error }) => codeOf(error) ?? 'connection')
@@ -142,14 +153,6 @@ describe("A handler of 'accept'", () => {
     connection.close()
   })
 
-  // Mocha has a handler of its own for uncaught exceptions; this takes them first, and gives the place back.
-  const captureExceptions = () => {
-    const captured: unknown[] = []
-    process.setUncaughtExceptionCaptureCallback((error) => captured.push(error))
-    cleanUp(() => process.setUncaughtExceptionCaptureCallback(null))
-    return captured
-  }
-
   it('may throw: an uncaught exception for each throw, and no other result is lost', async () => {
     const captured = captureExceptions()
     const listener = await listen({ host: '127.0.0.1' })
@@ -192,6 +195,18 @@ describe("A handler of 'accept'", () => {
     await listener.close()
     await until(() => captured.length === 303)
     assert.equal(results.length, 303)
+  })
+
+  it('may throw while Node reads a directory, and so loses what a tick throws', async () => {
+    const captured = captureExceptions()
+    const listener = await listen({ host: '127.0.0.1' })
+    const thrown = new Error('from the handler')
+    listener.on('close', () => {
+      throw thrown
+    })
+    await whileReadingDirectory(() => void listener.close())
+    await until(() => captured.length === 1)
+    assert.equal(captured[0], thrown)
   })
 
   it('may close the listener and throw', async () => {

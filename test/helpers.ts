@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { opendir } from 'node:fs/promises'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -60,6 +61,26 @@ export function cleanUp(run: () => unknown): void {
 export async function runCleanups(): Promise<void> {
   testsEnded++
   for (let run = cleanups.pop(); run !== undefined; run = cleanups.pop()) await run()
+}
+
+/** What is thrown and not caught until the current test ends. Mocha, which has a handler of its own, does not see it. */
+export function captureExceptions(): unknown[] {
+  const captured: unknown[] = []
+  process.setUncaughtExceptionCaptureCallback((error) => captured.push(error))
+  cleanUp(() => process.setUncaughtExceptionCaptureCallback(null))
+  return captured
+}
+
+/** Runs it in the callback of a read of an fs.Dir, in which Node 24 and 26 lose what is thrown, also by a tick. */
+export async function whileReadingDirectory(run: () => void): Promise<void> {
+  const directory = await opendir('.')
+  await new Promise<void>((resolve) => {
+    directory.read(() => {
+      run()
+      resolve()
+    })
+  })
+  await directory.close()
 }
 
 /** A listener that is closed when the current test ends. */

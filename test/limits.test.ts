@@ -4,7 +4,7 @@ import http from 'node:http'
 import net from 'node:net'
 import { text } from 'node:stream/consumers'
 import { type Connection, type Listener, type Serving, serve } from '../src/index.js'
-import { cleanUp, codeOf, connect, gone, listen, target, until } from './helpers.js'
+import { captureExceptions, cleanUp, codeOf, connect, gone, listen, target, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 
 const host = '127.0.0.1'
@@ -240,14 +240,7 @@ describe('serve with alarm', () => {
 
   it('has an alarm that throws neither lose the connection nor those behind it', async () => {
     const { listener, serving, kept } = await keeping({ alarm: { threshold: 1, cooldown: 0 } })
-    const thrown: unknown[] = []
-    const uncaught = process.listeners('uncaughtException')
-    process.removeAllListeners('uncaughtException')
-    process.on('uncaughtException', (error) => thrown.push(error))
-    cleanUp(() => {
-      process.removeAllListeners('uncaughtException')
-      for (const each of uncaught) process.on('uncaughtException', each)
-    })
+    const thrown = captureExceptions()
     serving.on('alarm', () => {
       throw new Error('alarmed')
     })

@@ -4,7 +4,18 @@ import net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { Connection, type ConnectionHandler, type Listener, type Serving, serve } from '../src/index.js'
-import { cleanUp, codeOf, connect, gone, listen, target, temporaryDirectory, until } from './helpers.js'
+import {
+  captureExceptions,
+  cleanUp,
+  codeOf,
+  connect,
+  gone,
+  listen,
+  target,
+  temporaryDirectory,
+  until,
+  whileReadingDirectory,
+} from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 
 /** Errors of a serving, as they come. */
@@ -135,6 +146,19 @@ describe('A function that is served', () => {
       await serving.close()
     })
   }
+
+  it("has an 'error' that nobody handles become an uncaught exception, also while Node reads a directory", async () => {
+    const captured = captureExceptions()
+    const thrown = new Error('boom')
+    const { listener, serving } = await servedBy(async () => {
+      await new Promise<void>((resolve) => whileReadingDirectory(resolve))
+      throw thrown
+    })
+    await turnedAway(listener)
+    await until(() => captured.length === 1)
+    assert.equal(captured[0], thrown)
+    await serving.close()
+  })
 
   it('has its socket destroyed when it throws after it has made one', async () => {
     const { listener, serving } = await servedBy((connection) => {
