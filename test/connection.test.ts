@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
+import type net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import { binding } from '../src/binding.js'
 import { Connection, FdChannel } from '../src/index.js'
-import { pair, temporary, temporaryFd } from './descriptors.js'
+import { fillBacklog } from './backlog.js'
+import { forgotten, pair, temporary, temporaryFd } from './descriptors.js'
 import { codeOf, connect, flagsOf, gone, listen, O_CLOEXEC, O_NONBLOCK, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 
@@ -27,12 +28,12 @@ describe('Connection', () => {
 
     it('of the peer are known when it has gone before it was accepted', async () => {
       const listener = await listen({ host: '127.0.0.1' })
-      const client = await connect(listener)
+      const [client] = (await fillBacklog(listener, 1)) as [net.Socket]
       const { localPort } = client
       client.resetAndDestroy()
       await once(client, 'close')
       using connection = await listener.accept()
-      assert.equal(typeof binding.peerAddress(connection.fd), 'number', 'the kernel has forgotten it')
+      await forgotten(connection.fd)
       assert.equal(connection.remoteAddress, '127.0.0.1')
       assert.equal(connection.remotePort, localPort)
     })

@@ -5,8 +5,9 @@ import { closeSync, openSync } from 'node:fs'
 import type net from 'node:net'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
+import { binding } from '../src/binding.js'
 import type { Connection, Listener, ListenOptions } from '../src/index.js'
-import { cleanUp, connect, flagsOf, listen, O_NONBLOCK } from './helpers.js'
+import { cleanUp, connect, flagsOf, listen, O_NONBLOCK, until } from './helpers.js'
 
 /** Both ends of one connection; all of it is closed when the current test ends. */
 export interface Pair {
@@ -36,6 +37,11 @@ export function temporaryFd(fd: number): number {
     if (flagsOf(fd) !== undefined) closeSync(fd)
   })
   return fd
+}
+
+/** When the kernel has forgotten the peer, whose reset comes a moment after the peer has sent it. */
+export async function forgotten(fd: number): Promise<void> {
+  await until(() => typeof binding.peerAddress(fd) === 'number')
 }
 
 /** Makes the open file description a blocking one: a child gets it as its stdin, and libuv makes that blocking. */

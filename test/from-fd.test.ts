@@ -8,7 +8,8 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { binding } from '../src/binding.js'
 import { Connection, Listener } from '../src/index.js'
-import { makeBlocking, openFile, pair, startWithFd, temporary, temporaryFd } from './descriptors.js'
+import { fillBacklog } from './backlog.js'
+import { forgotten, makeBlocking, openFile, pair, startWithFd, temporary, temporaryFd } from './descriptors.js'
 import {
   cleanUp,
   connect,
@@ -78,7 +79,7 @@ describe('Listener.fromFd', () => {
 
   it('serves the clients who came before it', async () => {
     const first = await listen({ host: '127.0.0.1' })
-    const client = await connect(first)
+    const [client] = (await fillBacklog(first, 1)) as [net.Socket]
     const listener = adopt(first.detach())
     using connection = await listener.accept({ timeout: 0 })
     assert.equal(connection.remotePort, client.localPort)
@@ -261,6 +262,7 @@ describe('Connection.fromFd', () => {
     const fd = connection.detach()
     client.resetAndDestroy()
     await once(client, 'close')
+    await forgotten(fd)
     using taken = Connection.fromFd(fd)
     assert.equal(taken.remoteAddress, undefined)
   })
