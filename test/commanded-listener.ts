@@ -20,8 +20,7 @@ export interface Said {
   own?: boolean
   cpu?: number
   wall?: number
-  active?: number
-  idle?: number
+  turns?: number
   port?: number
   backlog?: Backlog
   stats?: ListenerStats
