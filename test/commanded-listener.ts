@@ -40,6 +40,7 @@ export class CommandedListener {
   // Emits 'change' when there is something new to look at.
   readonly #news = new EventEmitter()
   #port = 0
+  #clients = 0
 
   private constructor(options: ListenOptions, command: readonly string[]) {
     this.#child = startNode('commanded-listener.mjs', [JSON.stringify(options)], command)
@@ -106,7 +107,7 @@ export class CommandedListener {
     assert.equal(await this.#stderr, '')
   }
 
-  /** A client, once the kernel has connected it. `outcome` is all that it gets, or the code of its error. */
+  /** A client, once it is in the backlog or was accepted. `outcome` is all that it gets, or the code of its error. */
   async connect(): Promise<{ outcome: Promise<string> }> {
     const socket = net.connect({ port: this.#port, host: '127.0.0.1' })
     cleanUp(() => socket.destroy())
@@ -120,6 +121,12 @@ export class CommandedListener {
     })
     // One that is reset at once may learn of it before it learns that it is connected.
     await Promise.race([new Promise((resolve) => socket.once('connect', resolve)), outcome])
+    this.#clients++
+    // The kernel puts it into the backlog a moment after it knows that it is connected.
+    for (let there = 0; there < this.#clients; ) {
+      const { backlog, stats } = await this.look()
+      there = backlog.queued + stats.accepted + stats.reset
+    }
     return { outcome }
   }
 
