@@ -4,9 +4,12 @@ import { once } from 'node:events'
 import http from 'node:http'
 import https from 'node:https'
 import type net from 'node:net'
+import { constants } from 'node:os'
 import { text } from 'node:stream/consumers'
 import tls from 'node:tls'
+import { binding } from '../src/binding.js'
 import { type Connection, type DrainReport, type Listener, serve } from '../src/index.js'
+import { type Handle, handleBeneath } from '../src/node-internals.js'
 import { certificates } from './certificates.js'
 import { cleanUp, connect, gone, listen, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
@@ -101,10 +104,13 @@ describe('Serving.drain', () => {
   })
 
   it('answers a request that is there already, unread, when its connection would be ended', async () => {
-    const { listener, serving, responses } = await serveHeld()
+    const { listener, server, serving, responses } = await serveHeld()
+    const accepted = once(server, 'connection') as Promise<[net.Socket]>
     const client = await idleSpeaker(listener, responses)
+    const { fd } = handleBeneath((await accepted)[0]) as Handle
     const draining = serving.drain({ idleGrace: 0 })
     client.ask()
+    while (binding.receive(fd, 1, true) === -constants.errno.EAGAIN);
     // The grace is over, and its timer is what the loop looks at first.
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
     await until(() => responses.length === 2 || client.socket.readableEnded)
