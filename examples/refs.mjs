@@ -22,14 +22,14 @@ results.set(refs[2], 'cancelled, so nobody')
 await once(listener, `ref ${refs[6]}`) // it runs out, and no other: nobody has connected yet
 console.log(`ref ${refs[6]} ran out; ${listener.pending} outstanding`)
 
-const last = once(listener, `ref ${refs[9]}`)
 for (let i = 1; i <= 8; i++) {
+  const served = once(listener, 'accept')
   const client = connect(listener.address())
   await once(client, 'connect')
   console.log(`client ${i} connects from port ${client.localPort}`)
   client.resume()
+  await served
 }
-await last
 
 for (const ref of refs) console.log(`ref ${ref} got ${results.get(ref)}`)
 await listener.close()
