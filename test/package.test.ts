@@ -26,7 +26,7 @@ function readme(): string {
 /** What a client of that program gets, when it says something. */
 async function answer(file: string): Promise<string> {
   const example = new RunningExample(startNode(file))
-  const [port] = await example.says(/\d+/)
+  const [, port] = await example.says(/^(\d+)\n/)
   const client = net.connect(Number(port)).setEncoding('utf8')
   cleanUp(() => client.destroy())
   let received = ''
