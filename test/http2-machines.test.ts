@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import net from 'node:net'
+import { text } from 'node:stream/consumers'
 import tls from 'node:tls'
 import { cleanUp, runNode, until } from './helpers.js'
 import { ask, needs, openEcho, type RunningMachines, run, startMachines } from './running-machines.js'
@@ -92,12 +93,19 @@ describe('examples/http2-machines.mjs: who it serves', () => {
   it('prints one line per connection: ref, fd, peer, TLS version, ALPN, what was asked', async () => {
     const machines = await startMachines()
     const session = await machines.session()
+    // It may write the line when nothing has been in flight for a while.
+    const stream = await openEcho(session)
     await ask(session, '/status')
     await ask(session, '/nothing?of=it')
+    stream.end()
+    await text(stream)
     const peer = `127.0.0.1:${session.socket.localPort}`
     session.close()
     const [line] = await machines.says(/^ref .*$/m)
-    assert.match(line, /^ref 1 +fd \d+ +127\.0\.0\.1:\d+ +TLSv1\.3 +h2 +GET \/status 200, GET \/nothing\?of=it 404$/)
+    assert.match(
+      line,
+      /^ref 1 +fd \d+ +127\.0\.0\.1:\d+ +TLSv1\.3 +h2 +POST \/echo 200, GET \/status 200, GET \/nothing\?of=it 404$/,
+    )
     assert.ok(line.includes(` ${peer} `), line)
   })
 
