@@ -106,7 +106,7 @@ describe('proxyHeader behind HAProxy', () => {
 
   it("tells the proxy's own health checks", async () => {
     const back = await listen({ host: '127.0.0.1' })
-    await haproxy(back, '', 'send-proxy-v2 check inter 100')
+    await haproxy(back, '', 'send-proxy-v2 check inter 10s')
     using connection = await back.accept()
     const header = await connection.proxyHeader()
     assert.equal(header?.command, 'LOCAL')
