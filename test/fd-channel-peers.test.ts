@@ -22,7 +22,7 @@ import {
   socketTypes,
   temporaryChannel,
 } from './channels.js'
-import { cleanUp, runNode, startNode, temporaryDirectory } from './helpers.js'
+import { cleanUp, nodeEnvironment, runNode, startNode, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
 import { needs } from './needs.js'
@@ -38,7 +38,7 @@ async function finished(child: ChildProcess) {
 /** Starts a program with the other end of a channel as its fd 3. */
 function startWithChannel(type: SocketType, command: string, args: readonly string[]) {
   const { channel, fd } = FdChannel.pair({ type, maxMessage: 300_000 })
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit', fd] })
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit', fd], env: nodeEnvironment() })
   closeSync(fd)
   cleanUp(() => child.kill('SIGKILL'))
   return { channel: temporaryChannel(channel), child }

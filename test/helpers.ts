@@ -135,6 +135,16 @@ export interface Finished {
   stderr: string
 }
 
+/** What plain Node is started with. */
+export function nodeEnvironment(): NodeJS.ProcessEnv {
+  const env = { ...process.env }
+  // But for the flags of the permission model, which scripts/matrix.mjs has put there.
+  if (process.permission === undefined) delete env.NODE_OPTIONS
+  // Node 22 and later read it in a thread of their own, which holds an fd for a while after the program has begun.
+  delete env.NODE_EXTRA_CA_CERTS
+  return env
+}
+
 /** Starts plain Node on a file of `test/fixtures` or, with a path, on any file of the package or of this machine. */
 export function startNode(file: string, args: readonly string[] = [], command: readonly string[] = []): ChildProcess {
   const path = file.includes('/') ? file : `test/fixtures/${file}`
@@ -144,12 +154,7 @@ export function startNode(file: string, args: readonly string[] = [], command: r
     fileURLToPath(new URL(path, new URL('..', import.meta.url))),
     ...args,
   ]
-  const env = { ...process.env }
-  // But for the flags of the permission model, which scripts/matrix.mjs has put there.
-  if (process.permission === undefined) delete env.NODE_OPTIONS
-  // Node 22 and later read it in a thread of their own, which holds an fd for a while after the program has begun.
-  delete env.NODE_EXTRA_CA_CERTS
-  const child = spawn(program as string, words, { stdio: ['pipe', 'pipe', 'pipe'], env })
+  const child = spawn(program as string, words, { stdio: ['pipe', 'pipe', 'pipe'], env: nodeEnvironment() })
   cleanUp(() => child.kill('SIGKILL'))
   return child
 }
