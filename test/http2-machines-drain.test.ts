@@ -5,6 +5,7 @@ import https from 'node:https'
 import net from 'node:net'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
+import { reservedPort } from './activated.js'
 import { cleanUp, until } from './helpers.js'
 import { needs, openEcho, runningMachines, startMachines } from './running-machines.js'
 
@@ -17,7 +18,8 @@ async function refusal(port: number): Promise<string> {
 describe('examples/http2-machines.mjs: its end', () => {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     it(`lets a request over HTTP/2 end after ${signal}, and exits with 0`, async () => {
-      const machines = await startMachines()
+      // Nobody else can listen there when it does no longer.
+      const machines = await startMachines(['--port', String(reservedPort())])
       const session = await machines.session()
       const stream = await openEcho(session)
       const goaway = once(session, 'goaway')
