@@ -276,8 +276,8 @@ for (const [signal, exitCode] of [
 function stop(exitCode) {
   if (draining) {
     // Under npm one Ctrl-C arrives twice: from the terminal, whose foreground we share, and from npm, which passes on
-    // what it got. They are milliseconds apart; a person who presses it again is slower than this.
-    if (performance.now() - drainingSince > 300) process.exit(exitCode)
+    // what it got. They are milliseconds apart, on a machine that is not too busy.
+    if (performance.now() - drainingSince > 1000) process.exit(exitCode)
     return
   }
   draining = true
