@@ -1,7 +1,8 @@
 import { once } from 'node:events'
 import net from 'node:net'
+import { binding } from '../src/binding.js'
 import { Listener } from '../src/index.js'
-import { target } from './helpers.js'
+import { cleanUp, target } from './helpers.js'
 
 /** In a suite: what the first look ahead of a thread opens, an epoll instance for all of them, is there already. */
 export function lookedBefore(): void {
@@ -17,4 +18,18 @@ export function lookedBefore(): void {
     await once(client, 'close')
     listener.close()
   })
+}
+
+/** How often somebody has looked at an fd since, in the current test. */
+export function countLooks(): { count: number } {
+  const looks = { count: 0 }
+  const { receive } = binding
+  binding.receive = (...args: Parameters<typeof receive>) => {
+    looks.count++
+    return receive(...args)
+  }
+  cleanUp(() => {
+    binding.receive = receive
+  })
+  return looks
 }
