@@ -300,8 +300,9 @@ describe('The path of a listener', () => {
     assert.equal(existsSync(path), false)
   })
 
-  it('does not outlive a failure to open', async () => {
+  it('does not outlive a failure to open', async function () {
     const path = newPath()
+    needsStrace(this)
     // The directory's path is short enough, and so is this relative one; only what comes after bind can fail.
     const failing = ['strace', '-f', '-qq', '--seccomp-bpf', '-o', '/dev/null', '-e', 'trace=listen']
     const inject = ['-e', 'inject=listen:error=EADDRINUSE']
