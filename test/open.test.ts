@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import net, { type AddressInfo } from 'node:net'
 import { Connection, Listener, type ListenOptions, type SystemError } from '../src/index.js'
+import { reservedPort } from './activated.js'
 import { fillBacklog } from './backlog.js'
 import { cleanUp, connect, listen, openFds, runNode, until } from './helpers.js'
 import { needsStrace, skip } from './needs.js'
@@ -47,19 +48,17 @@ describe('Listener.listen on a TCP port', () => {
   })
 
   it('takes the port that it is told to take, as a number or as a string', async () => {
-    const first = await Listener.listen({ host: '127.0.0.1' })
-    const { port } = addressOf(first)
+    const port = reservedPort()
+    const first = await Listener.listen({ host: '127.0.0.1', port })
+    assert.deepEqual(first.address(), { address: '127.0.0.1', family: 'IPv4', port })
     await first.close()
-    const second = await Listener.listen({ host: '127.0.0.1', port })
-    assert.deepEqual(second.address(), { address: '127.0.0.1', family: 'IPv4', port })
-    await second.close()
-    const third = await listen({ host: '127.0.0.1', port: String(port) as unknown as number })
-    assert.equal(addressOf(third).port, port)
+    const second = await listen({ host: '127.0.0.1', port: String(port) as unknown as number })
+    assert.equal(addressOf(second).port, port)
   })
 
   it('listens again at once on a port with connections in TIME_WAIT', async () => {
-    const first = await Listener.listen({ host: '127.0.0.1' })
-    const { port } = addressOf(first)
+    const port = reservedPort()
+    const first = await Listener.listen({ host: '127.0.0.1', port })
     const client = await connect(first)
     const connection = await first.accept()
     // Our end closes first, so it is ours that waits.

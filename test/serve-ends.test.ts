@@ -3,10 +3,11 @@ import { once } from 'node:events'
 import net from 'node:net'
 import { text } from 'node:stream/consumers'
 import { Listener, serve } from '../src/index.js'
+import { reservedPort } from './activated.js'
 import { fillBacklog } from './backlog.js'
 import { cleanUp, codeOf, connect, gone, listen, runNode, startNode, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
-import { addressOf, closing, connected, countOf, dial, endLater, served } from './ways-in.js'
+import { closing, connected, countOf, dial, endLater, served } from './ways-in.js'
 
 const answering = (answer: string) => endLater(net.createServer((socket) => socket.resume().end(answer)))
 
@@ -24,9 +25,9 @@ describe('The end of serving', () => {
 
   it('closes the listener at once, while connections of the server go on', async () => {
     const server = net.createServer()
-    const serving = await served(server)
+    const to = { host: '127.0.0.1', port: reservedPort() }
+    const serving = await served(server, undefined, to)
     const { socket } = await connected(server)
-    const to = addressOf(server)
     let ended = false
     const closed = closing(server).then(() => (ended = true))
     assert.equal(serving.listener.fd, -1)

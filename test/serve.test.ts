@@ -6,6 +6,7 @@ import net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { serve } from '../src/index.js'
+import { reservedPort } from './activated.js'
 import { socketOptions } from './descriptors.js'
 import { cleanUp, codeOf, gone, listen, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
@@ -184,8 +185,8 @@ for (const { name, open } of waysIn) {
 
     it('refuses clients once it is closed', async () => {
       const server = net.createServer()
-      await open(server)
-      const { port } = server.address() as net.AddressInfo
+      const port = reservedPort()
+      await open(server, { host: '127.0.0.1', port })
       await closing(server)
       const client = net.connect(port, '127.0.0.1')
       const [error] = await once(client, 'error')

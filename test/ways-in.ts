@@ -7,7 +7,7 @@ import { cleanUp, listen } from './helpers.js'
 export interface WayIn {
   name: string
   /** Resolves when the server is listening. It is closed, with its connections, when the current test ends. */
-  open(server: net.Server, where?: Pick<ListenOptions, 'host' | 'path' | 'ipv6Only'>): Promise<void>
+  open(server: net.Server, where?: Pick<ListenOptions, 'host' | 'port' | 'path' | 'ipv6Only'>): Promise<void>
 }
 
 const here = { host: '127.0.0.1' }
