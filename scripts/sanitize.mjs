@@ -112,7 +112,9 @@ const testsFail = ({ compiler, linkFlags, runtime, variable, options, nodeOption
   writeFileSync(join(reports, basename(process.execPath)), nodeOptions.join('\n'))
   const places = [`log_path='${reports}/report'`, `include_if_exists='${reports}/%b'`, 'exitcode=0']
   const files = given.length > 0 ? given : kind.tests.map((each) => `test/${each}.test.ts`)
-  const { status } = spawnSync(process.execPath, ['node_modules/mocha/bin/mocha.js', '--forbid-only', ...files], {
+  // The check for leaks alone, at the end of each Node, takes seconds on a busy machine.
+  const limits = ['--forbid-only', '--timeout=300000']
+  const { status } = spawnSync(process.execPath, ['node_modules/mocha/bin/mocha.js', ...limits, ...files], {
     cwd: root,
     stdio: 'inherit',
     env: {
