@@ -4,6 +4,7 @@ import type net from 'node:net'
 import { text } from 'node:stream/consumers'
 import { Worker } from 'node:worker_threads'
 import type { Connection, Listener } from '../src/index.js'
+import { queued } from './backlog.js'
 import { cleanUp, connect, gone, listen } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
@@ -50,7 +51,7 @@ describe('Threads that pull from one listening socket', () => {
       await stays
     }
     const waiting = await Promise.all(Array.from({ length: 10 }, () => ask(listener, 'answer')))
-    assert.equal(listener.backlog().queued, 10)
+    await queued(listener, 10)
     await pulling(listener.fd, 'free', 1)
     assert.deepEqual(await Promise.all(waiting.map(({ answer }) => answer)), Array(10).fill('free'))
   })
