@@ -193,7 +193,7 @@ describe('Under systemd', function () {
 
   it('a loop that turns keeps the watchdog quiet, and one that hangs is ended', async () => {
     const where = path()
-    const unit = install({ main: [`ListenStream=${where}`] }, ['Type=notify', 'WatchdogSec=1'])
+    const unit = install({ main: [`ListenStream=${where}`] }, ['Type=notify', 'WatchdogSec=5'])
     const client = new Client({ path: where })
     await client.line()
     const last = () => Number(manager.show(unit, 'WatchdogTimestampMonotonic'))
