@@ -57,8 +57,11 @@ export const contenders = Object.entries(servers).flatMap(([kind, create]) =>
 const wrk = (scheme, ...more) => ({
   tool: 'wrk',
   server: scheme,
-  // A second is the least that it knows.
-  command: ({ port }) => ['-t', 1, '-c', 64, '-d', 1, ...more, `${scheme}://127.0.0.1:${port}/`],
+  // A late answer is an error to it, by default after two seconds.
+  command: ({ port }, { wait }) => [
+    ...['-t', 1, '-c', 64, '-d', wait, '--timeout', 60, ...more],
+    `${scheme}://127.0.0.1:${port}/`,
+  ],
   read: (text) => ({
     rate: Number(/Requests\/sec:\s*([\d.]+)/.exec(text)?.[1]),
     failed: /Socket errors|Non-2xx/.test(text),
@@ -105,24 +108,28 @@ const loads = [
 export const defaults = { warmUp: 2, slice: 1, slices: 2, requests: 16_384, connections: 512, rounds: 3 }
 export const smoke = { warmUp: 0, slice: 0, slices: 1, requests: 256, connections: 32, rounds: 1 }
 
-// On a busy machine a cold server may answer nobody in the second that wrk waits; but not for so many.
+// On a busy machine a cold server may answer nobody in the second that is the least that wrk waits. Then it waits twice as
+// long, and again; but when so many have passed, it has failed.
 const patience = 20
 
 /** Loads a server for so many seconds: what a request has taken it, in us, and how many there were in a second. */
 async function slice(server, load, seconds, sizes) {
-  const [program, ...args] = [...pinned, load.tool, ...load.command(server.address, sizes)].map(String)
   const rates = []
   let enough = false
   const before = await server.mark()
   const start = performance.now()
+  let wait = 1
   do {
+    const command = load.command(server.address, { ...sizes, wait })
+    const [program, ...args] = [...pinned, load.tool, ...command].map(String)
     const { stdout } = await run(program, args)
     const { rate, failed } = load.read(stdout)
     const elapsed = (performance.now() - start) / 1000
     if (failed || Number.isNaN(rate) || (rate === 0 && elapsed > patience)) {
       throw new Error(`${[program, ...args].join(' ')}: requests failed\n${stdout}`)
     }
-    rates.push(rate)
+    if (rate > 0) rates.push(rate)
+    else wait *= 2
     enough = elapsed >= seconds && rate > 0
   } while (!enough)
   const after = await server.mark()
