@@ -17,7 +17,7 @@ describe('spawnActivated', () => {
   leaveNoFds()
 
   it('starts a child that finds our listeners by name', async () => {
-    const web = [await listen({ host: '127.0.0.1' }), await listen({ host: '::1' })]
+    const web = [await listen({ host: '127.0.0.1' }), await listen({ host: '127.0.0.1' })]
     const control = await listen({ path: join(temporaryDirectory(), 'control') })
     const { found, after } = await printed(start({ web, control }, {}, 'print'))
     assert.deepEqual(
