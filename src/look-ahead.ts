@@ -8,7 +8,7 @@ import { onReady } from './readiness.js'
 import * as validate from './validate.js'
 
 export interface LookAheadOptions {
-  /** ms from the call; negative: no deadline. Default: 10,000. */
+  /** ms from the call; negative: no deadline; 0: only what is there already. Default: 10,000. */
   timeout?: number
   /** Ends the wait when aborted. */
   signal?: AbortSignal
@@ -44,11 +44,13 @@ export function lookAhead<T>(
   if (signal?.aborted) throw abortError(signal)
   return new Promise((resolve, reject) => {
     let timer: NodeJS.Timeout | undefined
+    let lastChance: NodeJS.Immediate | undefined
     let stopWatching: (() => void) | undefined
     let there = 0
     let packets: boolean | undefined
     const settle = () => {
       clearTimeout(timer)
+      clearImmediate(lastChance)
       stopWatching?.()
       unwatch()
       started(undefined)
@@ -76,7 +78,10 @@ export function lookAhead<T>(
         fail(error as Error)
       }
     })
-    const runOut = () => fail(codedError('ERR_PEEK_TIMEOUT', `${there} bytes are there`))
+    // The loop polls before that. When it stood still until now, it is not the peer who is late.
+    const runOut = () => {
+      lastChance = setImmediate(() => fail(codedError('ERR_PEEK_TIMEOUT', `${there} bytes are there`)))
+    }
     started(fail)
     if (signal) stopWatching = onAbort(signal, () => fail(abortError(signal)))
     timer = deadline(timeout, runOut)

@@ -3,6 +3,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, openSync } from 'node:fs'
 import type net from 'node:net'
+import { constants } from 'node:os'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { binding } from '../src/binding.js'
@@ -42,6 +43,16 @@ export function temporaryFd(fd: number): number {
 /** When the kernel has forgotten the peer, whose reset comes a moment after the peer has sent it. */
 export async function forgotten(fd: number): Promise<void> {
   await until(() => typeof binding.peerAddress(fd) === 'number')
+}
+
+/** Returns when there is something to read, in the same turn of the loop. */
+export function awaitBytes(fd: number): void {
+  while (binding.receive(fd, 1, true) === -constants.errno.EAGAIN);
+}
+
+/** Makes the loop stand still. */
+export function standStill(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
 }
 
 /** Makes the open file description a blocking one: a child gets it as its stdin, and libuv makes that blocking. */

@@ -4,13 +4,12 @@ import { once } from 'node:events'
 import http from 'node:http'
 import https from 'node:https'
 import type net from 'node:net'
-import { constants } from 'node:os'
 import { text } from 'node:stream/consumers'
 import tls from 'node:tls'
-import { binding } from '../src/binding.js'
 import { type Connection, type DrainReport, type Listener, serve } from '../src/index.js'
 import { type Handle, handleBeneath } from '../src/node-internals.js'
 import { certificates } from './certificates.js'
+import { awaitBytes, standStill } from './descriptors.js'
 import { cleanUp, connect, gone, listen, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
@@ -110,9 +109,9 @@ describe('Serving.drain', () => {
     const { fd } = handleBeneath((await accepted)[0]) as Handle
     const draining = serving.drain({ idleGrace: 0 })
     client.ask()
-    while (binding.receive(fd, 1, true) === -constants.errno.EAGAIN);
+    awaitBytes(fd)
     // The grace is over, and its timer is what the loop looks at first.
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
+    standStill(5)
     await until(() => responses.length === 2 || client.socket.readableEnded)
     responses[1]?.end('heard')
     assert.deepEqual(counts(await draining), { idle: 0, finished: 1, destroyed: 0 })

@@ -9,7 +9,7 @@ import tls from 'node:tls'
 import { Connection, type ListenOptions } from '../src/index.js'
 import { dial } from './backlog.js'
 import { certificates } from './certificates.js'
-import { pair, temporary, temporaryFd } from './descriptors.js'
+import { awaitBytes, pair, standStill, temporary, temporaryFd } from './descriptors.js'
 import { extension, helloMessage, helloOfNode, inRecords } from './hellos.js'
 import { runNode, startNode, target, temporaryDirectory, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
@@ -104,6 +104,16 @@ describe('A look ahead', () => {
         await assert.rejects(connection.peek(5, { timeout: 20 }), { code: 'ERR_PEEK_TIMEOUT' })
         client.write('o')
         assert.equal(String(await connection.peek(5)), 'hello')
+      })
+
+      it('sees what has come in time, however late the loop looks', async () => {
+        const { connection, client } = await pair(options())
+        const peeked = connection.peek(5, { timeout: 1 })
+        client.write('hello')
+        awaitBytes(connection.fd)
+        standStill(20)
+        assert.equal(String(await peeked), 'hello')
+        assert.equal(String(await connection.peek(5, { timeout: 0 })), 'hello')
       })
 
       it('leaves the connection as it was when it is aborted', async () => {
