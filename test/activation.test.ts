@@ -23,6 +23,7 @@ import {
 import { makeBlocking, openFile, pair, temporaryFd } from './descriptors.js'
 import { cleanUp, connect, flagsOf, listen, O_CLOEXEC, O_NONBLOCK, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
+import { needsFamilyOf } from './needs.js'
 
 const { AF_INET, AF_UNIX, SOCK_DGRAM } = binding.constants as Record<string, number>
 
@@ -51,7 +52,8 @@ describe('activation', () => {
     assert.deepEqual({ found, error }, { found: [], error: undefined })
   })
 
-  it('describes every kind of fd, in order', async () => {
+  it('describes every kind of fd, in order', async function () {
+    needsFamilyOf(this, '::1')
     const directory = temporaryDirectory()
     const tcp4 = await listen({ host: '127.0.0.1' })
     const tcp6 = await listen({ host: '::1' })
@@ -256,7 +258,7 @@ describe('What was activated', () => {
   leaveNoFds()
 
   it('serves', async () => {
-    const listeners = [await listen({ host: '127.0.0.1' }), await listen({ host: '::1' })]
+    const listeners = [await listen({ host: '127.0.0.1' }), await listen({ host: '127.0.0.1' })]
     for (const { fd } of listeners) makeBlocking(fd)
     startActivated(
       listeners.map(({ fd }) => fd),
@@ -307,14 +309,16 @@ describe('What was activated', () => {
     })
 
     for (const host of ['127.0.0.1', '::1']) {
-      it(`serves the client that REMOTE_ADDR and REMOTE_PORT name: ${host}`, async () => {
+      it(`serves the client that REMOTE_ADDR and REMOTE_PORT name: ${host}`, async function () {
+        needsFamilyOf(this, host)
         const remote = ({ localPort }: net.Socket) => ({ REMOTE_ADDR: host, REMOTE_PORT: String(localPort) })
         const { client } = await serve(remote, host)
         assert.equal((await served(client)).error, undefined)
       })
     }
 
-    it('serves the client of a dual-stack socket that REMOTE_ADDR names by its IPv4 address', async () => {
+    it('serves the client of a dual-stack socket that REMOTE_ADDR names by its IPv4 address', async function () {
+      needsFamilyOf(this, '::')
       const { client } = await serve(() => ({ REMOTE_ADDR: '127.0.0.1' }), '::')
       assert.equal((await served(client)).error, undefined)
     })

@@ -13,7 +13,7 @@ import { temporary } from './descriptors.js'
 import { cleanUp, connect, listen, target, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
-import { needs } from './needs.js'
+import { needs, needsFamilyOf } from './needs.js'
 import { echoed, runProxy } from './proxies.js'
 import { dialTLS } from './tls-peers.js'
 
@@ -64,7 +64,8 @@ describe('proxyHeader behind HAProxy', () => {
       if (server.endsWith('crc32c')) assert.ok(header.tlvs.some(({ type }) => type === 3))
     })
 
-    it(`names the client over IPv6: ${server}`, async () => {
+    it(`names the client over IPv6: ${server}`, async function () {
+      needsFamilyOf(this, '::1')
       const back = await listen({ host: '127.0.0.1' })
       const front = await haproxy(back, '', server, { host: '::1' })
       const [connection, client] = await Promise.all([back.accept(), connect(front)])

@@ -3,7 +3,6 @@ import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import type { AddressInfo, NetConnectOpts, Socket } from 'node:net'
-import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { type AcceptResult, type Connection, Listener, type ListenOptions } from '../src/index.js'
@@ -21,7 +20,7 @@ import {
   until,
 } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
-import { skip } from './needs.js'
+import { needsFamilyOf } from './needs.js'
 
 interface Kind {
   name: string
@@ -30,7 +29,6 @@ interface Kind {
   address?: { address: string; family: 'IPv4' | 'IPv6' }
   /** Where clients can connect to, and what their connections then have at both ends; nothing for unix sockets. */
   routes: { host?: string; seenAs?: string; family?: 'IPv4' | 'IPv6' }[]
-  ipv6?: boolean
 }
 
 const ipv4 = { host: '127.0.0.1', seenAs: '127.0.0.1', family: 'IPv4' } as const
@@ -49,14 +47,12 @@ const kinds: Kind[] = [
     options: () => ({ host: '::1' }),
     address: { address: '::1', family: 'IPv6' },
     routes: [ipv6],
-    ipv6: true,
   },
   {
     name: 'dual stack',
     options: () => ({}),
     address: { address: '::', family: 'IPv6' },
     routes: [mapped, ipv6],
-    ipv6: true,
   },
   { name: 'unix path', options: () => ({ path: join(temporaryDirectory(), 'socket') }), routes: [{}] },
   {
@@ -67,10 +63,6 @@ const kinds: Kind[] = [
   },
 ]
 
-const hasIpv6 = Object.values(networkInterfaces()).some((addresses) =>
-  addresses?.some(({ address }) => address === '::1'),
-)
-
 for (const kind of kinds) {
   describe(`Listener: ${kind.name}`, () => {
     let options: ListenOptions
@@ -78,7 +70,7 @@ for (const kind of kinds) {
     leaveNoFds()
 
     before(function () {
-      if (kind.ipv6 && !hasIpv6) skip(this, 'this host has no IPv6 loopback address')
+      for (const { host = '' } of kind.routes) needsFamilyOf(this, host)
     })
 
     beforeEach(async () => {

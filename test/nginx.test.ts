@@ -7,7 +7,7 @@ import type { Listener, ListenOptions } from '../src/index.js'
 import { connect, listen, target, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
-import { needs, skip } from './needs.js'
+import { needs, needsFamilyOf, skip } from './needs.js'
 import { echoed, runProxy } from './proxies.js'
 import { dialTLS, localhost, upgraded } from './tls-peers.js'
 
@@ -62,7 +62,8 @@ describe('proxyHeader behind nginx', () => {
     ['IPv4', '127.0.0.1'],
     ['IPv6', '::1'],
   ] as const) {
-    it(`names the client over ${family}`, async () => {
+    it(`names the client over ${family}`, async function () {
+      needsFamilyOf(this, host)
       const back = await listen({ host: '127.0.0.1' })
       const front = await nginx(back, module, { host })
       const [connection, client] = await Promise.all([back.accept(), connect(front)])

@@ -6,7 +6,7 @@ import { Connection, Listener, type ListenOptions, type SystemError } from '../s
 import { reservedPort } from './activated.js'
 import { fillBacklog } from './backlog.js'
 import { cleanUp, connect, listen, openFds, runNode, until } from './helpers.js'
-import { needsStrace, skip } from './needs.js'
+import { needsFamilyOf, needsStrace } from './needs.js'
 
 const addressOf = (listener: Listener) => listener.address() as AddressInfo
 
@@ -35,10 +35,6 @@ async function reaches(listener: Listener, host: string): Promise<boolean> {
   connection.close()
   return connection.remotePort === client.localPort
 }
-
-const ipv6 =
-  net.isIPv6('::1') &&
-  spawnSync('python3', ['-c', "import socket; socket.create_server(('::1', 0), family=socket.AF_INET6)"]).status === 0
 
 describe('Listener.listen on a TCP port', () => {
   it('takes any free port by default, and a different one each time', async () => {
@@ -106,7 +102,7 @@ describe('Listener.listen on a TCP port', () => {
 
   describe('with IPv6', () => {
     before(function () {
-      if (!ipv6) skip(this, 'this host has no IPv6')
+      needsFamilyOf(this, '::1')
     })
 
     it("takes clients of both families on '::' when no host is given", async () => {

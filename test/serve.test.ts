@@ -10,7 +10,7 @@ import { reservedPort } from './activated.js'
 import { socketOptions } from './descriptors.js'
 import { cleanUp, codeOf, gone, listen, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
-import { skip } from './needs.js'
+import { needsFamilyOf, skip } from './needs.js'
 import { closing, connected, countOf, dial, waysIn } from './ways-in.js'
 
 type Options = net.ServerOpts & { blockList?: net.BlockList }
@@ -108,7 +108,8 @@ for (const { name, open } of waysIn) {
       ['127.0.0.1', 'IPv4'],
       ['::1', 'IPv6'],
     ] as const) {
-      it(`has its address, and the addresses of both ends, over ${family}`, async () => {
+      it(`has its address, and the addresses of both ends, over ${family}`, async function () {
+        needsFamilyOf(this, host)
         const server = net.createServer()
         await open(server, { host })
         const { socket, client } = await connected(server)
