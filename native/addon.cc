@@ -59,7 +59,7 @@ int Addon::open_listener(int fd, Listener::Options options, void* data, Listener
     *result = nullptr;
     return -ENOMEM;
   }
-  owned_.remove(fd);
+  release(fd);
   (*result)->data = data;
   return 0;
 }

@@ -20,6 +20,18 @@ describe('The raw binding', () => {
     })
   }
 
+  it('watches no fd any more that a listener has taken, and will close', () => {
+    const { AF_UNIX, SOCK_STREAM } = binding.constants as { AF_UNIX: number; SOCK_STREAM: number }
+    const fd = binding.socket(AF_UNIX, SOCK_STREAM)
+    binding.bindPath(fd, `\0${temporaryDirectory()}`)
+    binding.listen(fd, 1)
+    assert.equal(binding.watch(fd, false), 0)
+    const handle = new binding.ListenerHandle()
+    assert.equal(handle.open(fd, 1, false), 0)
+    cleanUp(() => handle.close())
+    assert.equal(binding.unwatch(fd), -constants.errno.ENOENT)
+  })
+
   it('takes no address with something behind a NUL', () => {
     const { AF_INET, SOCK_STREAM } = binding.constants as { AF_INET: number; SOCK_STREAM: number }
     const fd = binding.socket(AF_INET, SOCK_STREAM)
