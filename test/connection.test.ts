@@ -1,11 +1,9 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
-import type net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { Connection, FdChannel } from '../src/index.js'
-import { fillBacklog } from './backlog.js'
 import { forgotten, pair, temporary, temporaryFd } from './descriptors.js'
 import { codeOf, connect, flagsOf, gone, listen, O_CLOEXEC, O_NONBLOCK, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
@@ -28,7 +26,7 @@ describe('Connection', () => {
 
     it('of the peer are known when it has gone before it was accepted', async () => {
       const listener = await listen({ host: '127.0.0.1' })
-      const [client] = (await fillBacklog(listener, 1)) as [net.Socket]
+      const client = await connect(listener)
       const { localPort } = client
       client.resetAndDestroy()
       await once(client, 'close')
