@@ -113,8 +113,13 @@ void Listener::keep_alive(bool on) {
   apply_keep_alive();
 }
 
+void Listener::hold(bool on) {
+  held_ = on;
+  update();
+}
+
 void Listener::apply_keep_alive() {
-  auto apply = keep_alive_ && outstanding_ ? uv_ref : uv_unref;
+  auto apply = keep_alive_ && in_use_ ? uv_ref : uv_unref;
   apply(reinterpret_cast<uv_handle_t*>(&poll_));
   apply(reinterpret_cast<uv_handle_t*>(&timer_));
 }
@@ -136,7 +141,7 @@ void Listener::stop() {
     });
   }
   if (spare_ >= 0) sys::close(spare_);
-  if (outstanding_) host_->hold(this, false);
+  if (in_use_) host_->hold(this, false);
 }
 
 void Listener::on_readable() {
@@ -282,14 +287,15 @@ bool Listener::reset_waiting() {
 
 // Brings the handles in line with the requests.
 void Listener::update() {
-  if (requests_.empty() == outstanding_) {
-    outstanding_ = !outstanding_;
+  const bool in_use = held_ || !requests_.empty();
+  if (in_use != in_use_) {
+    in_use_ = in_use;
     apply_keep_alive();
-    host_->hold(this, outstanding_);
+    host_->hold(this, in_use_);
   }
-  if (!outstanding_) return;  // stays armed: the next request is often near, and disarming costs two system calls
-  arm();
-  schedule();
+  // Without a request the poll stays armed: the next request is often near, and disarming costs two system calls.
+  if (!requests_.empty()) arm();
+  if (in_use_) schedule();
 }
 
 void Listener::arm() {
@@ -335,8 +341,10 @@ void Listener::schedule() {
   uint64_t at = requests_.next_deadline();
   if (resume_at_ != 0) at = std::min(at, resume_at_);
   if (defect_ != 0) at = 0;
+  // Only an active handle keeps the loop alive, so a held listener without a deadline waits for a time that never comes.
+  const bool idle = held_ && !uv_is_active(reinterpret_cast<uv_handle_t*>(&timer_));
   // A timer that fires before its time costs less than one that is set again for each request.
-  if (at >= timer_at_) return;
+  if (at >= timer_at_ && !idle) return;
   timer_at_ = at;
   uint64_t now = uv_now(timer_.loop);
   // A timer set to 0 by a timer can fire before the loop polls again, and so keep it from polling at all.

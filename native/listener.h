@@ -54,8 +54,8 @@ class Listener {
     virtual bool own(int fd) = 0;
     // The first `count` completions are filled. May close the listener.
     virtual void deliver(Listener* listener, size_t count, Capacity capacity) = 0;
-    // Whether requests are outstanding, at each change.
-    virtual void hold(Listener* listener, bool outstanding) = 0;
+    // Whether the listener is in use, at each change: a request is outstanding, or it is held.
+    virtual void hold(Listener* listener, bool in_use) = 0;
     // The last word: the listener is deleted when this returns.
     virtual void closed(Listener* listener) = 0;
 
@@ -78,8 +78,11 @@ class Listener {
   // Like close, but gives the fd instead of closing it.
   int detach();
 
-  // Whether outstanding requests keep the loop alive; they do unless told otherwise.
+  // Whether a listener in use keeps the loop alive; it does unless told otherwise.
   void keep_alive(bool on);
+
+  // A held listener is in use without a request, as a listening server is while it accepts nothing.
+  void hold(bool on);
 
   int fd() const { return fd_; }
   const RequestQueue& requests() const { return requests_; }
@@ -130,7 +133,8 @@ class Listener {
   int defect_ = 0;          // why the fd cannot be polled, a negative errno
   bool armed_ = false;
   bool in_timer_ = false;
-  bool outstanding_ = false;
+  bool held_ = false;
+  bool in_use_ = false;
   bool keep_alive_ = true;
   bool closing_ = false;
 };

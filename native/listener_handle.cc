@@ -20,11 +20,12 @@ void ListenerHandle::define(Napi::Env env, Napi::Object exports) {
                                                 InstanceMethod<&ListenerHandle::close>("close"),
                                                 InstanceMethod<&ListenerHandle::detach>("detach"),
                                                 InstanceMethod<&ListenerHandle::keep_alive>("keepAlive"),
+                                                InstanceMethod<&ListenerHandle::set_held>("hold"),
                                             }));
   exports.Set("maxBatch", Napi::Number::New(env, Listener::kMaxBatch));
 }
 
-// Collected while it listens: only possible with no request outstanding.
+// Collected while it listens: only possible while it is not in use.
 Napi::Object ListenerHandle::resource(const Napi::CallbackInfo& info) {
   auto resource = Napi::Object::New(info.Env());
   info.This().As<Napi::Object>().Set("resource", resource);
@@ -45,8 +46,8 @@ void ListenerHandle::forget() {
   listener_ = nullptr;
 }
 
-void ListenerHandle::hold(bool on) {
-  if (on) {
+void ListenerHandle::hold(bool in_use) {
+  if (in_use) {
     Ref();
   } else {
     Unref();
@@ -128,8 +129,14 @@ Napi::Value ListenerHandle::detach(const Napi::CallbackInfo& info) {
   return js::number(info, fd);
 }
 
-// keepAlive(on): whether outstanding requests keep the process alive.
+// keepAlive(on): whether a listener in use keeps the process alive.
 void ListenerHandle::keep_alive(const Napi::CallbackInfo& info) {
   bool on = js::to_bool(info[0]);
   if (listener_ != nullptr) listener_->keep_alive(on);
+}
+
+// hold(on): whether the listener is in use without a request.
+void ListenerHandle::set_held(const Napi::CallbackInfo& info) {
+  bool on = js::to_bool(info[0]);
+  if (listener_ != nullptr) listener_->hold(on);
 }

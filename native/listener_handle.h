@@ -16,8 +16,8 @@ class ListenerHandle : public Napi::ObjectWrap<ListenerHandle> {
   // That in which the listener was made: handlers of its events run in it, as those of a net.Server do.
   napi_async_context context() const { return context_; }
 
-  // While requests are outstanding the object cannot be collected.
-  void hold(bool on);
+  // An object in use cannot be collected.
+  void hold(bool in_use);
 
   // The listener is closed, or about to be.
   void forget();
@@ -36,6 +36,7 @@ class ListenerHandle : public Napi::ObjectWrap<ListenerHandle> {
   Napi::Value close(const Napi::CallbackInfo& info);
   Napi::Value detach(const Napi::CallbackInfo& info);
   void keep_alive(const Napi::CallbackInfo& info);
+  void set_held(const Napi::CallbackInfo& info);
 
   Napi::AsyncContext context_;
   Listener* listener_ = nullptr;  // null before open and after close

@@ -16,6 +16,7 @@ export interface ListenerHandle {
   close(): void
   detach(): number
   keepAlive(on: boolean): void
+  hold(on: boolean): void
 }
 
 /** Counts since the listener was made. */

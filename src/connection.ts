@@ -14,6 +14,7 @@ import {
   openHandle,
   setPeer,
   watchHandle,
+  watchSocket,
 } from './node-internals.js'
 import { type Keeper, type Origin, OwnedFd, unclaimed } from './owned-fd.js'
 import { noteProxied, type Proxied } from './proxied.js'
@@ -199,7 +200,9 @@ export class Connection {
       readableHighWaterMark: highWaterMark,
       writableHighWaterMark: highWaterMark,
     } as net.SocketConstructorOpts)
-    this.#giveTo(handle ?? (handleBeneath(socket) as Handle))
+    const given = handle ?? (handleBeneath(socket) as Handle)
+    this.#giveTo(given)
+    if (this.#owned.keeper !== undefined) watchSocket(socket, given)
     if (handle === undefined && origin !== fromCaller) origin.handleClass ??= handleClassOf(socket)
     if (options.noDelay !== undefined) socket.setNoDelay(options.noDelay)
     const { keepAliveInitialDelay } = options
@@ -340,7 +343,7 @@ export class Connection {
     const { keeper } = this.#owned
     if (keeper === undefined) return
     keeper.handle = handle
-    watchHandle(handle, () => keeper.gone())
+    watchHandle(handle, keeper)
     const { proxied } = keeper
     if (proxied === undefined) return
     if (proxied.client) setPeer(handle, proxied.client)

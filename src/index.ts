@@ -28,6 +28,6 @@ export { type Notification, notify, notifyBarrier, removeFds, storeFds, watchdog
 export { type Proxied, proxyOf } from './proxied.js'
 export type { ProxyEndpoint, ProxyHeader, ProxySsl } from './proxy-protocol.js'
 export { type Alarm, type ConnectionHandler, type SecureHandler, type ServeOptions, serve } from './serve.js'
-export type { Serving, ServingEvents } from './serving.js'
+export type { Serving, ServingEvents, ServingState } from './serving.js'
 export { type Passed, spawnActivated } from './spawn-activated.js'
 export type { UpgradeOptions } from './tls-upgrade.js'

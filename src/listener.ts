@@ -91,10 +91,10 @@ function watchLater(connections: Connection[], hops: number): void {
   })
 }
 
-/** What waits for a ref; a ref that nothing waits for is told by the 'accept' event. */
-interface Waiting {
+/** What a request gets. The result of a request without one is an 'accept' event. */
+export interface Requester {
   fulfil(connection: Connection): void
-  fail(error: Error): void
+  fail(error: Error, ref: AcceptRef): void
 }
 
 /**
@@ -109,7 +109,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   readonly #address: AddressInfo | string
   readonly #origin: Origin
   readonly #removePath: (() => void) | undefined
-  readonly #waiting = new Map<AcceptRef, Waiting>()
+  readonly #waiting = new Map<AcceptRef, Requester>()
+  readonly #holders = new Set<() => void>()
   #fd: number
   #closed: Promise<void> | undefined
 
@@ -178,6 +179,33 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       if (options.dup) binding.close(own)
       else binding.release(own)
       throw error
+    }
+  }
+
+  /**
+   * @internal Asks for one connection in the name of `requester`, whose methods must not throw. There is no 'accept'
+   * event, and `cancel` does not withdraw it. Throws as `asyncAccept` does.
+   */
+  static request(listener: Listener, requester: Requester): AcceptRef {
+    return listener.#ask(-1, requester)
+  }
+
+  /** @internal Withdraws a request of `request`. False: its result has come or is being delivered. */
+  static withdraw(listener: Listener, ref: AcceptRef): boolean {
+    return listener.#withdraw(ref)
+  }
+
+  /**
+   * @internal Until the function that is returned is called, the listener keeps the process alive as a listening
+   * net.Server does, with or without a request. `ended`, which must not throw, is called within `close()` and `detach()`.
+   */
+  static hold(listener: Listener, ended: () => void): () => void {
+    const holders = listener.#holders
+    holders.add(ended)
+    listener.#handle.hold(true)
+    return () => {
+      holders.delete(ended)
+      if (holders.size === 0) listener.#handle.hold(false)
     }
   }
 
@@ -283,13 +311,13 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return this.#handle.stats()
   }
 
-  /** Outstanding requests keep the process alive; the default. */
+  /** Outstanding requests, and servers that are served, keep the process alive; the default. */
   ref(): this {
     this.#handle.keepAlive(true)
     return this
   }
 
-  /** Outstanding requests do not keep the process alive. */
+  /** Neither outstanding requests nor servers that are served keep the process alive. */
   unref(): this {
     this.#handle.keepAlive(false)
     return this
@@ -331,13 +359,13 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   // Both throw what an executor of a promise turns into a rejection.
-  #ask(timeout: number, waiting: Waiting): AcceptRef {
+  #ask(timeout: number, waiting: Requester): AcceptRef {
     const ref = this.#request(timeout)
     this.#waiting.set(ref, waiting)
     return ref
   }
 
-  #askWith(options: AcceptOptions, waiting: Waiting): void {
+  #askWith(options: AcceptOptions, waiting: Requester): void {
     validate.object('options', options)
     const { signal } = options
     validate.optionalSignal('options.signal', signal)
@@ -351,7 +379,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     // Before there is a request: if the signal is none after all, nothing has happened.
     const ended = onAbort(signal, () => {
       // Once accepted it is too late: then the connection is delivered, or it would be lost.
-      if (this.#withdraw(ref)) waiting.fail(abortError(signal))
+      if (this.#withdraw(ref)) waiting.fail(abortError(signal), ref)
     })
     try {
       ref = this.#ask(timeout, {
@@ -361,7 +389,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
         },
         fail: (error) => {
           ended()
-          waiting.fail(error)
+          waiting.fail(error, ref)
         },
       })
     } catch (error) {
@@ -390,6 +418,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       })
     })
     endHandle()
+    for (const ended of this.#holders) ended()
     return this.#closed
   }
 
@@ -434,7 +463,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       else this.#emitSafely('accept', { ref, connection: outcome })
       return
     }
-    if (waiting !== undefined) waiting.fail(outcome)
+    if (waiting !== undefined) waiting.fail(outcome, ref)
     else this.#emitSafely('accept', { ref, error: outcome })
   }
 

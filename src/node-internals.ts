@@ -70,34 +70,91 @@ export function handleBeneath(socket: net.Socket): Handle | undefined {
   return handle ?? undefined
 }
 
-const closing = Symbol('closing')
-type Watched = Handle & { [closing]?: () => void }
-
-// Everything that ends a socket comes to one of these two: destroy(), a TLSSocket or an http2 session above it, and a
-// process that has sent it to another.
-function closeAndTell(this: Watched, callback?: () => void): void {
-  Object.getPrototypeOf(this).close.call(this, callback)
-  tell(this)
+/** Notified when the fd of a handle is closed, or has gone elsewhere. */
+export interface HandleObserver {
+  /** May be called more than once. Must not throw. */
+  gone(): void
 }
 
-function resetAndTell(this: Watched, callback?: () => void): number {
+const observer = Symbol('observer')
+type Observed = Handle & { [observer]?: HandleObserver }
+
+// What ends a socket comes to one of these two: destroy(), a TLSSocket or an http2 session above it, and a process that
+// has sent it to another. What does not is seen by watchSocket.
+function closeAndTell(this: Observed, callback?: () => void): void {
+  Object.getPrototypeOf(this).close.call(this, callback)
+  this[observer]?.gone()
+}
+
+function resetAndTell(this: Observed, callback?: () => void): number {
   const error = Object.getPrototypeOf(this).reset.call(this, callback)
-  if (error === 0) tell(this)
+  if (error === 0) this[observer]?.gone()
   return error
 }
 
-function tell(handle: Watched): void {
-  const closed = handle[closing]
-  handle[closing] = undefined
-  closed?.()
+/** Notifies `each` when the handle has closed its fd. */
+export function watchHandle(handle: Handle, each: HandleObserver): void {
+  const observed: Observed = handle
+  observed[observer] = each
+  observed.close = closeAndTell
+  if (observed.reset) observed.reset = resetAndTell
 }
 
-/** Calls `closed`, which must not throw, once: when the handle has closed its fd. */
-export function watchHandle(handle: Handle, closed: () => void): void {
-  const watched: Watched = handle
-  watched[closing] = closed
-  watched.close = closeAndTell
-  if (watched.reset) watched.reset = resetAndTell
+/** Who is notified of the end of a handle. */
+export const observerOf = (handle: Handle): HandleObserver | undefined => (handle as Observed)[observer]
+
+/** What counts a socket: Node tells its end to this, the socket's `_server`. */
+interface SocketCount {
+  _connections: number
+  _emitCloseIfDrained(): void
+}
+
+const counted = (socket: net.Socket) => socket as unknown as { _server: SocketCount | null }
+
+// In the place of the server, so that it is told after every socket without a listener that an application could remove.
+class WatchedCount implements SocketCount {
+  readonly #server: SocketCount | null
+  readonly #handle: Handle
+
+  constructor(server: SocketCount | null, handle: Handle) {
+    this.#server = server
+    this.#handle = handle
+  }
+
+  get _connections(): number {
+    return this.#server === null ? 0 : this.#server._connections
+  }
+
+  set _connections(count: number) {
+    if (this.#server !== null) this.#server._connections = count
+  }
+
+  _emitCloseIfDrained(): void {
+    this.#server?._emitCloseIfDrained()
+    // A thread takes the fd only behind the end of the socket that is moved to it.
+    if (!this.#look()) process.nextTick(() => this.#look())
+  }
+
+  #look(): boolean {
+    if (this.#handle.fd >= 0) return false
+    observerOf(this.#handle)?.gone()
+    return true
+  }
+}
+
+/**
+ * Has the observer of a handle notified also when the socket on it loses the handle without closing it: a socket that is
+ * moved to a thread does.
+ */
+export function watchSocket(socket: net.Socket, handle: Handle): void {
+  counted(socket)._server = new WatchedCount(counted(socket)._server, handle)
+}
+
+/** Counts a socket among those of a server. */
+export function countSocket(server: net.Server, socket: net.Socket): void {
+  const count = server as unknown as SocketCount
+  count._connections++
+  counted(socket)._server = count
 }
 
 /** Has the sockets on a handle say that somebody else is at the other end. Nothing of `peer`: nobody knows who. */
@@ -108,76 +165,13 @@ export function setPeer(handle: Handle, peer: HandleAddress): void {
   }
 }
 
-/** What has been made of a handle. Error: `ERR_NODE_INTERNALS`. */
-export function socketOn(handle: Handle): net.Socket {
-  const socket = hidden(handle, 'owner_symbol')
-  if (socket instanceof net.Socket) return socket
-  throw codedError('ERR_NODE_INTERNALS', 'the owner of a handle')
-}
+let ownerSymbol: symbol | undefined
 
-/** Gives a server a socket that was made outside, and is to be counted like those that it makes. */
-export function giveSocket(server: net.Server, socket: net.Socket): void {
-  const counting = server as unknown as { _connections: number }
-  counting._connections++
-  ;(socket as unknown as { _server: net.Server })._server = server
-  server.emit('connection', socket)
-}
-
-/** What a server that listens through us has beneath it. `onconnection` is Node's own: what it does for a client. */
-export interface ServerHandle {
-  onconnection(status: number, client?: Handle): void
-}
-
-/** The listening socket, as a server sees it. */
-export interface ListeningSocket {
-  readonly fd: number
-  /** A path for a unix socket. */
-  readonly address: net.AddressInfo | string
-  ref(): void
-  unref(): void
-  /** The server is closed. */
-  closed(): void
-}
-
-/**
- * Makes `server` listen on a handle that never accepts; what is given to its `onconnection` is treated as if it had.
- * Node has no public way to hand a client to a server so that its socket options, its count of connections, and its
- * diagnostics channels are those of a client that it has accepted.
- *
- * Errors: `ERR_SERVER_ALREADY_LISTEN`, `ERR_NODE_INTERNALS`.
- */
-export function listenThrough(server: net.Server, socket: ListeningSocket): ServerHandle {
-  const { address } = socket
-  const handle = new (handleClassFor(binding.constants.AF_INET as number))(SOCKET)
-  const close = () => {
-    Object.getPrototypeOf(handle).close.call(handle)
-    socket.closed()
-  }
-  const getsockname = (out: HandleAddress) => {
-    Object.assign(out, address)
-    return 0
-  }
-  Object.defineProperties(handle, {
-    fd: { get: () => socket.fd },
-    listen: { value: () => 0 },
-    // A server asks for the name of what has one, and else knows the path it was told.
-    getsockname: { value: typeof address === 'string' ? undefined : getsockname },
-    ref: { value: () => socket.ref() },
-    unref: { value: () => socket.unref() },
-    close: { value: close, configurable: true },
-  })
-  try {
-    // Not the server's own, by which a framework may have come here.
-    net.Server.prototype.listen.call(server, { _handle: handle } as net.ListenOptions)
-    if (typeof (handle as unknown as ServerHandle).onconnection !== 'function') {
-      throw codedError('ERR_NODE_INTERNALS', 'the handle of a net.Server')
-    }
-  } catch (error) {
-    Object.getPrototypeOf(handle).close.call(handle)
-    throw error
-  }
-  if (typeof address === 'string') (server as unknown as { _pipeName: string })._pipeName = address
-  return handle as unknown as ServerHandle
+/** The socket on a handle; undefined when the handle was never a socket's, or is closed. */
+export function socketOn(handle: Handle): net.Socket | undefined {
+  ownerSymbol ??= symbolOf(handle, 'owner_symbol')
+  const owner = ownerSymbol && (handle as unknown as Record<symbol, unknown>)[ownerSymbol]
+  return owner instanceof net.Socket ? owner : undefined
 }
 
 /**

@@ -22,7 +22,7 @@ export interface Keeper {
   handle?: Handle | undefined
   /** What the proxy at the other end has said. */
   proxied?: Proxied | undefined
-  /** Once: it is closed, or was detached. Must not throw. */
+  /** The fd is closed, was detached, or has gone to another thread. May be called more than once. Must not throw. */
   gone(): void
 }
 

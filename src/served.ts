@@ -1,20 +1,28 @@
+import type { ServerHttp2Session } from 'node:http2'
+import type tls from 'node:tls'
 import type { PlainAddress } from './binding.js'
 import { Connection } from './connection.js'
+import { runSafely } from './errors.js'
 import { type Handle, socketOn } from './node-internals.js'
 import type { Keeper, OwnedFd } from './owned-fd.js'
 import type { Proxied } from './proxied.js'
 import type { ProxyHeader } from './proxy-protocol.js'
 
-/** A connection while it is open. */
+/** A connection of a Serving while it is open. */
 export class Served implements Keeper {
   handle: Handle | undefined
   proxied: Proxied | undefined
+  /** The TLS socket above it, and the session with HTTP/2, as soon as there is one. */
+  secure: tls.TLSSocket | undefined
+  session: ServerHttp2Session | undefined
+  /** The server has not got it yet: it waits for its PROXY header or its handshake. */
+  waiting = true
   destroyed = false
   readonly owned: OwnedFd
   readonly #live: Set<Served>
-  readonly #ended: () => void
+  readonly #ended: (served: Served) => void
 
-  constructor(connection: Connection, live: Set<Served>, ended: () => void) {
+  constructor(connection: Connection, live: Set<Served>, ended: (served: Served) => void) {
     this.#live = live
     this.#ended = ended
     this.owned = Connection.keep(connection, this)
@@ -30,12 +38,17 @@ export class Served implements Keeper {
   }
 
   gone(): void {
-    if (this.#live.delete(this)) this.#ended()
+    if (this.#live.delete(this)) this.#ended(this)
   }
 
   destroy(): void {
     this.destroyed = true
-    if (this.handle === undefined) this.owned.close('reset')
-    else socketOn(this.handle).destroy()
+    if (this.handle === undefined) return this.owned.close('reset')
+    const { handle } = this
+    runSafely(() => socketOn(handle)?.destroy())
+    // A socket that was sent to a child process has lost its handle, which stays open until the child has answered.
+    setImmediate(() => {
+      if (this.#live.has(this)) handle.close()
+    })
   }
 }

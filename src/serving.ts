@@ -11,18 +11,18 @@ import { Connection } from './connection.js'
 import { deadline, longestTimer } from './deadline.js'
 import { type DrainOptions, type DrainReport, type EndOptions, WindDown } from './drain.js'
 import { type CodedError, codedError, runSafely, type SystemError } from './errors.js'
-import type { AcceptRef, AcceptResult, Listener } from './listener.js'
+import { type AcceptRef, Listener, type Requester } from './listener.js'
 import {
-  giveSocket,
   type Handle,
   type HandleClass,
+  handleBeneath,
   handleClassFor,
-  listenThrough,
-  type ServerHandle,
+  observerOf,
   setHandshakeTimeout,
 } from './node-internals.js'
 import type { ConnectionHandler, SecureHandler, ServeOptions } from './serve.js'
 import { Served } from './served.js'
+import { ServerHandle } from './server-handle.js'
 import * as validate from './validate.js'
 
 export interface ServingEvents {
@@ -50,30 +50,44 @@ const askAgainAfter = 100
 
 type EventListener = Parameters<EventEmitter['on']>[1]
 
+/**
+ * Where a {@link Serving} is in its life; it only goes forward. `'serving'`: it accepts when there is room. `'draining'`:
+ * `drain()` was called; it accepts nothing, and the server still listens. `'closing'`: the server is closed, or is as soon as
+ * it has got what was accepted; connections are left. `'closed'`: none is left.
+ */
+export type ServingState = 'serving' | 'draining' | 'closing' | 'closed'
+
+const order: Record<ServingState, number> = { serving: 0, draining: 1, closing: 2, closed: 3 }
+
 /** A server, or a function, that gets the connections of a listener. Made by {@link serve}. */
 export class Serving extends EventEmitter<ServingEvents> {
   readonly listener: Listener
-  readonly #server: net.Server | undefined
-  readonly #handle: ServerHandle | undefined
+  readonly #server: ServerHandle | undefined
   readonly #give: Give
+  readonly #requester: Requester
   readonly #refs = new Set<AcceptRef>()
   readonly #live = new Set<Served>()
-  readonly #sessions = new Set<ServerHttp2Session>()
-  readonly #secure = new Set<tls.TLSSocket>()
   readonly #alarms: { threshold: number; cooldown: number; silentUntil: number }[]
   readonly #admission: Admission
   readonly #undo: (() => void)[] = []
-  readonly #stopped = deferred()
-  readonly #serverClosed = deferred()
   readonly #closed = deferred()
+  #state: ServingState = 'serving'
   #maxConnections: number
-  #asking = true
+  /** Live connections that the server has not got yet. */
+  #waiting = 0
   /** The server's `unref()` is the listener's for as long as it is served. */
   #unreferenced = false
+  #release: (() => void) | undefined
   #restoreTimeout: (() => void) | undefined
-  #finished = false
-  #closeListener = true
+  /** Whether the end of serving closes the listener; the first call that ends it decides. */
+  #closeListener = false
+  /** An 'error' event is to come, and 'close' must not come before it. */
+  #failing = false
   #drained: Promise<DrainReport> | undefined
+  /** What the report of a drain counts. */
+  #counted: Set<Served> | undefined
+  /** What the deadline of a drain cut off. */
+  #cut: Set<Served> | undefined
   #later: NodeJS.Timeout | undefined
 
   /** @internal Servings come from `serve`. */
@@ -92,32 +106,41 @@ export class Serving extends EventEmitter<ServingEvents> {
     this.#admission = admission
     let give: Give
     if (target instanceof net.Server) {
-      // Now, because it needs an fd for a moment.
       const HandleClass = handleClassFor(streamDomain(listener))
-      const handle = this.#listen(target, listener.address() as net.AddressInfo | string)
+      const server = this.#listen(target, HandleClass)
       if (options.handshakeTimeout !== undefined && target instanceof tls.Server) {
         const before = setHandshakeTimeout(target, Math.max(handshakeTimeout, 0))
         this.#restoreTimeout = () => setHandshakeTimeout(target, before)
       }
-      this.#server = target
-      this.#handle = handle
-      // One that was closed meanwhile by its owner gets nobody: like the backlog then, they are reset.
+      this.#server = server
+      // The server may have been closed since the accept. Like the backlog then, the connection is reset.
       give =
         options.tls === undefined
-          ? (connection) =>
-              target.listening ? handle.onconnection(0, toHandle(connection, HandleClass)) : connection.reset()
-          : this.#secured(options.tls, (socket) => (target.listening ? giveSocket(target, socket) : socket.destroy()))
+          ? (connection, served) => {
+              this.#given(served)
+              if (server.listening) server.connect(toHandle(connection, HandleClass))
+              else connection.reset()
+            }
+          : this.#secured(options.tls, (socket, served) => {
+              this.#given(served)
+              if (server.listening) server.adopt(socket)
+              else socket.destroy()
+            })
     } else {
       const call: Give<never> = (argument, served) => this.#call(target, argument, served)
-      this.#serverClosed.resolve()
       give = options.tls === undefined ? (call as Give) : this.#secured(options.tls, call as Give<tls.TLSSocket>)
     }
     this.#give = options.proxyProtocol === undefined ? give : admission.introduced(options, give)
     // A server's handlers run in the asynchronous context in which it was made to listen.
-    this.#on(listener, 'accept', AsyncResource.bind(this.#onAccept) as EventListener)
-    this.#on(listener, 'close', () => this.#finish(true))
+    this.#requester = { fulfil: AsyncResource.bind(this.#onConnection), fail: AsyncResource.bind(this.#onAcceptError) }
+    this.#release = Listener.hold(listener, this.#onListenerEnded)
     if (signal) this.#undo.push(onAbort(signal, () => void this.close()))
     this.#ask()
+  }
+
+  /** Where it is in its life. */
+  get state(): ServingState {
+    return this.#state
   }
 
   /** How many there are: accepted, and neither closed nor detached. */
@@ -136,17 +159,18 @@ export class Serving extends EventEmitter<ServingEvents> {
   set maxConnections(value: number) {
     checkLimit('maxConnections', value)
     this.#maxConnections = value
-    this.#withdraw(this.#live.size + this.#refs.size - this.#limit())
-    this.#ask()
+    this.#fitRequests()
   }
 
   /**
-   * Stops accepting, and closes the server (`server.close()`); its connections go on. Resolves when none is left. The
-   * listener stays open unless told otherwise. The second call changes nothing, and waits for the same.
+   * Stops accepting, and closes the server (`server.close()`); its connections go on. Resolves when none of those that this
+   * Serving accepted is left; connections that the server has from elsewhere, or from another Serving, are not waited for.
+   * The listener stays open unless told otherwise. The first call that ends serving, of `close`, `drain`, `server.close()` and
+   * `listener.close()`, decides what becomes of the listener. The second call waits for the same.
    */
   close(options: EndOptions = {}): Promise<void> {
     checkEndOptions(options)
-    this.#finish(options.closeListener === true)
+    this.#enter('closing', options.closeListener === true)
     return this.#closed.promise
   }
 
@@ -155,7 +179,7 @@ export class Serving extends EventEmitter<ServingEvents> {
    * flight, and those that still come on their connections, are answered with `Connection: close`; HTTP/2 clients get a
    * GOAWAY and finish their streams. For another protocol there is the 'drain' event. At the deadline what is left is
    * destroyed. Then the server is closed; the listener stays open unless told otherwise. The second call changes
-   * nothing, and gives the same promise.
+   * nothing, and gives the same promise. Behind `close()` it does the same for the connections that are left.
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
     checkEndOptions(options)
@@ -166,35 +190,59 @@ export class Serving extends EventEmitter<ServingEvents> {
     return this.#drained
   }
 
+  /** While it serves it keeps the process alive, as a listening server does; the default. */
+  ref(): this {
+    if (this.#server) this.#server.ref()
+    else this.#keepAlive(true)
+    return this
+  }
+
+  /** It does not keep the process alive. */
+  unref(): this {
+    if (this.#server) this.#server.unref()
+    else this.#keepAlive(false)
+    return this
+  }
+
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
 
-  #listen(server: net.Server, address: net.AddressInfo | string): ServerHandle {
+  #listen(server: net.Server, HandleClass: HandleClass): ServerHandle {
     const { listener } = this
-    const handle = listenThrough(server, {
-      get fd() {
-        return listener.fd
-      },
-      address,
+    const socket = { fd: listener.fd, address: listener.address() as net.AddressInfo | string }
+    const handle = new ServerHandle(server, HandleClass, socket, {
       ref: () => this.#keepAlive(true),
       unref: () => this.#keepAlive(false),
-      closed: () => this.#onServerClosing(),
+      ended: this.#onServerEnded,
+      roomChanged: this.#fitRequests,
     })
-    this.#on(server, 'close', this.#serverClosed.resolve)
-    this.#on(server, 'session', (session: ServerHttp2Session) => remember(this.#sessions, session))
+    this.#on(server, 'session', (session: ServerHttp2Session) => {
+      const served = this.#servedBeneath(session.socket)
+      if (served !== undefined) served.session = session
+    })
     if (server instanceof tls.Server) {
-      this.#on(server, 'secureConnection', (socket: tls.TLSSocket) => remember(this.#secure, socket))
+      this.#on(server, 'secureConnection', (socket: tls.TLSSocket) => {
+        const served = this.#servedBeneath(socket)
+        if (served !== undefined) served.secure = socket
+      })
       // Node leaves it open.
       this.#on(server, 'tlsClientError', (error: CodedError, socket: tls.TLSSocket) => {
-        if (error.code === 'ERR_TLS_HANDSHAKE_TIMEOUT') socket.destroy()
+        if (error.code === 'ERR_TLS_HANDSHAKE_TIMEOUT' && this.#servedBeneath(socket)) socket.destroy()
       })
     }
     return handle
   }
 
+  /** The connection beneath a socket, if it is one of ours. */
+  #servedBeneath(socket: net.Socket): Served | undefined {
+    const handle = handleBeneath(socket)
+    const served = handle && observerOf(handle)
+    return served instanceof Served && this.#live.has(served) ? served : undefined
+  }
+
   #keepAlive(keep: boolean): void {
-    if (!this.#asking) return
+    if (this.#state !== 'serving') return
     this.#unreferenced = !keep
     if (keep) this.listener.ref()
     else this.listener.unref()
@@ -205,15 +253,43 @@ export class Serving extends EventEmitter<ServingEvents> {
     this.#undo.push(() => emitter.off(event, run))
   }
 
-  #limit(): number {
-    return Math.min(this.#maxConnections, this.#server?.maxConnections ?? Number.POSITIVE_INFINITY)
+  /** The one place where the state changes. */
+  #enter(state: ServingState, closeListener = false): void {
+    const before = this.#state
+    if (order[state] <= order[before]) return
+    this.#state = state
+    if (before === 'serving') {
+      this.#closeListener = closeListener
+      this.#stopAsking()
+    }
+    if (state === 'closed') this.#finish()
+    else this.#next()
+  }
+
+  // A connection has come or gone, or the state is another one: what there is to do then.
+  #next = (): void => {
+    if (this.#state === 'serving') return this.#ask()
+    const delivered = this.#refs.size === 0 && this.#admission.waiting === 0
+    if (!delivered || this.#failing) return
+    const empty = this.#live.size === 0
+    if (this.#state === 'draining' && empty) return this.#enter('closing')
+    if (this.#state !== 'closing') return
+    this.#server?.close()
+    if (this.#closeListener) this.listener.close()
+    if (empty) this.#enter('closed')
+  }
+
+  /** How many more connections may be accepted. */
+  #room(): number {
+    const room = this.#maxConnections - this.#live.size
+    return this.#server === undefined ? room : Math.min(room, this.#server.room - this.#waiting)
   }
 
   #ask(): void {
-    if (!this.#asking || this.listener.fd < 0) return
-    const room = Math.min(mostOutstanding, this.#limit() - this.#live.size)
+    if (this.#state !== 'serving' || this.listener.fd < 0) return
+    const room = Math.min(mostOutstanding, this.#room())
     try {
-      while (this.#refs.size < room) this.#refs.add(this.listener.asyncAccept())
+      while (this.#refs.size < room) this.#refs.add(Listener.request(this.listener, this.#requester))
     } catch {
       // There is no memory for a request, and perhaps nothing left whose end would ask again.
       this.#later ??= setTimeout(() => {
@@ -223,44 +299,77 @@ export class Serving extends EventEmitter<ServingEvents> {
     }
   }
 
+  // There is more room, or less.
+  #fitRequests = (): void => {
+    if (this.#state !== 'serving') return
+    this.#withdraw(this.#refs.size - Math.max(this.#room(), 0))
+    this.#ask()
+  }
+
   // Of requests that are being delivered at this moment the connections still come.
   #withdraw(count: number): void {
     if (count <= 0) return
     for (const ref of [...this.#refs].slice(-count)) {
-      if (this.listener.cancel(ref)) this.#refs.delete(ref)
+      if (Listener.withdraw(this.listener, ref)) this.#refs.delete(ref)
     }
   }
 
-  #onAccept = ({ ref, connection, error }: AcceptResult): void => {
-    if (!this.#refs.delete(ref)) return
-    if (connection !== undefined) this.#take(connection)
-    else this.#onAcceptError(error as SystemError)
+  #stopAsking(): void {
+    this.#release?.()
+    // Whoever serves next has a ref() and an unref() of its own.
+    if (this.#unreferenced) this.listener.ref()
+    clearTimeout(this.#later)
+    this.#withdraw(this.#refs.size)
+  }
+
+  #onConnection = (connection: Connection): void => {
+    this.#refs.delete(connection.ref as AcceptRef)
+    this.#take(connection)
     this.#next()
   }
 
-  #onAcceptError(error: SystemError): void {
-    if (!this.#asking) return
-    const closed = error.code === 'ERR_LISTENER_CLOSED'
-    this.#finish(closed)
-    if (closed) return
-    // As Node does when its own accept fails.
-    queueMicrotask(() => (this.#handle ? this.#handle.onconnection(error.errno) : this.emit('error', error)))
+  #onAcceptError = (error: Error, ref: AcceptRef): void => {
+    this.#refs.delete(ref)
+    if ((error as CodedError).code === 'ERR_LISTENER_CLOSED') this.#enter('closing', true)
+    else if (this.#state === 'serving') this.#fail(error as SystemError)
+    this.#next()
   }
 
-  // A connection has come or gone: there may be room, or nothing left.
-  #next = (): void => {
-    if (this.#asking) {
-      this.#ask()
-    } else if (this.#refs.size === 0) {
-      if (this.#admission.waiting === 0) this.#endServer()
-      if (this.#live.size === 0) this.#stopped.resolve()
-    }
+  // No accept can succeed any more.
+  #fail(error: SystemError): void {
+    this.#failing = true
+    this.#enter('closing')
+    queueMicrotask(() => {
+      try {
+        // As Node does when its own accept fails.
+        if (this.#server?.listening) this.#server.fail(error.errno)
+        else this.emit('error', error)
+      } finally {
+        this.#failing = false
+        this.#next()
+      }
+    })
   }
 
   #take(connection: Connection): void {
-    const served = new Served(connection, this.#live, this.#next)
+    const served = new Served(connection, this.#live, this.#onGone)
+    this.#waiting++
+    this.#counted?.add(served)
     for (const alarm of this.#alarms) this.#sound(alarm)
     runSafely(() => this.#give(connection, served))
+    // Accepted in time, and delivered behind the deadline.
+    if (this.#cut !== undefined) this.#cutOff([served])
+  }
+
+  #given(served: Served): void {
+    if (!served.waiting) return
+    served.waiting = false
+    this.#waiting--
+  }
+
+  #onGone = (served: Served): void => {
+    this.#given(served)
+    this.#next()
   }
 
   #sound(alarm: { threshold: number; cooldown: number; silentUntil: number }): void {
@@ -273,6 +382,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   #call(handler: ConnectionHandler | SecureHandler, argument: never, served: Served): void {
+    this.#given(served)
     const fail = (error: Error) => {
       // Cut off by drain(): that is why.
       if (served.destroyed) return
@@ -289,77 +399,68 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   #secured(options: tls.TlsOptions | tls.Server, give: Give<tls.TLSSocket>): Give {
     return this.#admission.secured(options, (socket, served) => {
-      remember(this.#secure, socket)
+      served.secure = socket
       give(socket, served)
     })
   }
 
-  #stop(): void {
-    if (!this.#asking) return
-    // Whoever serves next has a ref() and an unref() of its own.
-    if (this.#unreferenced) this.#keepAlive(true)
-    this.#asking = false
-    clearTimeout(this.#later)
-    this.#withdraw(this.#refs.size)
-    this.#next()
-  }
-
-  // Somebody calls server.close(), or #endServer does.
-  #onServerClosing(): void {
-    // Not later: whoever hears of it may serve the server anew, with another.
+  // By server.close(), whether we or others call it, or by a move of the server to a thread.
+  #onServerEnded = (how: 'closed' | 'moved'): void => {
+    // Not later: the server may be served anew, with another deadline, before anything else happens.
     this.#restoreTimeout?.()
-    if (this.#closeListener) this.listener.close()
-    this.#finish(this.#closeListener)
+    this.#enter('closing', how === 'closed')
+    if (how === 'closed' && this.#closeListener) this.listener.close()
   }
 
-  #finish(closeListener: boolean): void {
-    if (this.#finished) return
-    this.#finished = true
-    this.#closeListener = closeListener
-    if (this.#asking) this.#stop()
-    else this.#next()
-    Promise.all([this.#stopped.promise, this.#serverClosed.promise]).then(() => {
-      for (const undo of this.#undo) undo()
-      this.#closed.resolve()
-      runSafely(() => this.emit('close'))
-    })
+  // Within listener.close(): the port is free when it returns. The requests fail in the next tick.
+  #onListenerEnded = (): void => {
+    this.#server?.releaseFd()
+    process.nextTick(() => this.#enter('closing', true))
   }
 
-  // When it has got all that was accepted.
-  #endServer(): void {
-    if (!this.#finished) return
-    if (this.#server?.listening) this.#server.close()
-    if (this.#closeListener) this.listener.close()
+  #finish(): void {
+    for (const undo of this.#undo) undo()
+    // Node emits 'close' of the server in a tick that begins after the end of its last socket.
+    process.nextTick(() =>
+      process.nextTick(() => {
+        this.#closed.resolve()
+        runSafely(() => this.emit('close'))
+      }),
+    )
   }
 
   async #drain(timeout: number, idleGrace: number, closeListener: boolean): Promise<DrainReport> {
     const started = performance.now()
     const all = new Set(this.#live)
-    let cut: Served[] = []
-    this.#stop()
-    const windDown = this.#server && new WindDown(this.#server, this.#sessions, idleGrace)
+    this.#counted = all
+    this.#enter('draining', closeListener)
+    const sessions = [...this.#live].flatMap(({ session }) => session ?? [])
+    const windDown = this.#server && new WindDown(this.#server.server, sessions, idleGrace)
     runSafely(() => this.emit('drain'))
-    const cutOff = () => {
-      cut = [...this.#live]
+    const timer = deadline(timeout, () => {
+      this.#cut = new Set()
       this.#admission.cutOff()
-      // So that a close_notify is on its way when the socket goes.
-      for (const socket of this.#secure) socket.end()
-      setImmediate(() => {
-        for (const served of cut) served.destroy()
-      })
-    }
-    const timer = deadline(timeout, cutOff)
-    // What was accepted in the event that we may be in.
-    process.nextTick(() => {
-      for (const served of this.#live) all.add(served)
+      this.#cutOff([...this.#live])
     })
-    await this.#stopped.promise
+    await this.#closed.promise
     clearTimeout(timer)
     windDown?.stop()
-    await this.close({ closeListener })
+    this.#counted = undefined
+    const cut = this.#cut ?? new Set()
     for (const served of cut) all.delete(served)
     const idle = [...all].filter(({ handle }) => handle && windDown?.idle.has(handle)).length
-    return { idle, finished: all.size - idle, destroyed: cut.length, elapsed: performance.now() - started }
+    return { idle, finished: all.size - idle, destroyed: cut.size, elapsed: performance.now() - started }
+  }
+
+  #cutOff(connections: readonly Served[]): void {
+    for (const served of connections) {
+      this.#cut?.add(served)
+      // So that a close_notify is on its way when the socket goes.
+      served.secure?.end()
+    }
+    setImmediate(() => {
+      for (const served of connections) if (this.#live.has(served)) served.destroy()
+    })
   }
 }
 
@@ -376,16 +477,6 @@ function streamDomain(listener: Listener): number {
   const { domain, type } = inspect(listener.fd)
   if (type !== binding.constants.SOCK_STREAM) throw codedError('ERR_SOCKET_TYPE', 'a server needs a stream')
   return domain as number
-}
-
-interface Closable {
-  once(event: 'close', run: () => void): unknown
-}
-
-/** Has it in the set for as long as it is open. */
-function remember<T extends Closable>(set: Set<T>, item: T): void {
-  set.add(item)
-  item.once('close', () => set.delete(item))
 }
 
 function deferred(): { promise: Promise<void>; resolve: () => void } {
