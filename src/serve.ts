@@ -1,5 +1,6 @@
 import net from 'node:net'
 import tls from 'node:tls'
+import type { Alarm } from './alarms.js'
 import type { Connection } from './connection.js'
 import { abortError, codedError, invalidArgType, invalidArgValue } from './errors.js'
 import { Listener } from './listener.js'
@@ -42,13 +43,6 @@ export interface ServeOptions {
   handshakeTimeout?: number
   /** Stops serving when aborted, as {@link Serving.close} does. */
   signal?: AbortSignal
-}
-
-/** As ranch has them: an alarm sounds when a connection comes and there are `threshold` or more. */
-export interface Alarm {
-  threshold: number
-  /** ms for which it is silent afterwards. Default: 5,000. */
-  cooldown?: number
 }
 
 /**

@@ -43,8 +43,11 @@ export class Served implements Keeper {
 
   destroy(): void {
     this.destroyed = true
-    if (this.handle === undefined) return this.owned.close('reset')
     const { handle } = this
+    if (handle === undefined) {
+      this.owned.close('reset')
+      return
+    }
     runSafely(() => socketOn(handle)?.destroy())
     // A socket that was sent to a child process has lost its handle, which stays open until the child has answered.
     setImmediate(() => {

@@ -87,9 +87,9 @@ export class ServerHandle {
       listen: { value: () => 0 },
       // A server asks for the name of what has one, and else knows the path that it was told.
       getsockname: { value: typeof address === 'string' ? undefined : nameOf(address) },
-      ref: { value: () => (native.ref.call(handle), observer.ref()) },
-      unref: { value: () => (native.unref.call(handle), observer.unref()) },
-      close: { value: () => (native.close.call(handle), this.#end('closed')), configurable: true },
+      ref: { value: after(native.ref, () => observer.ref()) },
+      unref: { value: after(native.unref, () => observer.unref()) },
+      close: { value: after(native.close, () => this.#end('closed')), configurable: true },
     })
     try {
       listenOn(server, handle, address)
@@ -221,6 +221,14 @@ function openServerHandle(HandleClass: HandleClass, listeningFd: number): Native
   handle.close()
   binding.close(fd)
   throw codedError('ERR_NODE_INTERNALS', 'the handle of a net.Server')
+}
+
+/** A method of a handle that also runs `run`, behind Node's. */
+function after(method: (this: NativeServerHandle) => void, run: () => void) {
+  return function (this: NativeServerHandle): void {
+    method.call(this)
+    run()
+  }
 }
 
 const nameOf = (address: net.AddressInfo) => (out: HandleAddress) => {

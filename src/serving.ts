@@ -1,17 +1,18 @@
-import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import type { ServerHttp2Session } from 'node:http2'
 import net from 'node:net'
 import tls from 'node:tls'
 import { onAbort } from './abort.js'
+import { AcceptRequests } from './accept-requests.js'
 import { Admission, type Give, type Refusal } from './admission.js'
 import { inspect } from './adopt.js'
+import { Alarms } from './alarms.js'
 import { binding } from './binding.js'
 import { Connection } from './connection.js'
 import { deadline, longestTimer } from './deadline.js'
 import { type DrainOptions, type DrainReport, type EndOptions, WindDown } from './drain.js'
 import { type CodedError, codedError, runSafely, type SystemError } from './errors.js'
-import { type AcceptRef, Listener, type Requester } from './listener.js'
+import { Listener } from './listener.js'
 import {
   type Handle,
   type HandleClass,
@@ -40,14 +41,6 @@ export interface ServingEvents {
 const defaultHandshakeTimeout = 10_000
 const defaultDrainTimeout = 30_000
 const defaultIdleGrace = 200
-const defaultCooldown = 5_000
-
-// Requests that are outstanding at once, at most: as many as a listener accepts before other I/O has its turn.
-const mostOutstanding = 64
-
-// ms, when there is no memory for a request.
-const askAgainAfter = 100
-
 type EventListener = Parameters<EventEmitter['on']>[1]
 
 /**
@@ -64,10 +57,9 @@ export class Serving extends EventEmitter<ServingEvents> {
   readonly listener: Listener
   readonly #server: ServerHandle | undefined
   readonly #give: Give
-  readonly #requester: Requester
-  readonly #refs = new Set<AcceptRef>()
+  readonly #requests: AcceptRequests
   readonly #live = new Set<Served>()
-  readonly #alarms: { threshold: number; cooldown: number; silentUntil: number }[]
+  readonly #alarms: Alarms
   readonly #admission: Admission
   readonly #undo: (() => void)[] = []
   readonly #closed = deferred()
@@ -88,7 +80,6 @@ export class Serving extends EventEmitter<ServingEvents> {
   #counted: Set<Served> | undefined
   /** What the deadline of a drain cut off. */
   #cut: Set<Served> | undefined
-  #later: NodeJS.Timeout | undefined
 
   /** @internal Servings come from `serve`. */
   constructor(listener: Listener, target: net.Server | ConnectionHandler | SecureHandler, options: ServeOptions) {
@@ -97,11 +88,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     const handshakeTimeout = Math.min(options.handshakeTimeout ?? defaultHandshakeTimeout, longestTimer)
     this.listener = listener
     this.#maxConnections = maxConnections
-    this.#alarms = [alarm].flat().map(({ threshold, cooldown = defaultCooldown }) => ({
-      threshold,
-      cooldown,
-      silentUntil: Number.NEGATIVE_INFINITY,
-    }))
+    this.#alarms = new Alarms([alarm].flat(), (threshold, each) => this.emit('alarm', { threshold, connections: each }))
     const admission = new Admission(handshakeTimeout, (refusal) => this.emit('refused', refusal), this.#next)
     this.#admission = admission
     let give: Give
@@ -132,10 +119,10 @@ export class Serving extends EventEmitter<ServingEvents> {
     }
     this.#give = options.proxyProtocol === undefined ? give : admission.introduced(options, give)
     // A server's handlers run in the asynchronous context in which it was made to listen.
-    this.#requester = { fulfil: AsyncResource.bind(this.#onConnection), fail: AsyncResource.bind(this.#onAcceptError) }
+    this.#requests = new AcceptRequests(listener, () => this.#room(), this.#onConnection, this.#onAcceptError)
     this.#release = Listener.hold(listener, this.#onListenerEnded)
     if (signal) this.#undo.push(onAbort(signal, () => void this.close()))
-    this.#ask()
+    this.#requests.ask()
   }
 
   /** Where it is in its life. */
@@ -268,11 +255,14 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   // A connection has come or gone, or the state is another one: what there is to do then.
   #next = (): void => {
-    if (this.#state === 'serving') return this.#ask()
-    const delivered = this.#refs.size === 0 && this.#admission.waiting === 0
+    if (this.#state === 'serving') {
+      this.#requests.ask()
+      return
+    }
+    const delivered = this.#requests.size === 0 && this.#admission.waiting === 0
     if (!delivered || this.#failing) return
     const empty = this.#live.size === 0
-    if (this.#state === 'draining' && empty) return this.#enter('closing')
+    if (this.#state === 'draining' && empty) this.#enter('closing')
     if (this.#state !== 'closing') return
     this.#server?.close()
     if (this.#closeListener) this.listener.close()
@@ -285,51 +275,25 @@ export class Serving extends EventEmitter<ServingEvents> {
     return this.#server === undefined ? room : Math.min(room, this.#server.room - this.#waiting)
   }
 
-  #ask(): void {
-    if (this.#state !== 'serving' || this.listener.fd < 0) return
-    const room = Math.min(mostOutstanding, this.#room())
-    try {
-      while (this.#refs.size < room) this.#refs.add(Listener.request(this.listener, this.#requester))
-    } catch {
-      // There is no memory for a request, and perhaps nothing left whose end would ask again.
-      this.#later ??= setTimeout(() => {
-        this.#later = undefined
-        this.#ask()
-      }, askAgainAfter)
-    }
-  }
-
   // There is more room, or less.
   #fitRequests = (): void => {
     if (this.#state !== 'serving') return
-    this.#withdraw(this.#refs.size - Math.max(this.#room(), 0))
-    this.#ask()
-  }
-
-  // Of requests that are being delivered at this moment the connections still come.
-  #withdraw(count: number): void {
-    if (count <= 0) return
-    for (const ref of [...this.#refs].slice(-count)) {
-      if (Listener.withdraw(this.listener, ref)) this.#refs.delete(ref)
-    }
+    this.#requests.fit()
   }
 
   #stopAsking(): void {
     this.#release?.()
     // Whoever serves next has a ref() and an unref() of its own.
     if (this.#unreferenced) this.listener.ref()
-    clearTimeout(this.#later)
-    this.#withdraw(this.#refs.size)
+    this.#requests.stop()
   }
 
   #onConnection = (connection: Connection): void => {
-    this.#refs.delete(connection.ref as AcceptRef)
     this.#take(connection)
     this.#next()
   }
 
-  #onAcceptError = (error: Error, ref: AcceptRef): void => {
-    this.#refs.delete(ref)
+  #onAcceptError = (error: Error): void => {
     if ((error as CodedError).code === 'ERR_LISTENER_CLOSED') this.#enter('closing', true)
     else if (this.#state === 'serving') this.#fail(error as SystemError)
     this.#next()
@@ -355,7 +319,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     const served = new Served(connection, this.#live, this.#onGone)
     this.#waiting++
     this.#counted?.add(served)
-    for (const alarm of this.#alarms) this.#sound(alarm)
+    this.#alarms.check(this.#live.size)
     runSafely(() => this.#give(connection, served))
     // Accepted in time, and delivered behind the deadline.
     if (this.#cut !== undefined) this.#cutOff([served])
@@ -370,15 +334,6 @@ export class Serving extends EventEmitter<ServingEvents> {
   #onGone = (served: Served): void => {
     this.#given(served)
     this.#next()
-  }
-
-  #sound(alarm: { threshold: number; cooldown: number; silentUntil: number }): void {
-    const connections = this.#live.size
-    if (connections < alarm.threshold) return
-    const now = performance.now()
-    if (now < alarm.silentUntil) return
-    alarm.silentUntil = now + alarm.cooldown
-    runSafely(() => this.emit('alarm', { threshold: alarm.threshold, connections }))
   }
 
   #call(handler: ConnectionHandler | SecureHandler, argument: never, served: Served): void {

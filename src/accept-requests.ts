@@ -1,0 +1,81 @@
+import { AsyncResource } from 'node:async_hooks'
+import type { Connection } from './connection.js'
+import { type AcceptRef, Listener, type Requester } from './listener.js'
+
+// Requests that are outstanding at once, at most: as many as a listener accepts before other I/O has its turn.
+const mostOutstanding = 64
+
+// ms, when there is no memory for a request.
+const askAgainAfter = 100
+
+/**
+ * The accept requests that a Serving has outstanding. `accepted` and `failed` must not throw, and run in the async context in
+ * which this was made.
+ */
+export class AcceptRequests {
+  readonly #listener: Listener
+  readonly #room: () => number
+  readonly #refs = new Set<AcceptRef>()
+  readonly #requester: Requester
+  #later: NodeJS.Timeout | undefined
+
+  /** `room` tells how many requests there may be; negative: one less would still be too many. */
+  constructor(
+    listener: Listener,
+    room: () => number,
+    accepted: (connection: Connection) => void,
+    failed: (error: Error) => void,
+  ) {
+    this.#listener = listener
+    this.#room = room
+    this.#requester = {
+      fulfil: AsyncResource.bind((connection: Connection) => {
+        this.#refs.delete(connection.ref as AcceptRef)
+        accepted(connection)
+      }),
+      fail: AsyncResource.bind((error: Error, ref: AcceptRef) => {
+        this.#refs.delete(ref)
+        failed(error)
+      }),
+    }
+  }
+
+  /** How many are outstanding, or being delivered. */
+  get size(): number {
+    return this.#refs.size
+  }
+
+  /** Makes as many as there is room for. */
+  ask(): void {
+    if (this.#listener.fd < 0) return
+    const room = Math.min(mostOutstanding, this.#room())
+    try {
+      while (this.#refs.size < room) this.#refs.add(Listener.request(this.#listener, this.#requester))
+    } catch {
+      // There is no memory for a request, and perhaps no connection is left whose end would ask again.
+      this.#later ??= setTimeout(() => {
+        this.#later = undefined
+        this.ask()
+      }, askAgainAfter)
+    }
+  }
+
+  /** Withdraws what there is no room for, the newest first, and then asks. */
+  fit(): void {
+    this.#withdraw(this.#refs.size - Math.max(this.#room(), 0))
+    this.ask()
+  }
+
+  /** Withdraws all, and asks no more by itself. The connections of requests that are being delivered still come. */
+  stop(): void {
+    clearTimeout(this.#later)
+    this.#withdraw(this.#refs.size)
+  }
+
+  #withdraw(count: number): void {
+    if (count <= 0) return
+    for (const ref of [...this.#refs].slice(-count)) {
+      if (Listener.withdraw(this.#listener, ref)) this.#refs.delete(ref)
+    }
+  }
+}
