@@ -1,9 +1,10 @@
 import type { ServerHttp2Session } from 'node:http2'
-import type tls from 'node:tls'
+import type net from 'node:net'
+import tls from 'node:tls'
 import type { PlainAddress } from './binding.js'
 import { Connection } from './connection.js'
-import { runSafely } from './errors.js'
-import { type Handle, socketOn } from './node-internals.js'
+import { type CodedError, runSafely } from './errors.js'
+import { type Handle, handleBeneath, observerOf, socketOn } from './node-internals.js'
 import type { Keeper, OwnedFd } from './owned-fd.js'
 import type { Proxied } from './proxied.js'
 import type { ProxyHeader } from './proxy-protocol.js'
@@ -53,5 +54,47 @@ export class Served implements Keeper {
     setImmediate(() => {
       if (this.#live.has(this)) handle.close()
     })
+  }
+}
+
+/** The connection beneath a socket, while it is one of a Serving. */
+function servedBeneath(socket: net.Socket): Served | undefined {
+  const handle = handleBeneath(socket)
+  const served = handle && observerOf(handle)
+  return served instanceof Served ? served : undefined
+}
+
+// The same functions for all Servings that a server has had: each looks for the connection, not for the Serving.
+const upgrades = {
+  session(session: ServerHttp2Session): void {
+    const served = servedBeneath(session.socket)
+    if (served !== undefined) served.session = session
+  },
+  secureConnection(socket: tls.TLSSocket): void {
+    const served = servedBeneath(socket)
+    if (served !== undefined) served.secure = socket
+  },
+  // Node leaves it open.
+  tlsClientError(error: CodedError, socket: tls.TLSSocket): void {
+    if (error.code === 'ERR_TLS_HANDSHAKE_TIMEOUT' && servedBeneath(socket)) socket.destroy()
+  },
+}
+
+const servings = new WeakMap<net.Server, number>()
+
+/**
+ * Has the connections of a server know what was made of them: a TLS socket, a session with HTTP/2. The function that is
+ * returned ends that when it was called for each Serving that the server has had.
+ */
+export function noteUpgrades(server: net.Server): () => void {
+  const events = Object.entries(upgrades).filter(([event]) => event === 'session' || server instanceof tls.Server)
+  const count = (change: number) => {
+    const now = (servings.get(server) ?? 0) + change
+    servings.set(server, now)
+    return now
+  }
+  if (count(1) === 1) for (const [event, note] of events) server.on(event, note)
+  return () => {
+    if (count(-1) === 0) for (const [event, note] of events) server.off(event, note)
   }
 }

@@ -1,5 +1,4 @@
 import { EventEmitter } from 'node:events'
-import type { ServerHttp2Session } from 'node:http2'
 import net from 'node:net'
 import tls from 'node:tls'
 import { onAbort } from './abort.js'
@@ -13,16 +12,9 @@ import { deadline, longestTimer } from './deadline.js'
 import { type DrainOptions, type DrainReport, type EndOptions, WindDown } from './drain.js'
 import { type CodedError, codedError, runSafely, type SystemError } from './errors.js'
 import { Listener } from './listener.js'
-import {
-  type Handle,
-  type HandleClass,
-  handleBeneath,
-  handleClassFor,
-  observerOf,
-  setHandshakeTimeout,
-} from './node-internals.js'
+import { type Handle, type HandleClass, handleClassFor, setHandshakeTimeout } from './node-internals.js'
 import type { ConnectionHandler, SecureHandler, ServeOptions } from './serve.js'
-import { Served } from './served.js'
+import { noteUpgrades, Served } from './served.js'
 import { ServerHandle } from './server-handle.js'
 import * as validate from './validate.js'
 
@@ -41,8 +33,6 @@ export interface ServingEvents {
 const defaultHandshakeTimeout = 10_000
 const defaultDrainTimeout = 30_000
 const defaultIdleGrace = 200
-type EventListener = Parameters<EventEmitter['on']>[1]
-
 /**
  * Where a {@link Serving} is in its life; it only goes forward. `'serving'`: it accepts when there is room. `'draining'`:
  * `drain()` was called; it accepts nothing, and the server still listens. `'closing'`: the server is closed, or is as soon as
@@ -204,28 +194,8 @@ export class Serving extends EventEmitter<ServingEvents> {
       ended: this.#onServerEnded,
       roomChanged: this.#fitRequests,
     })
-    this.#on(server, 'session', (session: ServerHttp2Session) => {
-      const served = this.#servedBeneath(session.socket)
-      if (served !== undefined) served.session = session
-    })
-    if (server instanceof tls.Server) {
-      this.#on(server, 'secureConnection', (socket: tls.TLSSocket) => {
-        const served = this.#servedBeneath(socket)
-        if (served !== undefined) served.secure = socket
-      })
-      // Node leaves it open.
-      this.#on(server, 'tlsClientError', (error: CodedError, socket: tls.TLSSocket) => {
-        if (error.code === 'ERR_TLS_HANDSHAKE_TIMEOUT' && this.#servedBeneath(socket)) socket.destroy()
-      })
-    }
+    this.#undo.push(noteUpgrades(server))
     return handle
-  }
-
-  /** The connection beneath a socket, if it is one of ours. */
-  #servedBeneath(socket: net.Socket): Served | undefined {
-    const handle = handleBeneath(socket)
-    const served = handle && observerOf(handle)
-    return served instanceof Served && this.#live.has(served) ? served : undefined
   }
 
   #keepAlive(keep: boolean): void {
@@ -233,11 +203,6 @@ export class Serving extends EventEmitter<ServingEvents> {
     this.#unreferenced = !keep
     if (keep) this.listener.ref()
     else this.listener.unref()
-  }
-
-  #on(emitter: EventEmitter, event: string, run: EventListener): void {
-    emitter.on(event, run)
-    this.#undo.push(() => emitter.off(event, run))
   }
 
   /** The one place where the state changes. */
