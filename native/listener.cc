@@ -341,7 +341,8 @@ void Listener::schedule() {
   uint64_t at = requests_.next_deadline();
   if (resume_at_ != 0) at = std::min(at, resume_at_);
   if (defect_ != 0) at = 0;
-  // Only an active handle keeps the loop alive, so a held listener without a deadline waits for a time that never comes.
+  // Only an active handle keeps the loop alive, so a held listener without a deadline waits for a time that never
+  // comes.
   const bool idle = held_ && !uv_is_active(reinterpret_cast<uv_handle_t*>(&timer_));
   // A timer that fires before its time costs less than one that is set again for each request.
   if (at >= timer_at_ && !idle) return;

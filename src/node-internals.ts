@@ -46,7 +46,8 @@ export function handleClassFor(domain: number): HandleClass {
   binding.release(fd)
   const socket = new net.Socket({ fd, readable: false, writable: false })
   HandleClass = handleClassOf(socket)
-  socket.destroy()
+  // Until the next turn it is among the resources of the process that are active, unless they need not be waited for.
+  socket.unref().destroy()
   if (HandleClass === undefined) throw codedError('ERR_NODE_INTERNALS', 'the handle of a net.Socket')
   classes.set(domain, HandleClass)
   return HandleClass

@@ -71,7 +71,8 @@ export class ServerHandle {
   readonly #handle: NativeServerHandle
   readonly #restore: (() => void)[] = []
   #listening = true
-  /** While it is set, the server has no limit of its own. */
+  /** What the server has as its `maxConnections`; while `#unlimited` is set, it reads none. */
+  #maxConnections: unknown
   #unlimited = false
 
   /** Borrows the fd. Errors: `ERR_SERVER_ALREADY_LISTEN`, `ERR_NODE_INTERNALS`, `EMFILE`. */
@@ -109,8 +110,7 @@ export class ServerHandle {
 
   /** How many more connections the server takes by its own `maxConnections`; negative when it has too many. */
   get room(): number {
-    const { maxConnections, _connections } = internals(this.server)
-    return limitOf(maxConnections) - _connections
+    return limitOf(this.#maxConnections) - internals(this.server)._connections
   }
 
   /**
@@ -170,11 +170,11 @@ export class ServerHandle {
         if (next !== this.#handle) this.#end('moved')
       },
     })
-    let { maxConnections } = internals(server)
+    this.#maxConnections = internals(server).maxConnections
     this.#replace('maxConnections', {
-      get: () => (this.#unlimited ? undefined : maxConnections),
+      get: () => (this.#unlimited ? undefined : this.#maxConnections),
       set: (next: unknown) => {
-        maxConnections = next
+        this.#maxConnections = next
         this.#observer.roomChanged()
       },
     })
@@ -205,6 +205,7 @@ export class ServerHandle {
   #end(how: 'closed' | 'moved'): void {
     if (!this.#listening) return
     this.#listening = false
+    this.#unlimited = false
     for (const restore of this.#restore) restore()
     this.#observer.ended(how)
   }
