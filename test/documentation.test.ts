@@ -18,7 +18,7 @@ function snippets(file: string): Snippet[] {
 }
 
 describe('The documentation', () => {
-  for (const file of ['README.md', 'docs/api.md', 'docs/operations.md']) {
+  for (const file of ['README.md', 'docs/api.md', 'docs/migrating.md', 'docs/operations.md']) {
     it(`of ${file} has programs`, () => assert.notEqual(snippets(file).length, 0))
 
     for (const { title, code, output } of snippets(file)) {
