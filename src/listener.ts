@@ -16,9 +16,9 @@ import {
   systemError,
   withoutStacks,
 } from './errors.js'
-import { checkOpenOptions, type Opened, type OpenOptions, open } from './open.js'
+import { type Opened, type OpenOptions, open, readOpenOptions } from './open.js'
 import { type Origin, OwnedFd } from './owned-fd.js'
-import { checkSocketOptions, type InheritedOptions, setSocketOptions } from './sockopt.js'
+import { type InheritedOptions, readSocketOptions, setSocketOptions } from './sockopt.js'
 import * as validate from './validate.js'
 
 /** The tag of one accept request: a safe integer, unique within its listener and never reused. */
@@ -139,11 +139,10 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * the option, of the look-up of `host` (`ENOTFOUND`); `ERR_SOCKET_BAD_PORT`.
    */
   static async listen(options: ListenOptions = {}): Promise<Listener> {
-    checkOpenOptions(options)
-    checkAcceptingOptions(options)
-    const opened = await open(options)
+    const wanted = { ...readOpenOptions(options), ...readAcceptingOptions(options) }
+    const opened = await open(wanted)
     try {
-      return new Listener(opened, options)
+      return new Listener(opened, wanted)
     } catch (error) {
       opened.removePath?.()
       binding.close(opened.fd)
@@ -161,21 +160,21 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   static fromFd(fd: number, options: FromFdOptions = {}): Listener {
     validate.object('options', options)
-    validate.optionalBoolean('options.dup', options.dup)
-    checkSocketOptions(options)
-    checkAcceptingOptions(options)
+    const { dup } = options
+    validate.optionalBoolean('options.dup', dup)
+    const wanted = { ...readSocketOptions(options), ...readAcceptingOptions(options) }
     const { listening, connected, domain } = inspectStream(fd)
     if (connected) throw codedError('ERR_SOCKET_CONNECTED', `fd ${fd}`)
     if (!listening) throw codedError('ERR_SOCKET_NOT_LISTENING', `fd ${fd}`)
     let own = fd
-    if (options.dup) own = check(binding.duplicate(fd), 'fcntl')
+    if (dup) own = check(binding.duplicate(fd), 'fcntl')
     else adopt(fd)
     try {
       const { AF_UNIX, AF_INET6 } = binding.constants
-      if (domain !== AF_UNIX) setSocketOptions(own, options, domain === AF_INET6)
-      return new Listener({ fd: own }, options)
+      if (domain !== AF_UNIX) setSocketOptions(own, wanted, domain === AF_INET6)
+      return new Listener({ fd: own }, wanted)
     } catch (error) {
-      if (options.dup) binding.close(own)
+      if (dup) binding.close(own)
       else binding.release(own)
       throw error
     }
@@ -456,8 +455,9 @@ function errorOf(errno: number): Error {
   return errno === -constants.errno.ETIMEDOUT ? plainError('ERR_ACCEPT_TIMEOUT') : systemError('accept4', errno)
 }
 
-function checkAcceptingOptions(options: AcceptingOptions): void {
-  validate.optionalInteger('options.highWaterMark', options.highWaterMark, 0, 2 ** 31 - 1)
-  validate.optionalInteger('options.maxBatch', options.maxBatch, 1, binding.maxBatch)
-  validate.optionalOneOf('options.onFdLimit', options.onFdLimit, ['hold', 'reset'])
+function readAcceptingOptions({ highWaterMark, maxBatch, onFdLimit }: AcceptingOptions): AcceptingOptions {
+  validate.optionalInteger('options.highWaterMark', highWaterMark, 0, 2 ** 31 - 1)
+  validate.optionalInteger('options.maxBatch', maxBatch, 1, binding.maxBatch)
+  validate.optionalOneOf('options.onFdLimit', onFdLimit, ['hold', 'reset'])
+  return { highWaterMark, maxBatch, onFdLimit }
 }
