@@ -1,11 +1,14 @@
 import { EventEmitter } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { constants } from 'node:os'
+import { nextTick } from 'node:process'
 import { onAbort } from './abort.js'
 import { adopt, inspectStream } from './adopt.js'
 import { type Backlog, binding, completion, type ListenerHandle, type ListenerStats } from './binding.js'
 import { Connection } from './connection.js'
-import { capacityPauseChannel, connectionChannel } from './diagnostics.js'
+import { mark } from './copies.js'
+import { Delivery, inOwnContext, type Waiting } from './delivery.js'
+import { capacityPauseChannel } from './diagnostics.js'
 import {
   abortError,
   check,
@@ -79,23 +82,7 @@ export interface AcceptOptions {
 // About 8 us each.
 const defaultMaxBatch = 64
 
-// How many `await`s a connection may pass through before it is watched. More would cost more than they save; whoever is
-// slower is watched, and that is all. (A process.nextTick behind all of them costs a hundred times as much as these.)
-const continuations = 4
-const fulfilled = Promise.resolve()
-
-function watchLater(connections: Connection[], hops: number): void {
-  fulfilled.then(() => {
-    if (hops > 1) watchLater(connections, hops - 1)
-    else Connection.watch(connections)
-  })
-}
-
-/** What waits for a ref; a ref that nothing waits for is told by the 'accept' event. */
-interface Waiting {
-  fulfil(connection: Connection): void
-  fail(error: Error): void
-}
+const noErrors: readonly Error[] = []
 
 /**
  * A listening socket that accepts a connection when, and only when, somebody asks for one. Everybody else waits in the
@@ -110,8 +97,18 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   readonly #origin: Origin
   readonly #removePath: (() => void) | undefined
   readonly #waiting = new Map<AcceptRef, Waiting>()
+  readonly #delivery = new Delivery(this, this.#waiting)
   #fd: number
   #closed: Promise<void> | undefined
+
+  static {
+    mark(Listener, 'Listener')
+  }
+
+  /** @internal Whether it is a listener of this copy of the package. A Proxy is not: it has no private fields. */
+  static isListener(value: unknown): value is Listener {
+    return typeof value === 'object' && value !== null && #handle in value
+  }
 
   /** @internal Listeners come from `Listener.listen` and `Listener.fromFd`. */
   constructor({ fd, removePath }: Opened, options: AcceptingOptions & InheritedOptions) {
@@ -198,8 +195,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   accept(options?: AcceptOptions): Promise<Connection> {
     return new Promise((fulfil, fail) => {
-      if (options === undefined) this.#ask(-1, { fulfil, fail })
-      else this.#askWith(options, { fulfil, fail })
+      if (options === undefined) this.#ask(-1, { fulfil, fail, promise: true })
+      else this.#askWith(options, fulfil, fail)
     })
   }
 
@@ -216,6 +213,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
         new Promise((resolve, reject) => {
           if (returned || this.#closed !== undefined) return resolve(done)
           const ref = this.#ask(-1, {
+            promise: true,
             fulfil: (connection) => {
               outstanding.delete(ref)
               resolve({ value: connection, done: false })
@@ -336,13 +334,13 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return ref
   }
 
-  #askWith(options: AcceptOptions, waiting: Waiting): void {
+  #askWith(options: AcceptOptions, fulfil: Waiting['fulfil'], fail: Waiting['fail']): void {
     validate.object('options', options)
-    const { signal } = options
+    const { signal, timeout = -1 } = options
     validate.optionalSignal('options.signal', signal)
-    const timeout = validate.timeout('options.timeout', options.timeout === undefined ? -1 : options.timeout)
+    const ms = validate.timeout('options.timeout', timeout)
     if (signal === undefined) {
-      this.#ask(timeout, waiting)
+      this.#ask(ms, { fulfil, fail, promise: true })
       return
     }
     if (signal.aborted) throw abortError(signal)
@@ -350,17 +348,18 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     // Before there is a request: if the signal is none after all, nothing has happened.
     const ended = onAbort(signal, () => {
       // Once accepted it is too late: then the connection is delivered, or it would be lost.
-      if (this.#withdraw(ref)) waiting.fail(abortError(signal))
+      if (this.#withdraw(ref)) fail(abortError(signal))
     })
     try {
-      ref = this.#ask(timeout, {
+      ref = this.#ask(ms, {
+        promise: true,
         fulfil: (connection) => {
+          fulfil(connection)
           ended()
-          waiting.fulfil(connection)
         },
         fail: (error) => {
+          fail(error)
           ended()
-          waiting.fail(error)
         },
       })
     } catch (error) {
@@ -381,64 +380,51 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#fd = -1
     this.#closed = new Promise((resolve) => {
       // Not inside the call: whoever closes is not prepared for requests of theirs to fail meanwhile.
-      process.nextTick(() => {
+      nextTick(() => {
         const errors = withoutStacks(() => Array.from(refs, () => plainError('ERR_LISTENER_CLOSED')))
-        for (const [i, error] of errors.entries()) this.#settle(refs[i] as AcceptRef, error)
-        this.#emitSafely('close')
-        resolve()
+        const last = () => {
+          inOwnContext(() => runSafely(() => this.emit('close')))
+          resolve()
+        }
+        this.#delivery.add({ refs, connections: [], errors, last }, false)
       })
     })
     endHandle()
     return this.#closed
   }
 
-  // All results of one readiness event.
+  // All results of one readiness event. Nothing in here may throw, and no code of the application runs before every result
+  // has been read: it could have the buffer filled anew.
   #deliver(count: number, capacityErrno: number, delay: number): void {
     const refs: AcceptRef[] = []
-    const outcomes: (Connection | Error)[] = []
     const connections: Connection[] = []
-    // First all fds get their owners: a handler can throw, or use the buffer by way of another delivery. Connections
-    // come before errors.
+    const errnos: number[] = []
+    // First all fds get their owners: they come before the errors.
     for (let i = 0; i < count; i++) {
-      refs.push(completion.ref(i))
-      const fd = completion.result(i)
-      if (fd < 0) continue
-      const owned = new OwnedFd(fd, refs[i], this.#origin)
+      const ref = completion.ref(i)
+      const result = completion.result(i)
+      refs.push(ref)
+      if (result < 0) {
+        errnos.push(result)
+        continue
+      }
+      const owned = new OwnedFd(result, ref, this.#origin)
       owned.readPeer(completion.view, completion.address(i), completion.addressLength(i))
       connections.push(new Connection(owned))
     }
-    outcomes.push(...connections)
-    if (connections.length < count) {
-      withoutStacks(() => {
-        for (let i = connections.length; i < count; i++) outcomes.push(errorOf(completion.result(i)))
-      })
-    }
-    for (let i = 0; i < count; i++) this.#settle(refs[i] as AcceptRef, outcomes[i] as Connection | Error)
-    if (connections.length > 0) watchLater(connections, continuations)
-    if (capacityErrno === 0) return
-    const error = systemError('accept4', capacityErrno)
+    const errors = errnos.length === 0 ? noErrors : withoutStacks(() => errnos.map(errorOf))
+    const last = capacityErrno === 0 ? undefined : () => this.#emitPause(systemError('accept4', capacityErrno), delay)
+    this.#delivery.add({ refs, connections, errors, last }, true)
+  }
+
+  #emitPause(error: SystemError, delay: number): void {
     const pause: CapacityPause = { error, delay, pending: this.pending }
-    if (capacityPauseChannel.hasSubscribers) capacityPauseChannel.publish({ listener: this, ...pause })
-    this.#emitSafely('capacityPause', pause)
-  }
-
-  #settle(ref: AcceptRef, outcome: Connection | Error): void {
-    const waiting = this.#waiting.get(ref)
-    if (waiting !== undefined) this.#waiting.delete(ref)
-    if (outcome instanceof Connection) {
-      if (connectionChannel.hasSubscribers) {
-        connectionChannel.publish({ listener: this, connection: outcome })
+    inOwnContext(() => {
+      if (capacityPauseChannel.hasSubscribers) {
+        runSafely(() => capacityPauseChannel.publish({ listener: this, ...pause }))
       }
-      if (waiting !== undefined) waiting.fulfil(outcome)
-      else this.#emitSafely('accept', { ref, connection: outcome })
-      return
-    }
-    if (waiting !== undefined) waiting.fail(outcome)
-    else this.#emitSafely('accept', { ref, error: outcome })
-  }
-
-  #emitSafely<Event extends keyof ListenerEvents>(event: Event, ...args: ListenerEvents[Event]): void {
-    runSafely(() => (this as EventEmitter).emit(event, ...args))
+      runSafely(() => this.emit('capacityPause', pause))
+    })
   }
 }
 
