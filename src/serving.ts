@@ -280,8 +280,8 @@ export class Serving extends EventEmitter<ServingEvents> {
       queueMicrotask(() => this.emit('error', error))
     }
     try {
-      const result: unknown = handler(argument)
-      if (result instanceof Promise) result.catch(fail)
+      // Any class of promises will do, and its `then` may throw.
+      Promise.resolve(handler(argument)).catch(fail)
     } catch (error) {
       fail(error as Error)
     }
