@@ -1,14 +1,15 @@
 import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import type { ServerHttp2Session } from 'node:http2'
-import net from 'node:net'
-import tls from 'node:tls'
+import type net from 'node:net'
+import type tls from 'node:tls'
 import { onAbort } from './abort.js'
 import { Admission, type Give, type Refusal } from './admission.js'
 import { inspect } from './adopt.js'
 import { binding } from './binding.js'
 import { Connection } from './connection.js'
 import { deadline, longestTimer } from './deadline.js'
+import { inOwnContext } from './delivery.js'
 import { type DrainOptions, type DrainReport, type EndOptions, WindDown } from './drain.js'
 import { type CodedError, codedError, runSafely, type SystemError } from './errors.js'
 import type { AcceptRef, AcceptResult, Listener } from './listener.js'
@@ -91,11 +92,11 @@ export class Serving extends EventEmitter<ServingEvents> {
     const admission = new Admission(handshakeTimeout, (refusal) => this.emit('refused', refusal), this.#next)
     this.#admission = admission
     let give: Give
-    if (target instanceof net.Server) {
+    if (typeof target !== 'function') {
       // Now, because it needs an fd for a moment.
       const HandleClass = handleClassFor(streamDomain(listener))
       const handle = this.#listen(target, listener.address() as net.AddressInfo | string)
-      if (options.handshakeTimeout !== undefined && target instanceof tls.Server) {
+      if (options.handshakeTimeout !== undefined && validate.isTlsServer(target)) {
         const before = setHandshakeTimeout(target, Math.max(handshakeTimeout, 0))
         this.#restoreTimeout = () => setHandshakeTimeout(target, before)
       }
@@ -113,8 +114,11 @@ export class Serving extends EventEmitter<ServingEvents> {
       give = options.tls === undefined ? (call as Give) : this.#secured(options.tls, call as Give<tls.TLSSocket>)
     }
     this.#give = options.proxyProtocol === undefined ? give : admission.introduced(options, give)
-    // A server's handlers run in the asynchronous context in which it was made to listen.
-    this.#on(listener, 'accept', AsyncResource.bind(this.#onAccept) as EventListener)
+    // A server's handlers run in the async context in which it was made to listen, each in a copy of its own.
+    const context = new AsyncResource('AsyncAcceptServing')
+    const onAccept = (result: AcceptResult) =>
+      context.runInAsyncScope(inOwnContext, undefined, this.#onAccept, null, result)
+    this.#on(listener, 'accept', onAccept as EventListener)
     this.#on(listener, 'close', () => this.#finish(true))
     if (signal) this.#undo.push(onAbort(signal, () => void this.close()))
     this.#ask()
@@ -145,8 +149,7 @@ export class Serving extends EventEmitter<ServingEvents> {
    * listener stays open unless told otherwise. The second call changes nothing, and waits for the same.
    */
   close(options: EndOptions = {}): Promise<void> {
-    checkEndOptions(options)
-    this.#finish(options.closeListener === true)
+    this.#finish(readEndOptions(options).closeListener)
     return this.#closed.promise
   }
 
@@ -158,8 +161,8 @@ export class Serving extends EventEmitter<ServingEvents> {
    * nothing, and gives the same promise.
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
-    checkEndOptions(options)
-    const { timeout = defaultDrainTimeout, idleGrace = defaultIdleGrace, closeListener = false } = options
+    const { closeListener } = readEndOptions(options)
+    const { timeout = defaultDrainTimeout, idleGrace = defaultIdleGrace } = options
     const ms = validate.timeout('options.timeout', timeout)
     validate.integer('options.idleGrace', idleGrace, 0, longestTimer)
     this.#drained ??= this.#drain(ms, idleGrace, closeListener)
@@ -183,7 +186,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     })
     this.#on(server, 'close', this.#serverClosed.resolve)
     this.#on(server, 'session', (session: ServerHttp2Session) => remember(this.#sessions, session))
-    if (server instanceof tls.Server) {
+    if (validate.isTlsServer(server)) {
       this.#on(server, 'secureConnection', (socket: tls.TLSSocket) => remember(this.#secure, socket))
       // Node leaves it open.
       this.#on(server, 'tlsClientError', (error: CodedError, socket: tls.TLSSocket) => {
@@ -400,7 +403,9 @@ export function checkLimit(name: string, value: unknown): void {
   if (value !== Number.POSITIVE_INFINITY) validate.integer(name, value, 0, Number.MAX_SAFE_INTEGER)
 }
 
-function checkEndOptions(options: EndOptions): void {
+function readEndOptions(options: EndOptions): Required<EndOptions> {
   validate.object('options', options)
-  validate.optionalBoolean('options.closeListener', options.closeListener)
+  const { closeListener }: EndOptions = options
+  validate.optionalBoolean('options.closeListener', closeListener)
+  return { closeListener: closeListener === true }
 }
