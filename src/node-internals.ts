@@ -110,8 +110,9 @@ export function setPeer(handle: Handle, peer: HandleAddress): void {
 
 /** What has been made of a handle. Error: `ERR_NODE_INTERNALS`. */
 export function socketOn(handle: Handle): net.Socket {
-  const socket = hidden(handle, 'owner_symbol')
-  if (socket instanceof net.Socket) return socket
+  const socket = hidden(handle, 'owner_symbol') as Partial<net.Socket> | undefined
+  // Not by `instanceof`: a tracer may have put a class of its own in the place of net.Socket.
+  if (typeof socket?.destroy === 'function') return socket as net.Socket
   throw codedError('ERR_NODE_INTERNALS', 'the owner of a handle')
 }
 
