@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import fc from 'fast-check'
+import { Delivery, type Waiting } from '../src/delivery.js'
 import { type AcceptRef, type Connection, type Listener, serve } from '../src/index.js'
 import { fillBacklog } from './backlog.js'
 import { captureExceptions, cleanUp, connect, listen, runNode, until } from './helpers.js'
@@ -138,6 +139,76 @@ describe('The results of one batch', () => {
     const { code, stdout } = await runNode('exit-in-handler.mjs')
     assert.equal(stdout, 'result 1\nresult 2\n')
     assert.equal(code, 3)
+  })
+})
+
+describe('A requester that is no promise', () => {
+  leaveNoFds()
+
+  const store = new AsyncLocalStorage<string>()
+  const noErrors: Error[] = []
+
+  it('is told in the order of the requests, in an async context of its own, and may throw', async () => {
+    const captured = captureExceptions()
+    const listener = await listen({ host: '127.0.0.1' })
+    const order: string[] = []
+    const waiting = new Map<AcceptRef, Waiting>()
+    const delivery = store.run('of the listener', () => new Delivery(listener, waiting))
+    const failures = [1, 2, 3, 4, 5].map((ref) => new Error(`of request ${ref}`))
+    for (const ref of [1, 2, 4]) {
+      const fail = (error: Error) => {
+        assert.equal(error, failures[ref - 1])
+        order.push(`requester ${ref} ${store.getStore()}`)
+        store.enterWith('of a requester')
+        throw error
+      }
+      waiting.set(ref, { fail, fulfil: () => assert.fail('there is no connection') })
+    }
+    const promise = new Promise<Connection>((fulfil, fail) => waiting.set(3, { fulfil, fail, promise: true }))
+    promise.catch(() => order.push('promise 3'))
+    listener.on('accept', ({ ref }) => order.push(`event ${ref} ${store.getStore()}`))
+    const last = () => order.push(`last ${store.getStore()}`)
+    delivery.add({ refs: [1, 2, 3, 4, 5], connections: [], errors: failures, last }, true)
+    await until(() => order.length === 6 && captured.length === 3)
+    const own = 'of the listener'
+    const events = [`requester 4 ${own}`, `event 5 ${own}`, `last ${own}`]
+    assert.deepEqual(order, [`requester 1 ${own}`, `requester 2 ${own}`, 'promise 3', ...events])
+    assert.deepEqual(captured, [failures[0], failures[1], failures[3]])
+    assert.equal(waiting.size, 0)
+  })
+
+  it('has what comes behind a batch wait for the continuations of its promises', async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    const order: string[] = []
+    const waiting = new Map<AcceptRef, Waiting>()
+    const delivery = new Delivery(listener, waiting)
+    const promise = new Promise<Connection>((fulfil, fail) => waiting.set(1, { fulfil, fail, promise: true }))
+    promise.catch(async () => {
+      await undefined
+      order.push('promise')
+    })
+    delivery.add(
+      { refs: [1], connections: [], errors: [new Error('of the request')], last: () => order.push('last') },
+      true,
+    )
+    delivery.add({ refs: [], connections: [], errors: noErrors, last: () => order.push('last of the next') }, false)
+    await until(() => order.length === 3)
+    assert.deepEqual(order, ['promise', 'last', 'last of the next'])
+  })
+
+  it('may have the event loop turn: what that brings comes in order', async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    const order: AcceptRef[] = []
+    const delivery = new Delivery(listener, new Map())
+    const failure = new Error('of the request')
+    const batch = (...refs: AcceptRef[]) => ({ refs, connections: [], errors: refs.map(() => failure) })
+    listener.on('accept', ({ ref }) => {
+      order.push(ref)
+      // As a batch that a turn of the loop within this handler brings.
+      if (ref === 1) delivery.add(batch(4, 5), true)
+    })
+    delivery.add(batch(1, 2, 3), true)
+    assert.deepEqual(order, [1, 2, 3, 4, 5])
   })
 })
 
