@@ -1,6 +1,7 @@
 import { AsyncResource } from 'node:async_hooks'
 import type { Connection } from './connection.js'
-import { type AcceptRef, Listener, type Requester } from './listener.js'
+import { inOwnContext, type Requester } from './delivery.js'
+import { type AcceptRef, Listener } from './listener.js'
 
 // Requests that are outstanding at once, at most: as many as a listener accepts before other I/O has its turn.
 const mostOutstanding = 64
@@ -28,15 +29,16 @@ export class AcceptRequests {
   ) {
     this.#listener = listener
     this.#room = room
+    // A server's handlers run in the async context in which it was made to listen, each in a copy of its own.
+    const context = new AsyncResource('AsyncAcceptServing')
+    const run = <Argument>(consume: (argument: Argument) => void, argument: Argument, ref: AcceptRef) => {
+      this.#refs.delete(ref)
+      context.runInAsyncScope(inOwnContext, undefined, consume, null, argument)
+    }
     this.#requester = {
-      fulfil: AsyncResource.bind((connection: Connection) => {
-        this.#refs.delete(connection.ref as AcceptRef)
-        accepted(connection)
-      }),
-      fail: AsyncResource.bind((error: Error, ref: AcceptRef) => {
-        this.#refs.delete(ref)
-        failed(error)
-      }),
+      fulfil: (connection: Connection) => run(accepted, connection, connection.ref as AcceptRef),
+      fail: (error: Error, ref: AcceptRef) => run(failed, error, ref),
+      promise: false,
     }
   }
 

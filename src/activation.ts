@@ -46,16 +46,17 @@ let found: readonly Activated[] | undefined
  */
 export function activation(options: ActivationOptions = {}): readonly Activated[] {
   validate.object('options', options)
-  validate.optionalBoolean('options.keepEnvironment', options.keepEnvironment)
-  validate.optionalBoolean('options.inetd', options.inetd)
+  const { keepEnvironment, inetd }: ActivationOptions = options
+  validate.optionalBoolean('options.keepEnvironment', keepEnvironment)
+  validate.optionalBoolean('options.inetd', inetd)
   if (!isMainThread) throw codedError('ERR_ACTIVATION_THREAD')
   if (found === undefined) {
     const passed = readEnvironment(process.env)
     for (const { fd } of passed) check(binding.setCloexec(fd), 'fcntl')
-    if (!options.keepEnvironment) for (const name of variables) delete process.env[name]
+    if (!keepEnvironment) for (const name of variables) delete process.env[name]
     found = passed
   }
-  const stdin = options.inetd ? describe(0, 'stdin') : undefined
+  const stdin = inetd ? describe(0, 'stdin') : undefined
   return stdin?.kind === 'listener' || stdin?.kind === 'connection' ? [stdin, ...found] : found
 }
 
@@ -69,8 +70,11 @@ const listeners = new Map<number, Listener>()
  */
 export function activatedListeners(name?: string, options: ActivationOptions & FromFdOptions = {}): Listener[] {
   validate.optionalString('name', name)
-  const { keepEnvironment, inetd, ...listenerOptions } = options
-  const wanted = activation(options).filter((each) => each.kind === 'listener')
+  validate.object('options', options)
+  // A copy first: the V8 of Node 20 reads all of them again for the rest.
+  const own: ActivationOptions & FromFdOptions = { ...options }
+  const { keepEnvironment, inetd, ...listenerOptions } = own
+  const wanted = activation({ keepEnvironment, inetd }).filter((each) => each.kind === 'listener')
   return wanted
     .filter((each) => name === undefined || each.name === name)
     .map(({ fd }) => {

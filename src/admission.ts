@@ -59,7 +59,14 @@ export class Admission {
     return (connection, served) => {
       const { remoteAddress, remotePort, remoteFamily } = connection
       const family = remoteFamily === 'IPv4' ? 'ipv4' : 'ipv6'
-      if (remoteFamily !== undefined && !trusted.check(remoteAddress as string, family)) {
+      let trusts: boolean
+      try {
+        trusts = remoteFamily === undefined || trusted.check(remoteAddress as string, family)
+      } catch (error) {
+        // The list is of a class of the application.
+        return this.#refuse(connection, error as Error)
+      }
+      if (!trusts) {
         return required ? this.#refuse(connection, codedError('ERR_PROXY_UNTRUSTED')) : give(connection, served)
       }
       this.#wait(connection, connection.proxyHeader({ timeout, signal }), (header) => {

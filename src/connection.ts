@@ -4,6 +4,7 @@ import { isMainThread } from 'node:worker_threads'
 import { adopt, inspect, inspectStream } from './adopt.js'
 import { binding, type PeerCredentials, type PlainAddress } from './binding.js'
 import { type ClientHello, parseClientHello } from './client-hello.js'
+import { mark } from './copies.js'
 import { abortError, check, codedError, invalidArgType } from './errors.js'
 import { keepsPackets, type LookAheadOptions, lookAhead } from './look-ahead.js'
 import {
@@ -38,7 +39,7 @@ const mostPeeked = 65_536 + 16
 // Only a worker can end between an fd's being taken and its release.
 const lend = isMainThread ? () => {} : binding.lend
 
-const noOptions: ToSocketOptions = {}
+const noOptions = readToSocketOptions({})
 const fromCaller: Origin = { where: 'given to Connection.fromFd()' }
 
 /**
@@ -50,6 +51,15 @@ const fromCaller: Origin = { where: 'given to Connection.fromFd()' }
 export class Connection {
   readonly #owned: OwnedFd
   #local: PlainAddress | undefined
+
+  static {
+    mark(Connection, 'Connection')
+  }
+
+  /** @internal Whether it is a connection of this copy of the package. A Proxy is not: it has no private fields. */
+  static isConnection(value: unknown): value is Connection {
+    return typeof value === 'object' && value !== null && #owned in value
+  }
 
   /** @internal Connections come from a Listener or from `Connection.fromFd`. */
   constructor(owned: OwnedFd) {
@@ -78,10 +88,11 @@ export class Connection {
    */
   static fromFd(fd: number, options: { dup?: boolean } = {}): Connection {
     validate.object('options', options)
-    validate.optionalBoolean('options.dup', options.dup)
+    const { dup } = options
+    validate.optionalBoolean('options.dup', dup)
     if (inspectStream(fd).listening) throw codedError('ERR_SOCKET_LISTENING', `fd ${fd}`)
     let own = fd
-    if (options.dup) own = check(binding.duplicate(fd), 'fcntl')
+    if (dup) own = check(binding.duplicate(fd), 'fcntl')
     else adopt(fd)
     const owned = new OwnedFd(own, undefined, fromCaller)
     const peer = binding.peerAddress(own)
@@ -177,9 +188,10 @@ export class Connection {
    * Errors: `ERR_CONNECTION_CLAIMED`, and Node's own for a wrong option.
    */
   toSocket(options: ToSocketOptions = noOptions): net.Socket {
-    if (options !== noOptions) checkToSocketOptions(options)
+    const wanted = options === noOptions ? noOptions : readToSocketOptions(options)
     const { origin } = this.#owned
-    const { allowHalfOpen, highWaterMark = origin.highWaterMark, signal } = options
+    const { allowHalfOpen, highWaterMark = origin.highWaterMark, noDelay, keepAliveInitialDelay, signal } = wanted
+    const aborted = signal?.aborted
     const fd = this.#claimable()
     lend(fd)
     // Not with a signal, the one option that can make the constructor throw: a handle that is open cannot give back its
@@ -192,7 +204,7 @@ export class Connection {
       writable: true,
       allowHalfOpen,
       // One that is aborted already would destroy the socket before it has the fd, and nobody would close that.
-      signal: signal?.aborted ? undefined : signal,
+      signal: aborted ? undefined : signal,
       // Tells the socket what it has inherited, so that its setNoDelay() knows when there is nothing to do.
       noDelay: origin.noDelay,
       keepAlive: origin.keepAlive,
@@ -204,12 +216,11 @@ export class Connection {
     this.#giveTo(given)
     if (this.#owned.keeper !== undefined) watchSocket(socket, given)
     if (handle === undefined && origin !== fromCaller) origin.handleClass ??= handleClassOf(socket)
-    if (options.noDelay !== undefined) socket.setNoDelay(options.noDelay)
-    const { keepAliveInitialDelay } = options
+    if (noDelay !== undefined) socket.setNoDelay(noDelay)
     // A delay alone changes the probing that the listener has turned on.
-    const keepAlive = options.keepAlive ?? (keepAliveInitialDelay === undefined ? undefined : origin.keepAlive)
+    const keepAlive = wanted.keepAlive ?? (keepAliveInitialDelay === undefined ? undefined : origin.keepAlive)
     if (keepAlive !== undefined) socket.setKeepAlive(keepAlive, keepAliveInitialDelay)
-    if (signal?.aborted) socket.destroy(abortError(signal))
+    if (aborted) socket.destroy(abortError(signal))
     return socket
   }
 
@@ -357,12 +368,15 @@ export class Connection {
   }
 }
 
-function checkToSocketOptions(options: ToSocketOptions): void {
+// Each is read once: a getter may answer otherwise the next time.
+function readToSocketOptions(options: ToSocketOptions): ToSocketOptions {
   validate.object('options', options)
-  validate.optionalBoolean('options.allowHalfOpen', options.allowHalfOpen)
-  validate.optionalBoolean('options.noDelay', options.noDelay)
-  validate.optionalBoolean('options.keepAlive', options.keepAlive)
-  validate.optionalInteger('options.keepAliveInitialDelay', options.keepAliveInitialDelay, 0, 2 ** 31 - 1)
-  validate.optionalInteger('options.highWaterMark', options.highWaterMark, 0, 2 ** 31 - 1)
-  validate.optionalSignal('options.signal', options.signal)
+  const { allowHalfOpen, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark, signal }: ToSocketOptions = options
+  validate.optionalBoolean('options.allowHalfOpen', allowHalfOpen)
+  validate.optionalBoolean('options.noDelay', noDelay)
+  validate.optionalBoolean('options.keepAlive', keepAlive)
+  validate.optionalInteger('options.keepAliveInitialDelay', keepAliveInitialDelay, 0, 2 ** 31 - 1)
+  validate.optionalInteger('options.highWaterMark', highWaterMark, 0, 2 ** 31 - 1)
+  validate.optionalSignal('options.signal', signal)
+  return { allowHalfOpen, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark, signal }
 }

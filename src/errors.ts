@@ -1,5 +1,6 @@
 import { constants } from 'node:os'
-import { getSystemErrorMap, inspect } from 'node:util'
+import { getSystemErrorMap, type InspectOptions, inspect } from 'node:util'
+import { fromAnotherCopy } from './copies.js'
 
 /** An error as Node makes them: match on `code`. */
 export interface CodedError extends Error {
@@ -72,40 +73,80 @@ export const codes = {
 
 export type Code = keyof typeof codes
 
-type ErrorClass = new (message: string) => Error
+const { defineProperty } = Object
 
-// Node's own errors carry their code in the stack's first line, so that a log shows it.
-export function withCode<Fields extends object>(error: Error, code: string, fields?: Fields): CodedError & Fields {
-  const { name } = error
-  error.name = `${name} [${code}]`
-  void error.stack // is computed now, with that name
-  error.name = name
-  return Object.assign(error, { code }, fields) as CodedError & Fields
+// An assignment fails where a prototype has the property and is frozen, or has an accessor for it. Nothing may fail while
+// an error is made: the request that it ends would never end.
+function define(error: Error, name: string, value: unknown, enumerable = true): void {
+  const descriptor = { __proto__: null, value, enumerable, writable: true, configurable: true }
+  defineProperty(error, name, descriptor as PropertyDescriptor)
 }
 
-/** An error with one of our own codes. */
-export function codedError(code: Code, detail?: string, Class: ErrorClass = Error): CodedError {
-  return withCode(new Class(detail === undefined ? codes[code] : `${codes[code]}: ${detail}`), code)
+// Costs half as much, which counts where one event rejects many thousand requests.
+function put(error: Error, name: string, value: unknown): void {
+  if (name in error) define(error, name, value)
+  else (error as unknown as Record<string, unknown>)[name] = value
 }
 
-/**
- * Makes errors that the event loop brings. Their stacks would show only our own delivery, and to look for them costs more
- * than everything else that ends a request. `make` must not run code of others.
- */
-export function withoutStacks<T>(make: () => T): T {
-  const { stackTraceLimit } = Error
-  Error.stackTraceLimit = 0
+/** Adds the code to an error, and to the first line of its stack, where Node's own errors show it too. */
+export function withCode(error: Error, code: string): CodedError {
+  define(error, 'code', code)
+  const name = `${error.name} [${code}]`
+  define(error, 'name', name, false)
   try {
-    return make()
-  } finally {
-    Error.stackTraceLimit = stackTraceLimit
+    void error.stack // V8 formats it at the first access, with that name
+  } catch {
+    // Error.prepareStackTrace belongs to the application. The next reader of the stack is spared what it throws.
+    setStack(error, `${name}: ${error.message}`)
+  }
+  Reflect.deleteProperty(error, 'name')
+  return error as CodedError
+}
+
+// An assignment: to define it would make the V8 of Node 20 format it before.
+function setStack(error: Error, stack: string): void {
+  try {
+    error.stack = stack
+  } catch {
+    // Some hardened environments have a read-only accessor there.
   }
 }
 
-/** An error for one of many requests: no more than a message and a code. */
+/** An error with one of our own codes. */
+export function codedError(code: Code, detail?: string, options?: ErrorOptions): CodedError {
+  return withCode(new Error(detail === undefined ? codes[code] : `${codes[code]}: ${detail}`, options), code)
+}
+
+/**
+ * Makes errors for results of the event loop. Their stacks would show only our own delivery, and collecting one costs more
+ * than everything else that ends a request. `make` must not run code of the application.
+ */
+export function withoutStacks<T>(make: () => T): T {
+  const limit = setStackTraceLimit(0)
+  try {
+    return make()
+  } finally {
+    if (limit !== undefined) setStackTraceLimit(limit.before)
+  }
+}
+
+/** Undefined when `Error` is frozen, or its property belongs to the application: then errors have stacks. */
+function setStackTraceLimit(limit: number): { before: number } | undefined {
+  try {
+    const { stackTraceLimit: before } = Error
+    // Without a number V8 collects none.
+    if (typeof before !== 'number') return undefined
+    return Reflect.set(Error, 'stackTraceLimit', limit) ? { before } : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** An error for one of many requests: no more than a message, a code, and both as its stack. */
 export function plainError(code: Code): CodedError {
   const error = new Error(codes[code]) as CodedError
-  error.code = code
+  put(error, 'code', code)
+  setStack(error, `Error [${code}]: ${codes[code]}`)
   return error
 }
 
@@ -125,12 +166,18 @@ const nameOf = (errno: number) =>
 /** The one place where an errno becomes an error. */
 export function systemError(syscall: string, errno: number, about: About = {}): SystemError {
   const [code, message] = getSystemErrorMap().get(errno) ?? [nameOf(errno), 'unknown error']
-  const { path, port, option, address = path } = about
+  // A copy without a prototype: what Object.prototype may have is not about this call.
+  const { path, port, option, address = path }: About = Object.assign(Object.create(null), about)
   const what = option ?? (port === undefined ? address : `${address}:${port}`)
   // A name in the abstract namespace begins with '\0', which has no place in a log.
   const at = what === undefined ? '' : ` ${what.replaceAll('\0', '@')}`
   const error = new Error(`${syscall} ${code}: ${message}${at}`)
-  return Object.assign(error, { code, errno, syscall }, address === undefined ? {} : { address }, about)
+  put(error, 'code', code)
+  put(error, 'errno', errno)
+  put(error, 'syscall', syscall)
+  if (address !== undefined) put(error, 'address', address)
+  for (const [name, value] of Object.entries(about)) if (name !== 'address') put(error, name, value)
+  return error as SystemError
 }
 
 /** The result of a native call, unless it is a negative errno: that is thrown. */
@@ -141,38 +188,64 @@ export function check<T>(result: T, syscall: string, about?: About): Exclude<T, 
 
 /** What Node rejects with when a signal is aborted. */
 export function abortError(signal: AbortSignal): CodedError {
-  const error = new Error('The operation was aborted', { cause: signal.reason })
-  error.name = 'AbortError'
-  return Object.assign(error, { code: 'ABORT_ERR' })
+  const error = new Error('The operation was aborted')
+  define(error, 'cause', reasonOf(signal), false)
+  define(error, 'name', 'AbortError', false)
+  define(error, 'code', 'ABORT_ERR')
+  return error as CodedError
+}
+
+// A signal need not be Node's own: the getter may be anybody's.
+function reasonOf(signal: AbortSignal): unknown {
+  try {
+    return signal.reason
+  } catch (error) {
+    return error
+  }
+}
+
+// Runs code of the application (util.inspect.custom, a Proxy in the prototype chain), which may throw.
+function shown(value: unknown, options: InspectOptions, length: number): string {
+  try {
+    return inspect(value, options).slice(0, length)
+  } catch {
+    return 'a value that cannot be shown'
+  }
 }
 
 export function invalidArgType(name: string, expected: string, received: unknown): CodedError {
   const what = name.includes('.') ? 'property' : 'argument'
-  const seen =
-    received === null || received === undefined
-      ? String(received)
-      : `type ${typeof received} (${inspect(received, { depth: 0, breakLength: Infinity }).slice(0, 64)})`
-  return withCode(new TypeError(`The "${name}" ${what} must be ${expected}. Received ${seen}`), 'ERR_INVALID_ARG_TYPE')
+  return withCode(
+    new TypeError(`The "${name}" ${what} must be ${expected}. Received ${kindOf(received)}`),
+    'ERR_INVALID_ARG_TYPE',
+  )
+}
+
+function kindOf(received: unknown): string {
+  if (received === null || received === undefined) return String(received)
+  const foreign = fromAnotherCopy(received)
+  if (foreign !== undefined) return foreign
+  return `type ${typeof received} (${shown(received, { depth: 0, breakLength: Infinity }, 64)})`
 }
 
 export function invalidArgValue(name: string, reason: string, received: unknown): CodedError {
   const what = name.includes('.') ? 'property' : 'argument'
   return withCode(
-    new TypeError(`The ${what} '${name}' ${reason}. Received ${inspect(received).slice(0, 128)}`),
+    new TypeError(`The ${what} '${name}' ${reason}. Received ${shown(received, {}, 128)}`),
     'ERR_INVALID_ARG_VALUE',
   )
 }
 
 export function outOfRange(name: string, range: string, received: unknown): CodedError {
   return withCode(
-    new RangeError(`The value of "${name}" is out of range. It must be ${range}. Received ${inspect(received)}`),
+    new RangeError(`The value of "${name}" is out of range. It must be ${range}. Received ${shown(received, {}, 128)}`),
     'ERR_OUT_OF_RANGE',
   )
 }
 
 /**
- * Runs what others wrote. What they throw becomes an uncaught exception, as it would from any other emitter, but the
- * caller goes on: it has more to do than to tell this one.
+ * Runs code of the application. What it throws becomes an uncaught exception, as from any other emitter, but the caller
+ * goes on: other results are still to be handed out.
  */
 export function runSafely(run: () => unknown): void {
   try {

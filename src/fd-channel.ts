@@ -12,6 +12,8 @@ export interface FdChannelOptions {
   maxMessage?: number
 }
 
+type PairOptions = FdChannelOptions & { type?: 'stream' | 'seqpacket' }
+
 /** One that came over a channel. It is closed when it becomes unreachable before it was detached, with a warning. */
 export class ReceivedFd {
   readonly #owned: OwnedFd
@@ -120,49 +122,47 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * `ERR_SOCKET_NOT_UNIX`, `ENOTCONN`, `ERR_FD_IN_USE`.
    */
   static fromFd(fd: number, options: FdChannelOptions = {}): FdChannel {
-    checkOptions(options)
+    const wanted = readOptions(options)
     const type = typeOfConnected(fd)
     adopt(fd)
-    return new FdChannel(fd, type, options)
+    return new FdChannel(fd, type, wanted)
   }
 
   /** Takes an accepted connection of a unix socket. On failure it stays what it was. Errors: as of `fromFd`. */
   static fromConnection(connection: Connection, options: FdChannelOptions = {}): FdChannel {
-    checkOptions(options)
-    if (!(connection instanceof Connection)) throw invalidArgType('connection', 'a Connection', connection)
-    return Connection.handOver(connection, (fd) => new FdChannel(fd, typeOfConnected(fd), options))
+    const wanted = readOptions(options)
+    if (!Connection.isConnection(connection)) throw invalidArgType('connection', 'a Connection', connection)
+    return Connection.handOver(connection, (fd) => new FdChannel(fd, typeOfConnected(fd), wanted))
   }
 
   /**
    * Connects to a path, or to an abstract name that begins with '\0'. `type`: 'stream' (default) or 'seqpacket', as the
    * other side listens. Errors: those of connect(2), `EAGAIN` when its backlog is full.
    */
-  static connect(path: string, options: FdChannelOptions & { type?: 'stream' | 'seqpacket' } = {}): FdChannel {
+  static connect(path: string, options: PairOptions = {}): FdChannel {
     validate.optionalString('path', path)
     if (path === undefined) throw invalidArgType('path', 'of type string', path)
-    checkOptions(options)
-    validate.optionalOneOf('options.type', options.type, ['stream', 'seqpacket'])
+    const wanted = readPairOptions(options)
     const { AF_UNIX } = binding.constants
-    const type = socketType(options.type)
+    const type = socketType(wanted.type)
     const fd = binding.socket(AF_UNIX as number, type)
     check(fd, 'socket')
     const error = binding.connectPath(fd, path)
     if (error !== 0) binding.close(fd)
     check(error, 'connect', { path })
-    return new FdChannel(fd, type, options)
+    return new FdChannel(fd, type, wanted)
   }
 
   /**
    * A channel, and the fd of its other end, which blocks: for the `stdio` of a child process. The caller closes that one when
    * the child has it.
    */
-  static pair(options: FdChannelOptions & { type?: 'stream' | 'seqpacket' } = {}): { channel: FdChannel; fd: number } {
-    checkOptions(options)
-    validate.optionalOneOf('options.type', options.type, ['stream', 'seqpacket'])
-    const type = socketType(options.type)
+  static pair(options: PairOptions = {}): { channel: FdChannel; fd: number } {
+    const wanted = readPairOptions(options)
+    const type = socketType(wanted.type)
     const [own, other] = check(binding.socketPair(type), 'socketpair')
     binding.release(other)
-    return { channel: new FdChannel(own, type, options), fd: other }
+    return { channel: new FdChannel(own, type, wanted), fd: other }
   }
 
   /** Borrowed; -1 when it is closed. */
@@ -177,7 +177,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   }
 
   /**
-   * Sends a message of at least one byte, and with it copies of up to 253 fds. Borrows the fds: they must stay open until the
+   * Sends a message of at least one byte, a string or the bytes of any view, and with it copies of up to 253 fds. Borrows the fds: they must stay open until the
    * promise is settled. It is fulfilled when the kernel has all of it; that the peer has read it, only an answer can tell.
    * Messages arrive in the order of the calls. One that fails is not sent, and those behind it are.
    *
@@ -185,11 +185,14 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * `ETOOMANYREFS` (too many fds under way), and Node's own for a wrong argument.
    */
   async send(message: string | Uint8Array, fds: readonly number[] = []): Promise<void> {
-    if (typeof message !== 'string' && !(message instanceof Uint8Array)) {
+    if (typeof message !== 'string' && !ArrayBuffer.isView(message)) {
       throw invalidArgType('message', 'of type string or an instance of Uint8Array', message)
     }
-    // A copy: it may be sent later.
-    const data = Buffer.from(message as Uint8Array)
+    // A copy: it may be sent later. Of a view of another class or realm the bytes, not the numbers.
+    const data =
+      typeof message === 'string'
+        ? Buffer.from(message)
+        : Buffer.from(new Uint8Array(message.buffer, message.byteOffset, message.byteLength))
     if (data.length === 0) throw invalidArgValue('message', 'must not be empty', message)
     if (data.length > this.#maxMessage)
       throw invalidArgValue('message', `is longer than ${this.#maxMessage} bytes`, data)
@@ -430,7 +433,17 @@ function typeOfConnected(fd: number): number | undefined {
   return type
 }
 
-function checkOptions(options: FdChannelOptions): void {
+// Each is read once: a getter may answer otherwise the next time.
+function readOptions(options: FdChannelOptions): FdChannelOptions {
   validate.object('options', options)
-  validate.optionalInteger('options.maxMessage', options.maxMessage, 1, mostMessage)
+  const { maxMessage }: FdChannelOptions = options
+  validate.optionalInteger('options.maxMessage', maxMessage, 1, mostMessage)
+  return { maxMessage }
+}
+
+function readPairOptions(options: PairOptions): PairOptions {
+  const { maxMessage } = readOptions(options)
+  const { type } = options
+  validate.optionalOneOf('options.type', type, ['stream', 'seqpacket'])
+  return { maxMessage, type }
 }

@@ -1,11 +1,14 @@
 import { EventEmitter } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { constants } from 'node:os'
+import { nextTick } from 'node:process'
 import { onAbort } from './abort.js'
 import { adopt, inspectStream } from './adopt.js'
 import { type Backlog, binding, completion, type ListenerHandle, type ListenerStats } from './binding.js'
 import { Connection } from './connection.js'
-import { capacityPauseChannel, connectionChannel } from './diagnostics.js'
+import { mark } from './copies.js'
+import { Delivery, inOwnContext, type Requester } from './delivery.js'
+import { capacityPauseChannel } from './diagnostics.js'
 import {
   abortError,
   check,
@@ -16,9 +19,9 @@ import {
   systemError,
   withoutStacks,
 } from './errors.js'
-import { checkOpenOptions, type Opened, type OpenOptions, open } from './open.js'
+import { type Opened, type OpenOptions, open, readOpenOptions } from './open.js'
 import { type Origin, OwnedFd } from './owned-fd.js'
-import { checkSocketOptions, type InheritedOptions, setSocketOptions } from './sockopt.js'
+import { type InheritedOptions, readSocketOptions, setSocketOptions } from './sockopt.js'
 import * as validate from './validate.js'
 
 /** The tag of one accept request: a safe integer, unique within its listener and never reused. */
@@ -79,23 +82,7 @@ export interface AcceptOptions {
 // About 8 us each.
 const defaultMaxBatch = 64
 
-// How many `await`s a connection may pass through before it is watched. More would cost more than they save; whoever is
-// slower is watched, and that is all. (A process.nextTick behind all of them costs a hundred times as much as these.)
-const continuations = 4
-const fulfilled = Promise.resolve()
-
-function watchLater(connections: Connection[], hops: number): void {
-  fulfilled.then(() => {
-    if (hops > 1) watchLater(connections, hops - 1)
-    else Connection.watch(connections)
-  })
-}
-
-/** What a request gets. The result of a request without one is an 'accept' event. */
-export interface Requester {
-  fulfil(connection: Connection): void
-  fail(error: Error, ref: AcceptRef): void
-}
+const noErrors: readonly Error[] = []
 
 /**
  * A listening socket that accepts a connection when, and only when, somebody asks for one. Everybody else waits in the
@@ -110,9 +97,19 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   readonly #origin: Origin
   readonly #removePath: (() => void) | undefined
   readonly #waiting = new Map<AcceptRef, Requester>()
+  readonly #delivery = new Delivery(this, this.#waiting)
   readonly #holders = new Set<() => void>()
   #fd: number
   #closed: Promise<void> | undefined
+
+  static {
+    mark(Listener, 'Listener')
+  }
+
+  /** @internal Whether it is a listener of this copy of the package. A Proxy is not: it has no private fields. */
+  static isListener(value: unknown): value is Listener {
+    return typeof value === 'object' && value !== null && #handle in value
+  }
 
   /** @internal Listeners come from `Listener.listen` and `Listener.fromFd`. */
   constructor({ fd, removePath }: Opened, options: AcceptingOptions & InheritedOptions) {
@@ -140,11 +137,10 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * the option, of the look-up of `host` (`ENOTFOUND`); `ERR_SOCKET_BAD_PORT`.
    */
   static async listen(options: ListenOptions = {}): Promise<Listener> {
-    checkOpenOptions(options)
-    checkAcceptingOptions(options)
-    const opened = await open(options)
+    const wanted = { ...readOpenOptions(options), ...readAcceptingOptions(options) }
+    const opened = await open(wanted)
     try {
-      return new Listener(opened, options)
+      return new Listener(opened, wanted)
     } catch (error) {
       opened.removePath?.()
       binding.close(opened.fd)
@@ -162,21 +158,21 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   static fromFd(fd: number, options: FromFdOptions = {}): Listener {
     validate.object('options', options)
-    validate.optionalBoolean('options.dup', options.dup)
-    checkSocketOptions(options)
-    checkAcceptingOptions(options)
+    const { dup } = options
+    validate.optionalBoolean('options.dup', dup)
+    const wanted = { ...readSocketOptions(options), ...readAcceptingOptions(options) }
     const { listening, connected, domain } = inspectStream(fd)
     if (connected) throw codedError('ERR_SOCKET_CONNECTED', `fd ${fd}`)
     if (!listening) throw codedError('ERR_SOCKET_NOT_LISTENING', `fd ${fd}`)
     let own = fd
-    if (options.dup) own = check(binding.duplicate(fd), 'fcntl')
+    if (dup) own = check(binding.duplicate(fd), 'fcntl')
     else adopt(fd)
     try {
       const { AF_UNIX, AF_INET6 } = binding.constants
-      if (domain !== AF_UNIX) setSocketOptions(own, options, domain === AF_INET6)
-      return new Listener({ fd: own }, options)
+      if (domain !== AF_UNIX) setSocketOptions(own, wanted, domain === AF_INET6)
+      return new Listener({ fd: own }, wanted)
     } catch (error) {
-      if (options.dup) binding.close(own)
+      if (dup) binding.close(own)
       else binding.release(own)
       throw error
     }
@@ -227,8 +223,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   accept(options?: AcceptOptions): Promise<Connection> {
     return new Promise((fulfil, fail) => {
-      if (options === undefined) this.#ask(-1, { fulfil, fail })
-      else this.#askWith(options, { fulfil, fail })
+      if (options === undefined) this.#ask(-1, { fulfil, fail, promise: true })
+      else this.#askWith(options, fulfil, fail)
     })
   }
 
@@ -245,6 +241,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
         new Promise((resolve, reject) => {
           if (returned || this.#closed !== undefined) return resolve(done)
           const ref = this.#ask(-1, {
+            promise: true,
             fulfil: (connection) => {
               outstanding.delete(ref)
               resolve({ value: connection, done: false })
@@ -365,13 +362,13 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return ref
   }
 
-  #askWith(options: AcceptOptions, waiting: Requester): void {
+  #askWith(options: AcceptOptions, fulfil: Requester['fulfil'], fail: Requester['fail']): void {
     validate.object('options', options)
-    const { signal } = options
+    const { signal, timeout = -1 } = options
     validate.optionalSignal('options.signal', signal)
-    const timeout = validate.timeout('options.timeout', options.timeout === undefined ? -1 : options.timeout)
+    const ms = validate.timeout('options.timeout', timeout)
     if (signal === undefined) {
-      this.#ask(timeout, waiting)
+      this.#ask(ms, { fulfil, fail, promise: true })
       return
     }
     if (signal.aborted) throw abortError(signal)
@@ -379,17 +376,18 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     // Before there is a request: if the signal is none after all, nothing has happened.
     const ended = onAbort(signal, () => {
       // Once accepted it is too late: then the connection is delivered, or it would be lost.
-      if (this.#withdraw(ref)) waiting.fail(abortError(signal), ref)
+      if (this.#withdraw(ref)) fail(abortError(signal), ref)
     })
     try {
-      ref = this.#ask(timeout, {
+      ref = this.#ask(ms, {
+        promise: true,
         fulfil: (connection) => {
+          fulfil(connection)
           ended()
-          waiting.fulfil(connection)
         },
         fail: (error) => {
+          fail(error, ref)
           ended()
-          waiting.fail(error, ref)
         },
       })
     } catch (error) {
@@ -410,11 +408,13 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#fd = -1
     this.#closed = new Promise((resolve) => {
       // Not inside the call: whoever closes is not prepared for requests of theirs to fail meanwhile.
-      process.nextTick(() => {
+      nextTick(() => {
         const errors = withoutStacks(() => Array.from(refs, () => plainError('ERR_LISTENER_CLOSED')))
-        for (const [i, error] of errors.entries()) this.#settle(refs[i] as AcceptRef, error)
-        this.#emitSafely('close')
-        resolve()
+        const last = () => {
+          inOwnContext(() => runSafely(() => this.emit('close')))
+          resolve()
+        }
+        this.#delivery.add({ refs, connections: [], errors, last }, false)
       })
     })
     endHandle()
@@ -422,53 +422,38 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return this.#closed
   }
 
-  // All results of one readiness event.
+  // All results of one readiness event. Nothing in here may throw, and no code of the application runs before every result
+  // has been read: it could have the buffer filled anew.
   #deliver(count: number, capacityErrno: number, delay: number): void {
     const refs: AcceptRef[] = []
-    const outcomes: (Connection | Error)[] = []
     const connections: Connection[] = []
-    // First all fds get their owners: a handler can throw, or use the buffer by way of another delivery. Connections
-    // come before errors.
+    const errnos: number[] = []
+    // First all fds get their owners: they come before the errors.
     for (let i = 0; i < count; i++) {
-      refs.push(completion.ref(i))
-      const fd = completion.result(i)
-      if (fd < 0) continue
-      const owned = new OwnedFd(fd, refs[i], this.#origin)
+      const ref = completion.ref(i)
+      const result = completion.result(i)
+      refs.push(ref)
+      if (result < 0) {
+        errnos.push(result)
+        continue
+      }
+      const owned = new OwnedFd(result, ref, this.#origin)
       owned.readPeer(completion.view, completion.address(i), completion.addressLength(i))
       connections.push(new Connection(owned))
     }
-    outcomes.push(...connections)
-    if (connections.length < count) {
-      withoutStacks(() => {
-        for (let i = connections.length; i < count; i++) outcomes.push(errorOf(completion.result(i)))
-      })
-    }
-    for (let i = 0; i < count; i++) this.#settle(refs[i] as AcceptRef, outcomes[i] as Connection | Error)
-    if (connections.length > 0) watchLater(connections, continuations)
-    if (capacityErrno === 0) return
-    const error = systemError('accept4', capacityErrno)
+    const errors = errnos.length === 0 ? noErrors : withoutStacks(() => errnos.map(errorOf))
+    const last = capacityErrno === 0 ? undefined : () => this.#emitPause(systemError('accept4', capacityErrno), delay)
+    this.#delivery.add({ refs, connections, errors, last }, true)
+  }
+
+  #emitPause(error: SystemError, delay: number): void {
     const pause: CapacityPause = { error, delay, pending: this.pending }
-    if (capacityPauseChannel.hasSubscribers) capacityPauseChannel.publish({ listener: this, ...pause })
-    this.#emitSafely('capacityPause', pause)
-  }
-
-  #settle(ref: AcceptRef, outcome: Connection | Error): void {
-    const waiting = this.#waiting.get(ref)
-    if (waiting !== undefined) this.#waiting.delete(ref)
-    if (outcome instanceof Connection) {
-      if (connectionChannel.hasSubscribers) {
-        connectionChannel.publish({ listener: this, connection: outcome })
+    inOwnContext(() => {
+      if (capacityPauseChannel.hasSubscribers) {
+        runSafely(() => capacityPauseChannel.publish({ listener: this, ...pause }))
       }
-      if (waiting !== undefined) waiting.fulfil(outcome)
-      else this.#emitSafely('accept', { ref, connection: outcome })
-      return
-    }
-    if (waiting !== undefined) waiting.fail(outcome, ref)
-    else this.#emitSafely('accept', { ref, error: outcome })
-  }
-
-  #emitSafely<Event extends keyof ListenerEvents>(event: Event, ...args: ListenerEvents[Event]): void {
-    runSafely(() => (this as EventEmitter).emit(event, ...args))
+      runSafely(() => this.emit('capacityPause', pause))
+    })
   }
 }
 
@@ -485,8 +470,9 @@ function errorOf(errno: number): Error {
   return errno === -constants.errno.ETIMEDOUT ? plainError('ERR_ACCEPT_TIMEOUT') : systemError('accept4', errno)
 }
 
-function checkAcceptingOptions(options: AcceptingOptions): void {
-  validate.optionalInteger('options.highWaterMark', options.highWaterMark, 0, 2 ** 31 - 1)
-  validate.optionalInteger('options.maxBatch', options.maxBatch, 1, binding.maxBatch)
-  validate.optionalOneOf('options.onFdLimit', options.onFdLimit, ['hold', 'reset'])
+function readAcceptingOptions({ highWaterMark, maxBatch, onFdLimit }: AcceptingOptions): AcceptingOptions {
+  validate.optionalInteger('options.highWaterMark', highWaterMark, 0, 2 ** 31 - 1)
+  validate.optionalInteger('options.maxBatch', maxBatch, 1, binding.maxBatch)
+  validate.optionalOneOf('options.onFdLimit', onFdLimit, ['hold', 'reset'])
+  return { highWaterMark, maxBatch, onFdLimit }
 }

@@ -35,7 +35,7 @@ export function loadAddon(): unknown {
   try {
     return require(file)
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause)
+    const reason = (cause as Error).message
     const disabled = (cause as CodedError).code === 'ERR_DLOPEN_DISABLED'
     throw failure(
       disabled
@@ -46,7 +46,7 @@ export function loadAddon(): unknown {
   }
 }
 
-const failure = (what: string, cause: unknown) => Object.assign(codedError('ERR_ADDON_LOAD', what), { cause })
+const failure = (what: string, cause: unknown) => codedError('ERR_ADDON_LOAD', what, { cause })
 
 /** What a binary must fit. */
 function machine(): string {

@@ -38,9 +38,9 @@ export function lookAhead<T>(
   read: (bytes: Buffer, ended: boolean) => { result: T } | undefined,
 ): Promise<T> {
   validate.object('options', options)
-  const { signal } = options
+  const { signal, timeout = defaultTimeout }: LookAheadOptions = options
   validate.optionalSignal('options.signal', signal)
-  const timeout = validate.timeout('options.timeout', options.timeout === undefined ? defaultTimeout : options.timeout)
+  const ms = validate.timeout('options.timeout', timeout)
   if (signal?.aborted) throw abortError(signal)
   return new Promise((resolve, reject) => {
     let timer: NodeJS.Timeout | undefined
@@ -83,7 +83,12 @@ export function lookAhead<T>(
       lastChance = setImmediate(() => fail(codedError('ERR_PEEK_TIMEOUT', `${there} bytes are there`)))
     }
     started(fail)
-    if (signal) stopWatching = onAbort(signal, () => fail(abortError(signal)))
-    timer = deadline(timeout, runOut)
+    try {
+      if (signal) stopWatching = onAbort(signal, () => fail(abortError(signal)))
+    } catch (error) {
+      // The signal is of a class of the application.
+      return fail(error as Error)
+    }
+    timer = deadline(ms, runOut)
   })
 }

@@ -172,7 +172,8 @@ let ownerSymbol: symbol | undefined
 export function socketOn(handle: Handle): net.Socket | undefined {
   ownerSymbol ??= symbolOf(handle, 'owner_symbol')
   const owner = ownerSymbol && (handle as unknown as Record<symbol, unknown>)[ownerSymbol]
-  return owner instanceof net.Socket ? owner : undefined
+  // Not by `instanceof`: a tracer may have put a class of its own in the place of net.Socket.
+  return typeof (owner as Partial<net.Socket> | undefined)?.destroy === 'function' ? (owner as net.Socket) : undefined
 }
 
 /**

@@ -122,14 +122,16 @@ export async function notifyBarrier(options: { timeout?: number } = {}): Promise
 export function storeFds(name: string, fds: readonly number[]): boolean {
   validate.fdName('name', name)
   if (!Array.isArray(fds) || fds.length === 0) throw invalidArgType('fds', 'an array of fds', fds)
-  for (const fd of fds) {
+  // A copy: what is checked is what is sent.
+  const borrowed: readonly number[] = [...fds]
+  for (const fd of borrowed) {
     validate.fd('fds', fd)
     // Now, because the socket to say it with may get the number of one that is closed.
     inspect(fd)
   }
   // SCM_MAX_FD of unix(7) is 253.
-  for (let i = 0; i < fds.length; i += 253) {
-    if (!tell(['FDSTORE=1', `FDNAME=${name}`], fds.slice(i, i + 253))) return false
+  for (let i = 0; i < borrowed.length; i += 253) {
+    if (!tell(['FDSTORE=1', `FDNAME=${name}`], borrowed.slice(i, i + 253))) return false
   }
   return true
 }

@@ -5,7 +5,7 @@ import os from 'node:os'
 import { resolve } from 'node:path'
 import { binding } from './binding.js'
 import { check, invalidArgValue, systemError } from './errors.js'
-import { checkSocketOptions, type SocketOptions, setSocketOptions } from './sockopt.js'
+import { readSocketOptions, type SocketOptions, setSocketOptions } from './sockopt.js'
 import * as validate from './validate.js'
 
 /** Where to listen, and with which options of the socket. */
@@ -49,28 +49,29 @@ export interface Opened {
 // listen(2) takes an int, but older kernels kept 16 bits of it.
 const largestBacklog = 65535
 
-export function checkOpenOptions(options: OpenOptions): void {
+/** A copy of what `options` has for {@link open}. Each is read once: a getter may answer otherwise the next time. */
+export function readOpenOptions(options: OpenOptions): OpenOptions {
   validate.object('options', options)
-  const { port, path, host } = options
+  const { port, path, host, backlog, mode, unlinkStale }: OpenOptions = options
   if (port !== undefined) validate.port('options.port', port)
   validate.optionalString('options.host', host)
   validate.optionalString('options.path', path)
   if (path !== undefined && (port !== undefined || host !== undefined)) {
     throw invalidArgValue('options.path', 'cannot be combined with a port or a host', path)
   }
-  if (path?.startsWith('\0') && options.mode !== undefined) {
-    throw invalidArgValue('options.mode', 'means nothing in the abstract namespace: anybody may connect', options.mode)
+  if (path?.startsWith('\0') && mode !== undefined) {
+    throw invalidArgValue('options.mode', 'means nothing in the abstract namespace: anybody may connect', mode)
   }
   if (path?.includes('\0', 1) && !path.startsWith('\0')) {
     throw invalidArgValue('options.path', "must not hold '\\0' but as its first byte", path)
   }
-  validate.optionalInteger('options.backlog', options.backlog, 0, 2 ** 31 - 1)
-  validate.optionalInteger('options.mode', options.mode, 0, 0o777)
-  validate.optionalBoolean('options.unlinkStale', options.unlinkStale)
-  checkSocketOptions(options)
+  validate.optionalInteger('options.backlog', backlog, 0, 2 ** 31 - 1)
+  validate.optionalInteger('options.mode', mode, 0, 0o777)
+  validate.optionalBoolean('options.unlinkStale', unlinkStale)
+  return { ...readSocketOptions(options), port, path, host, backlog, mode, unlinkStale }
 }
 
-/** Opens what {@link checkOpenOptions} has passed; gives the fd to the caller. */
+/** Opens what {@link readOpenOptions} has read; gives the fd to the caller. */
 export async function open(options: OpenOptions): Promise<Opened> {
   const { path, host, port } = options
   if (path !== undefined) return openPath(path, options)

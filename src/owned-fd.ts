@@ -96,7 +96,7 @@ export class OwnedFd {
         port: this.#port,
         family: this.#prefix === '' ? 'IPv4' : 'IPv6',
       }
-    } else if (this.#peer instanceof Uint8Array) {
+    } else if (ArrayBuffer.isView(this.#peer)) {
       this.#peer = check(binding.parseAddress(this.#peer), 'accept4')
     }
     return this.#peer

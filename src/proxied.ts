@@ -2,6 +2,7 @@ import { BlockList, isIP, isIPv4, type Socket } from 'node:net'
 import { invalidArgType, invalidArgValue } from './errors.js'
 import { type Handle, type HandleAddress, handleBeneath } from './node-internals.js'
 import type { ProxyHeader } from './proxy-protocol.js'
+import * as validate from './validate.js'
 
 /** A connection that came through a proxy which has said, by the PROXY protocol, who the client is. */
 export interface Proxied {
@@ -31,7 +32,7 @@ export function proxyOf(socket: Socket): Proxied | undefined {
 
 /** Networks as strings (`'192.0.2.1'`, `'2001:db8::/32'`), or a BlockList of them. */
 export function networks(name: string, value: unknown): BlockList {
-  if (value instanceof BlockList) return value
+  if (validate.isBlockList(value)) return value
   if (!Array.isArray(value)) throw invalidArgType(name, 'a net.BlockList or an array of networks', value)
   const list = new BlockList()
   for (const network of value) {

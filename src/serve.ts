@@ -1,5 +1,6 @@
-import net from 'node:net'
-import tls from 'node:tls'
+import type net from 'node:net'
+import type tls from 'node:tls'
+import { onAbort } from './abort.js'
 import type { Alarm } from './alarms.js'
 import type { Connection } from './connection.js'
 import { abortError, codedError, invalidArgType, invalidArgValue } from './errors.js'
@@ -65,35 +66,45 @@ export function serve(
   target: net.Server | ConnectionHandler | SecureHandler,
   options: ServeOptions = {},
 ): Serving {
-  if (!(listener instanceof Listener)) throw invalidArgType('listener', 'a Listener', listener)
-  if (typeof target !== 'function' && !(target instanceof net.Server)) {
+  if (!Listener.isListener(listener)) throw invalidArgType('listener', 'a Listener', listener)
+  if (typeof target !== 'function' && !validate.isServer(target)) {
     throw invalidArgType('target', 'a net.Server or a function', target)
   }
   if (typeof target === 'function' && 'listen' in target) {
     throw invalidArgValue('target', "is a framework's application; give the server that it is called by", target)
   }
-  checkServeOptions(options, target)
+  const wanted = readServeOptions(options, target)
   if (listener.address() === null) throw codedError('ERR_LISTENER_CLOSED')
-  return new Serving(listener, target, options)
+  return new Serving(listener, target, wanted)
 }
 
-function checkServeOptions(options: ServeOptions, target: unknown): void {
+// Each is read once: a getter may answer otherwise the next time.
+function readServeOptions(options: ServeOptions, target: unknown): ServeOptions {
   validate.object('options', options)
-  const { maxConnections, alarm = [], proxyProtocol, trust, handshakeTimeout = 0, signal }: ServeOptions = options
+  const { maxConnections, proxyProtocol, trust, handshakeTimeout, signal }: ServeOptions = options
+  const { alarm, tls }: ServeOptions = options
   if (maxConnections !== undefined) checkLimit('options.maxConnections', maxConnections)
-  for (const each of [alarm].flat()) {
-    validate.object('options.alarm', each)
-    validate.integer('options.alarm.threshold', each.threshold, 1, Number.MAX_SAFE_INTEGER)
-    validate.optionalInteger('options.alarm.cooldown', each.cooldown, 0, Number.MAX_SAFE_INTEGER)
-  }
   validate.optionalOneOf('options.proxyProtocol', proxyProtocol, ['require', 'optional'])
-  if (proxyProtocol !== undefined || trust !== undefined) networks('options.trust', trust)
-  if (options.tls !== undefined) {
-    if (target instanceof tls.Server)
-      throw invalidArgValue('options.tls', 'is not for a server with TLS of its own', options.tls)
-    serverFor(options.tls as tls.TlsOptions | tls.Server)
+  const trusted = proxyProtocol !== undefined || trust !== undefined ? networks('options.trust', trust) : undefined
+  if (tls !== undefined) {
+    if (validate.isTlsServer(target))
+      throw invalidArgValue('options.tls', 'is not for a server with TLS of its own', tls)
+    serverFor(tls)
   }
-  validate.timeout('options.handshakeTimeout', handshakeTimeout)
+  if (handshakeTimeout !== undefined) validate.timeout('options.handshakeTimeout', handshakeTimeout)
   validate.optionalSignal('options.signal', signal)
   if (signal?.aborted) throw abortError(signal)
+  // If its methods throw, they do it now, while nothing has happened.
+  if (signal !== undefined) onAbort(signal, () => {})()
+  return { maxConnections, alarm: readAlarms(alarm), proxyProtocol, trust: trusted, tls, handshakeTimeout, signal }
+}
+
+function readAlarms(alarm: ServeOptions['alarm'] = []): Alarm[] {
+  return [alarm].flat().map((each) => {
+    validate.object('options.alarm', each)
+    const { threshold, cooldown }: Alarm = each
+    validate.integer('options.alarm.threshold', threshold, 1, Number.MAX_SAFE_INTEGER)
+    validate.optionalInteger('options.alarm.cooldown', cooldown, 0, Number.MAX_SAFE_INTEGER)
+    return { threshold, cooldown }
+  })
 }

@@ -1,6 +1,6 @@
 import type { ServerHttp2Session } from 'node:http2'
 import type net from 'node:net'
-import tls from 'node:tls'
+import type tls from 'node:tls'
 import type { PlainAddress } from './binding.js'
 import { Connection } from './connection.js'
 import { type CodedError, runSafely } from './errors.js'
@@ -8,6 +8,7 @@ import { type Handle, handleBeneath, observerOf, socketOn } from './node-interna
 import type { Keeper, OwnedFd } from './owned-fd.js'
 import type { Proxied } from './proxied.js'
 import type { ProxyHeader } from './proxy-protocol.js'
+import * as validate from './validate.js'
 
 /** A connection of a Serving while it is open. */
 export class Served implements Keeper {
@@ -87,7 +88,7 @@ const servings = new WeakMap<net.Server, number>()
  * returned ends that when it was called for each Serving that the server has had.
  */
 export function noteUpgrades(server: net.Server): () => void {
-  const events = Object.entries(upgrades).filter(([event]) => event === 'session' || server instanceof tls.Server)
+  const events = Object.entries(upgrades).filter(([event]) => event === 'session' || validate.isTlsServer(server))
   const count = (change: number) => {
     const now = (servings.get(server) ?? 0) + change
     servings.set(server, now)

@@ -84,14 +84,15 @@ export class ServerHandle {
     this.#handle = handle
     const { address } = socket
     const native = Object.getPrototypeOf(handle) as NativeServerHandle
-    Object.defineProperties(handle, {
-      listen: { value: () => 0 },
+    const methods = {
+      listen: () => 0,
       // A server asks for the name of what has one, and else knows the path that it was told.
-      getsockname: { value: typeof address === 'string' ? undefined : nameOf(address) },
-      ref: { value: after(native.ref, () => observer.ref()) },
-      unref: { value: after(native.unref, () => observer.unref()) },
-      close: { value: after(native.close, () => this.#end('closed')), configurable: true },
-    })
+      getsockname: typeof address === 'string' ? undefined : nameOf(address),
+      ref: after(native.ref, () => observer.ref()),
+      unref: after(native.unref, () => observer.unref()),
+      close: after(native.close, () => this.#end('closed')),
+    }
+    for (const [name, value] of Object.entries(methods)) define(handle, name, { value, configurable: true })
     try {
       listenOn(server, handle, address)
       if (typeof handle.onconnection !== 'function')
@@ -192,12 +193,12 @@ export class ServerHandle {
   #replace(name: keyof Internals, property: PropertyDescriptor): void {
     const { server } = this
     const before = Object.getOwnPropertyDescriptor(server, name)
-    Object.defineProperty(server, name, { ...property, configurable: true, enumerable: before?.enumerable ?? false })
+    define(server, name, { ...property, configurable: true, enumerable: before?.enumerable ?? false })
     this.#restore.push(() => {
       const value = property.get === undefined ? before?.value : property.get()
       delete (server as unknown as Partial<Internals>)[name]
       if (before !== undefined || value !== undefined) {
-        Object.defineProperty(server, name, { configurable: true, enumerable: true, writable: true, value })
+        define(server, name, { configurable: true, enumerable: true, writable: true, value })
       }
     })
   }
@@ -222,6 +223,11 @@ function openServerHandle(HandleClass: HandleClass, listeningFd: number): Native
   handle.close()
   binding.close(fd)
   throw codedError('ERR_NODE_INTERNALS', 'the handle of a net.Server')
+}
+
+// What Object.prototype may have is not about this property.
+function define(object: object, name: string, property: PropertyDescriptor): void {
+  Object.defineProperty(object, name, Object.assign(Object.create(null), property))
 }
 
 /** A method of a handle that also runs `run`, behind Node's. */

@@ -1,6 +1,6 @@
 import { EventEmitter } from 'node:events'
-import net from 'node:net'
-import tls from 'node:tls'
+import type net from 'node:net'
+import type tls from 'node:tls'
 import { onAbort } from './abort.js'
 import { AcceptRequests } from './accept-requests.js'
 import { Admission, type Give, type Refusal } from './admission.js'
@@ -82,10 +82,10 @@ export class Serving extends EventEmitter<ServingEvents> {
     const admission = new Admission(handshakeTimeout, (refusal) => this.emit('refused', refusal), this.#next)
     this.#admission = admission
     let give: Give
-    if (target instanceof net.Server) {
+    if (typeof target !== 'function') {
       const HandleClass = handleClassFor(streamDomain(listener))
       const server = this.#listen(target, HandleClass)
-      if (options.handshakeTimeout !== undefined && target instanceof tls.Server) {
+      if (options.handshakeTimeout !== undefined && validate.isTlsServer(target)) {
         const before = setHandshakeTimeout(target, Math.max(handshakeTimeout, 0))
         this.#restoreTimeout = () => setHandshakeTimeout(target, before)
       }
@@ -146,8 +146,7 @@ export class Serving extends EventEmitter<ServingEvents> {
    * `listener.close()`, decides what becomes of the listener. The second call waits for the same.
    */
   close(options: EndOptions = {}): Promise<void> {
-    checkEndOptions(options)
-    this.#enter('closing', options.closeListener === true)
+    this.#enter('closing', readEndOptions(options).closeListener)
     return this.#closed.promise
   }
 
@@ -159,8 +158,8 @@ export class Serving extends EventEmitter<ServingEvents> {
    * nothing, and gives the same promise. Behind `close()` it does the same for the connections that are left.
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
-    checkEndOptions(options)
-    const { timeout = defaultDrainTimeout, idleGrace = defaultIdleGrace, closeListener = false } = options
+    const { closeListener } = readEndOptions(options)
+    const { timeout = defaultDrainTimeout, idleGrace = defaultIdleGrace } = options
     const ms = validate.timeout('options.timeout', timeout)
     validate.integer('options.idleGrace', idleGrace, 0, longestTimer)
     this.#drained ??= this.#drain(ms, idleGrace, closeListener)
@@ -310,8 +309,8 @@ export class Serving extends EventEmitter<ServingEvents> {
       queueMicrotask(() => this.emit('error', error))
     }
     try {
-      const result: unknown = handler(argument)
-      if (result instanceof Promise) result.catch(fail)
+      // Any class of promises will do, and its `then` may throw.
+      Promise.resolve(handler(argument)).catch(fail)
     } catch (error) {
       fail(error as Error)
     }
@@ -411,7 +410,9 @@ export function checkLimit(name: string, value: unknown): void {
   if (value !== Number.POSITIVE_INFINITY) validate.integer(name, value, 0, Number.MAX_SAFE_INTEGER)
 }
 
-function checkEndOptions(options: EndOptions): void {
+function readEndOptions(options: EndOptions): Required<EndOptions> {
   validate.object('options', options)
-  validate.optionalBoolean('options.closeListener', options.closeListener)
+  const { closeListener }: EndOptions = options
+  validate.optionalBoolean('options.closeListener', closeListener)
+  return { closeListener: closeListener === true }
 }

@@ -86,8 +86,15 @@ const table: readonly Row[] = [
   { option: 'fastOpen', check: count, level: 'IPPROTO_TCP', name: 'TCP_FASTOPEN' },
 ]
 
-export function checkSocketOptions(options: SocketOptions): void {
-  for (const { option, check } of table) check(`options.${option}`, options[option])
+/** A copy of what `options` has of the table's. Each is read once: a getter may answer otherwise the next time. */
+export function readSocketOptions(options: SocketOptions): SocketOptions {
+  const read: Record<string, unknown> = Object.create(null)
+  for (const { option, check } of table) {
+    const value = options[option]
+    check(`options.${option}`, value)
+    if (value !== undefined) read[option] = value
+  }
+  return read
 }
 
 /** Sets what `options` has on a TCP socket; a failure says which option it was. Borrows the fd. */

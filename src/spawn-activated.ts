@@ -24,22 +24,24 @@ export function spawnActivated(
     [listeners].flat().map((each) => [name, each] as const),
   )
   const fds = named.map(([name, listener]) => {
-    if (!(listener instanceof Listener))
+    if (!Listener.isListener(listener))
       throw invalidArgType(`passed.${name}`, 'a Listener or an array of them', listener)
     validate.fdName('passed', name)
     // After close(): nothing to share.
     listener.backlog()
     return listener.fd
   })
-  const { stdio = 'pipe', env = process.env } = options
+  // A copy of its own options, as Node makes it: a getter may answer otherwise the next time.
+  const own = { ...options }
+  const { stdio = 'pipe', env = process.env, shell } = own
   const standard = typeof stdio === 'string' ? [stdio, stdio, stdio] : [...stdio]
   if (standard.length > 3) throw invalidArgValue('options.stdio', 'must be the three standard streams', stdio)
   // It would take our own words apart.
-  if (options.shell) throw invalidArgValue('options.shell', 'must not be set', options.shell)
+  if (shell) throw invalidArgValue('options.shell', 'must not be set', shell)
   while (standard.length < 3) standard.push('pipe')
   // LISTEN_PID is the child's own, which nobody knows before there is one; a shell knows its own, and keeps it in exec.
   return spawn('/bin/sh', ['-c', 'LISTEN_PID=$$ exec "$@"', 'sh', command, ...args], {
-    ...options,
+    ...own,
     stdio: [...standard, ...fds],
     env: {
       ...env,

@@ -1,4 +1,4 @@
-import net from 'node:net'
+import type net from 'node:net'
 import tls from 'node:tls'
 import { onAbort } from './abort.js'
 import { deadline, longestTimer } from './deadline.js'
@@ -32,14 +32,16 @@ const servers = new WeakMap<object, Server>()
 
 /** The server that makes the handshakes; throws when the options are not those of one. */
 export function serverFor(options: tls.TlsOptions | tls.Server): Server {
-  if (options instanceof tls.Server) return checked(options as Server)
-  if (options instanceof net.Server) throw invalidArgType('options', 'a tls.Server or the options of one', options)
+  if (validate.isTlsServer(options)) return checked(options as Server)
+  if (validate.isServer(options)) throw invalidArgType('options', 'a tls.Server or the options of one', options)
   validate.object('options', options)
   let server = servers.get(options)
   if (server === undefined) {
-    validate.optionalBoolean('options.enableTrace', options.enableTrace ?? undefined)
+    // Each is read once, and what has been checked is what Node gets.
+    const { enableTrace, handshakeTimeout }: tls.TlsOptions = options
+    validate.optionalBoolean('options.enableTrace', enableTrace ?? undefined)
     // Node's own limit, of 120 s, would end what was to have no deadline.
-    const own = { ...options, handshakeTimeout: options.handshakeTimeout || longestTimer }
+    const own = { ...options, enableTrace, handshakeTimeout: handshakeTimeout || longestTimer }
     // net.Server looks at own options only, tls.Server at inherited ones too.
     const both: tls.TlsOptions = Object.create(options, Object.getOwnPropertyDescriptors(own))
     server = checked(tls.createServer(both) as Server)
@@ -88,15 +90,28 @@ export function upgrade(
   upgradeOptions: UpgradeOptions,
 ): Promise<tls.TLSSocket> {
   validate.object('upgradeOptions', upgradeOptions)
-  const { timeout = defaultTimeout } = upgradeOptions
+  const { timeout = defaultTimeout, signal }: UpgradeOptions = upgradeOptions
   const ms = validate.timeout('upgradeOptions.timeout', timeout)
-  validate.optionalSignal('upgradeOptions.signal', upgradeOptions.signal)
-  const signal: AbortSignal | undefined = upgradeOptions.signal
+  validate.optionalSignal('upgradeOptions.signal', signal)
   const server = serverFor(options)
-  const socket = claim(wantedBy(server))
+  let aborted = signal?.aborted === true
+  let failAborted: (() => void) | undefined
+  // Before the claim: the signal may be of a class of the application, and throw.
+  const stopWatching =
+    signal &&
+    onAbort(signal, () => {
+      aborted = true
+      failAborted?.()
+    })
+  let socket: net.Socket
+  try {
+    socket = claim(wantedBy(server))
+  } catch (error) {
+    stopWatching?.()
+    throw error
+  }
   return new Promise((resolve, reject) => {
     let timer: NodeJS.Timeout | undefined
-    let stopWatching: (() => void) | undefined
     const settle = () => {
       clearTimeout(timer)
       stopWatching?.()
@@ -132,14 +147,16 @@ export function upgrade(
     const fail = (error: Error) => void socket.emit('error', error)
 
     try {
-      if (signal?.aborted) throw abortError(signal)
+      if (signal && aborted) throw abortError(signal)
       connectionHandler().call(facade, socket)
     } catch (error) {
+      settle()
       socket.destroy()
       reject(error)
       return
     }
-    if (signal) stopWatching = onAbort(signal, () => fail(abortError(signal)))
+    if (signal) failAborted = () => fail(abortError(signal))
+    if (aborted) failAborted?.()
     if (ms > 0) {
       const timedOut = () => fail(withCode(new Error('TLS handshake timeout'), 'ERR_TLS_HANDSHAKE_TIMEOUT'))
       timer = deadline(ms, timedOut)

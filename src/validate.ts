@@ -1,3 +1,5 @@
+import type net from 'node:net'
+import type tls from 'node:tls'
 import { invalidArgType, invalidArgValue, outOfRange, withCode } from './errors.js'
 
 export function object(name: string, value: unknown): asserts value is Record<string, unknown> {
@@ -58,6 +60,29 @@ export function optionalSignal(name: string, value: unknown): asserts value is A
   if (typeof value !== 'object' || value === null || !('aborted' in value) || !listens) {
     throw invalidArgType(name, 'an instance of AbortSignal', value)
   }
+}
+
+const has = (value: unknown, methods: readonly string[]): boolean =>
+  typeof value === 'object' &&
+  value !== null &&
+  methods.every((name) => typeof (value as Record<string, unknown>)[name] === 'function')
+
+/**
+ * Whether it has the methods of a `net.Server`. Not asked by `instanceof`: a tracer may have put a class of its own in the
+ * place of `net.Server`, of which the servers of `node:http` are no instances.
+ */
+export function isServer(value: unknown): value is net.Server {
+  return has(value, ['on', 'listen', 'close', 'address', 'getConnections'])
+}
+
+/** The same for a `tls.Server`, as those of `node:https` and the secure one of `node:http2` are. */
+export function isTlsServer(value: unknown): value is tls.Server {
+  return isServer(value) && has(value, ['addContext', 'setSecureContext'])
+}
+
+/** The same for a `net.BlockList`. */
+export function isBlockList(value: unknown): value is net.BlockList {
+  return has(value, ['check', 'addAddress', 'addSubnet'])
 }
 
 /** What systemd takes for the name of an fd: fdname_is_valid of its sources. */

@@ -170,7 +170,7 @@ describe("A handler of 'accept'", () => {
     refs.push(listener.asyncAccept())
     ;(await promise).close()
     ;(await iterated).value.close()
-    await until(() => captured.length === failures.length)
+    await until(() => captured.length === failures.length && results.length === refs.length)
     assert.deepEqual(captured, failures)
     assert.deepEqual(refsOf(results), refs)
     await Promise.all(clients.map(cutOff))
