@@ -1,17 +1,17 @@
-import type { EventEmitter } from 'node:events'
 import type http from 'node:http'
 import type http2 from 'node:http2'
 import type net from 'node:net'
+import tls from 'node:tls'
+import type { Admission } from './admission.js'
 import { binding } from './binding.js'
-import { type Handle, handleBeneath, httpSockets, idleHttpSockets, responseOn } from './node-internals.js'
-
-type Sessions = Iterable<http2.ServerHttp2Session>
-
-// What a request comes as. Only those that somebody listens to: the mere listening changes what Node does.
-const requestEvents = ['request', 'checkContinue', 'checkExpectation']
+import { longestTimer } from './deadline.js'
+import { type Handle, type HttpPhase, handleBeneath, httpConnections, socketOn, speaksHttp } from './node-internals.js'
+import { intercept, Pipelines } from './pipelines.js'
+import type { Served } from './served.js'
+import * as validate from './validate.js'
 
 export interface EndOptions {
-  /** Close the listener too: clients in the backlog are reset. Default: false, and they wait for who serves next. */
+  /** Close the listener too: clients in the backlog are reset. Default: false, and they wait for the next Serving. */
   closeListener?: boolean
 }
 
@@ -20,98 +20,248 @@ export interface DrainOptions extends EndOptions {
   timeout?: number
   /**
    * ms for which an idle HTTP/1 connection may still bring a request, which is then answered, before it is ended. A
-   * client that is in the midst of sending one when its connection ends cannot know whether it was heard. Default: 200.
+   * client that is sending a request when its connection ends cannot know whether the server has read it. Default: 200.
    */
   idleGrace?: number
+  /**
+   * ms for which a connection without a whole request may still bring one, before it is ended. Its client has only
+   * connected, as browsers do ahead, or has sent a part of a PROXY header, of a TLS handshake or of a request head. For
+   * servers of HTTP; with other servers and functions, for PROXY headers and handshakes of `tls` alone. Default: 1,000.
+   */
+  unusedGrace?: number
 }
 
-/** How connections ended; together, all there were. */
+/** How connections ended. Each is counted once, in `idle`, `unused`, `finished` or `destroyed`. */
 export interface DrainReport {
-  /** Nothing came on them, so they were ended (HTTP/1). */
+  /** HTTP/1 connections that had answered their requests, and were ended because no other request came. */
   idle: number
-  /** They ended in time. */
+  /** Connections that were ended because no request ever came: see `unusedGrace`. HTTP/2: no stream was ever opened. */
+  unused: number
+  /** Connections that ended in time for any other reason, most of them behind their last response. */
   finished: number
-  /** They were cut off at the deadline. */
+  /** Connections that were cut off at the deadline. */
   destroyed: number
   /** ms that it took. */
   elapsed: number
 }
 
-/** Says to the clients of a server, in the words of its protocol, that this connection takes no more requests. */
-export class WindDown {
-  /** What was beneath the connections that were ended because nothing happened on them. */
-  readonly idle = new Set<Handle>()
-  readonly #server: net.Server
-  readonly #answered = new Set<net.Socket>()
-  readonly #grace: NodeJS.Timeout
-  readonly #undo: (() => void)[] = []
-  #sweep: NodeJS.Immediate | undefined
+/** With the defaults of what is left out. Errors: Node's for wrong options. */
+export function checkDrainOptions(options: DrainOptions): Required<DrainOptions> {
+  const { timeout = 30_000, idleGrace = 200, unusedGrace = 1_000, closeListener = false } = options
+  validate.integer('options.idleGrace', idleGrace, 0, longestTimer)
+  validate.integer('options.unusedGrace', unusedGrace, 0, longestTimer)
+  return { timeout: validate.timeout('options.timeout', timeout), idleGrace, unusedGrace, closeListener }
+}
 
-  /** `grace` is in ms: for so long an idle connection may still bring a request. */
-  constructor(server: net.Server, sessions: Sessions, grace: number) {
-    this.#server = server
-    for (const event of requestEvents) {
-      if (server.listenerCount(event) > 0) this.#on(event, this.#onRequest)
+/** What {@link WindDown} looks at, again and again. */
+export interface Serves {
+  /** Undefined when a function is served. */
+  server: net.Server | undefined
+  connections: Iterable<Served>
+  admission: Admission
+  sessions: Iterable<http2.ServerHttp2Session>
+  /** Sockets whose handshake is made. */
+  secure: Iterable<tls.TLSSocket>
+}
+
+// ms between two looks at all connections. Events bring most looks. This one is for what ends without an event, and for an
+// application that has removed our listeners.
+const lookInterval = 100
+
+// ms for which a client may be silent between our FIN and its own (RFC 9112, section 9.6).
+const lingerTime = 1_000
+
+// Of a PROXY header: 16 bytes and a length of 16 bits.
+const mostOfHeader = 16 + 65_535
+
+/** A connection that was ended from our side, and not yet from the client's. */
+interface Lingering {
+  socket: net.Socket
+  isSent: () => boolean
+  /** What the client had sent at `since`. */
+  bytesRead: number | undefined
+  since: number
+}
+
+/**
+ * Announces the end in the server's protocol (`Connection: close` for HTTP/1, GOAWAY for HTTP/2), and ends each connection
+ * on which no request waits for its answer. Its state is that of the connections; events only say when to look.
+ */
+export class WindDown {
+  readonly #serves: Serves
+  readonly #unusedGrace: number
+  readonly #pipelines: Pipelines | undefined
+  readonly #idle = new Set<Handle>()
+  readonly #unused = new Set<Handle | Served>()
+  readonly #lingering = new Map<Handle, Lingering>()
+  /** When each connection was first seen with a request that has not begun, or not come whole. */
+  readonly #since = new WeakMap<net.Socket, number>()
+  readonly #timers: NodeJS.Timeout[]
+  readonly #undo: (() => void) | undefined
+  #idleGraceOver = false
+  #unusedGraceOver = false
+  #soon: NodeJS.Immediate | undefined
+
+  /** Both are in ms. */
+  constructor(serves: Serves, { idleGrace, unusedGrace }: { idleGrace: number; unusedGrace: number }) {
+    const { server, sessions } = serves
+    this.#serves = serves
+    this.#unusedGrace = unusedGrace
+    if (server !== undefined && speaksHttp(server)) {
+      const pipelines = new Pipelines({
+        // Later a client that always has a request ready would hold its connection for ever.
+        hasMore: (socket) => !this.#idleGraceOver && hasUnread(handleBeneath(socket)),
+        end: (socket) => this.#end(socket),
+        answered: this.#look,
+      })
+      this.#pipelines = pipelines
+      this.#undo = intercept(server, (event, args, emit) => {
+        if (event === 'session') this.#goAway(args[0] as http2.ServerHttp2Session)
+        return pipelines.onEvent(event, args, emit)
+      })
+      for (const session of sessions) this.#goAway(session)
     }
-    this.#on('session', goAway)
-    for (const session of sessions) goAway(session)
-    for (const socket of httpSockets(server) ?? []) {
-      const response = responseOn(socket)
-      if (response !== undefined) this.#last(response, socket)
-    }
-    this.#grace = setTimeout(() => this.#endIdle(() => true), grace)
+    const idleTimer = setTimeout(() => {
+      this.#idleGraceOver = true
+      this.#look()
+    }, idleGrace)
+    const unusedTimer = setTimeout(() => {
+      this.#unusedGraceOver = true
+      this.#look()
+    }, unusedGrace)
+    this.#timers = [idleTimer, unusedTimer, setInterval(this.#look, lookInterval).unref()]
+    this.#endHttp()
   }
 
   stop(): void {
-    clearTimeout(this.#grace)
-    clearImmediate(this.#sweep)
-    for (const undo of this.#undo) undo()
+    for (const timer of this.#timers) clearTimeout(timer)
+    clearImmediate(this.#soon)
+    this.#undo?.()
+    this.#pipelines?.stop()
   }
 
-  #on(event: string, listener: Parameters<EventEmitter['on']>[1]): void {
-    const server: EventEmitter = this.#server
-    server.prependListener(event, listener)
-    this.#undo.push(() => server.removeListener(event, listener))
+  /** Whether everything was sent, and only the client's end is waited for. */
+  hasEnded({ handle }: Served): boolean {
+    return handle !== undefined && this.#lingering.get(handle)?.isSent() === true
   }
 
-  #onRequest = (request: http.IncomingMessage, response: http.ServerResponse): void => {
-    if (request.httpVersionMajor === 1) this.#last(response, request.socket)
+  /** Of connections that have ended, all but those that were destroyed at the deadline. */
+  report(ended: Iterable<Served>): Pick<DrainReport, 'idle' | 'unused' | 'finished'> {
+    const report = { idle: 0, unused: 0, finished: 0 }
+    for (const served of ended) {
+      const { handle } = served
+      if (this.#unused.has(served) || (handle && this.#unused.has(handle))) report.unused++
+      else if (handle && this.#idle.has(handle)) report.idle++
+      else report.finished++
+    }
+    return report
   }
 
-  // RFC 9112, section 9.6. Node ends the connection behind such a response. Behind one that has begun without, or whose
-  // headers say otherwise, the connection is idle, and we end it.
-  #last(response: http.ServerResponse, socket: net.Socket): void {
-    if (!response.headersSent) response.setHeader('Connection', 'close')
-    response.once('close', () => {
-      this.#answered.add(socket)
-      this.#sweep ??= setImmediate(() => {
-        this.#sweep = undefined
-        this.#endIdle((idle) => this.#answered.has(idle))
-        this.#answered.clear()
-      })
+  // In the check phase: whatever had come when a timer fired is read by then.
+  #look = (): void => {
+    this.#soon ??= setImmediate(() => {
+      this.#soon = undefined
+      this.#endHttp()
+      if (this.#unusedGraceOver) this.#endUnadmitted()
+      this.#endLingering()
     })
   }
 
-  #endIdle(which: (socket: net.Socket) => boolean): void {
-    const sockets = idleHttpSockets(this.#server)
-    if (sockets === undefined) (this.#server as Partial<http.Server>).closeIdleConnections?.()
-    for (const socket of sockets?.filter(which) ?? []) {
-      // A request is there already: it is answered, and that ends the connection.
+  #endHttp(): void {
+    const pipelines = this.#pipelines
+    if (pipelines === undefined) return
+    const server = this.#serves.server as http.Server
+    const connections = httpConnections(server)
+    if (connections === undefined && this.#idleGraceOver) server.closeIdleConnections?.()
+    for (const { socket, phase } of connections ?? []) {
+      pipelines.take(socket)
       const handle = handleBeneath(socket)
-      // Node has ended it already, behind its last response.
-      if (handle === undefined || socket.writableEnded) continue
-      const waiting = binding.receive(handle.fd, 1, true)
-      if (typeof waiting !== 'number' && waiting.length > 0) continue
-      this.idle.add(handle)
-      // After a close_notify where there is TLS.
-      socket.destroySoon()
+      // What has come is read next, and looked at again.
+      if (handle === undefined || !this.#isOver(socket, phase) || hasUnread(handle)) continue
+      // Node or the application may have ended it already.
+      if (!socket.writableEnded) (phase === 'unused' ? this.#unused : this.#idle).add(handle)
+      this.#end(socket)
+    }
+  }
+
+  #isOver(socket: net.Socket, phase: HttpPhase): boolean {
+    if (phase === 'idle') return this.#idleGraceOver || this.#pipelines?.hasAnswered(socket) === true
+    if (phase === 'answering') {
+      this.#since.delete(socket)
+      return false
+    }
+    const now = performance.now()
+    const since = this.#since.get(socket) ?? now
+    this.#since.set(socket, since)
+    // A timer may be a little early.
+    return now - since > this.#unusedGrace - 1
+  }
+
+  // A connection of which no server knows yet, or which a served tls.Server has not made a socket of.
+  #endUnadmitted(): void {
+    const { server, connections, admission, secure } = this.#serves
+    for (const served of admission.connections) {
+      this.#unused.add(served)
+      // The kernel sends a reset, and no FIN, where a part of a PROXY header is left unread.
+      if (served.owned.fd >= 0) binding.receive(served.owned.fd, mostOfHeader, false)
+    }
+    admission.cutOff()
+    if (this.#pipelines === undefined || !(server instanceof tls.Server)) return
+    const made = new Set<Handle | undefined>()
+    for (const socket of secure) made.add(handleBeneath(socket))
+    for (const { socket } of httpConnections(server) ?? []) made.add(handleBeneath(socket))
+    for (const { handle } of [...connections]) {
+      if (handle === undefined || made.has(handle) || this.#lingering.has(handle) || hasUnread(handle)) continue
+      this.#unused.add(handle)
+      socketOn(handle).destroy()
+    }
+  }
+
+  // Behind a close_notify where there is TLS.
+  #end(socket: net.Socket): void {
+    const handle = handleBeneath(socket)
+    if (handle === undefined || this.#lingering.has(handle)) return
+    this.#pipelines?.close(socket)
+    this.#linger(handle, socket, () => socket.writableFinished)
+    socket.end()
+  }
+
+  // One GOAWAY, with the last stream that is served. The client knows that it may make anew what it has opened since
+  // (RFC 9113, section 8.7). Section 6.8 has one before it that excludes no stream yet, but whatever Node sends makes
+  // nghttp2 ignore new streams from then on.
+  #goAway(session: http2.ServerHttp2Session): void {
+    if (session.destroyed) return
+    const handle = handleBeneath(session.socket)
+    const unused = session.state.lastProcStreamID === 0
+    session.close()
+    if (handle === undefined) return
+    if (unused) this.#unused.add(handle)
+    // Node sends the FIN behind the last stream, and then waits for the client's for ever.
+    this.#linger(handle, socketOn(handle), () => session.destroyed && handle.writeQueueSize === 0)
+  }
+
+  #linger(handle: Handle, socket: net.Socket, isSent: () => boolean): void {
+    this.#lingering.set(handle, { socket, isSent, bytesRead: undefined, since: 0 })
+  }
+
+  #endLingering(): void {
+    const now = performance.now()
+    for (const [handle, lingering] of this.#lingering) {
+      const { socket, isSent, bytesRead, since } = lingering
+      if (socket.destroyed) {
+        this.#lingering.delete(handle)
+      } else if (!isSent() || bytesRead !== handle.bytesRead) {
+        lingering.bytesRead = isSent() ? handle.bytesRead : undefined
+        lingering.since = now
+      } else if (now - since >= lingerTime) {
+        socket.destroy()
+      }
     }
   }
 }
 
-// A GOAWAY with the last stream that is served; the client knows that it may make anew what it has opened since (RFC 9113,
-// section 8.7). The section 6.8 has one before it that excludes no stream yet, but whatever Node sends makes nghttp2
-// ignore new streams from then on.
-function goAway(session: http2.ServerHttp2Session): void {
-  session.close()
+function hasUnread(handle: Handle | undefined): boolean {
+  if (handle === undefined || handle.fd < 0) return false
+  const unread = binding.receive(handle.fd, 1, true)
+  return typeof unread !== 'number' && unread.length > 0
 }

@@ -9,7 +9,7 @@ import { inspect } from './adopt.js'
 import { binding } from './binding.js'
 import { Connection } from './connection.js'
 import { deadline, longestTimer } from './deadline.js'
-import { type DrainOptions, type DrainReport, type EndOptions, WindDown } from './drain.js'
+import { checkDrainOptions, type DrainOptions, type DrainReport, type EndOptions, WindDown } from './drain.js'
 import { type CodedError, codedError, runSafely, type SystemError } from './errors.js'
 import type { AcceptRef, AcceptResult, Listener } from './listener.js'
 import {
@@ -38,8 +38,6 @@ export interface ServingEvents {
 }
 
 const defaultHandshakeTimeout = 10_000
-const defaultDrainTimeout = 30_000
-const defaultIdleGrace = 200
 const defaultCooldown = 5_000
 
 // Requests that are outstanding at once, at most: as many as a listener accepts before other I/O has its turn.
@@ -159,10 +157,8 @@ export class Serving extends EventEmitter<ServingEvents> {
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
     checkEndOptions(options)
-    const { timeout = defaultDrainTimeout, idleGrace = defaultIdleGrace, closeListener = false } = options
-    const ms = validate.timeout('options.timeout', timeout)
-    validate.integer('options.idleGrace', idleGrace, 0, longestTimer)
-    this.#drained ??= this.#drain(ms, idleGrace, closeListener)
+    const checked = checkDrainOptions(options)
+    this.#drained ??= this.#drain(checked)
     return this.#drained
   }
 
@@ -332,20 +328,27 @@ export class Serving extends EventEmitter<ServingEvents> {
     if (this.#closeListener) this.listener.close()
   }
 
-  async #drain(timeout: number, idleGrace: number, closeListener: boolean): Promise<DrainReport> {
+  async #drain({ timeout, closeListener, ...graces }: Required<DrainOptions>): Promise<DrainReport> {
     const started = performance.now()
     const all = new Set(this.#live)
     let cut: Served[] = []
     this.#stop()
-    const windDown = this.#server && new WindDown(this.#server, this.#sessions, idleGrace)
+    const serves = {
+      connections: this.#live,
+      admission: this.#admission,
+      sessions: this.#sessions,
+      secure: this.#secure,
+    }
+    const windDown = new WindDown({ server: this.#server, ...serves }, graces)
     runSafely(() => this.emit('drain'))
     const cutOff = () => {
-      cut = [...this.#live]
+      const left = [...this.#live]
+      cut = left.filter((served) => !windDown.hasEnded(served))
       this.#admission.cutOff()
       // So that a close_notify is on its way when the socket goes.
       for (const socket of this.#secure) socket.end()
       setImmediate(() => {
-        for (const served of cut) served.destroy()
+        for (const served of left) served.destroy()
       })
     }
     const timer = deadline(timeout, cutOff)
@@ -355,11 +358,10 @@ export class Serving extends EventEmitter<ServingEvents> {
     })
     await this.#stopped.promise
     clearTimeout(timer)
-    windDown?.stop()
+    windDown.stop()
     await this.close({ closeListener })
     for (const served of cut) all.delete(served)
-    const idle = [...all].filter(({ handle }) => handle && windDown?.idle.has(handle)).length
-    return { idle, finished: all.size - idle, destroyed: cut.length, elapsed: performance.now() - started }
+    return { ...windDown.report(all), destroyed: cut.length, elapsed: performance.now() - started }
   }
 }
 
