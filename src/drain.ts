@@ -53,7 +53,7 @@ export function checkDrainOptions(options: DrainOptions): Required<DrainOptions>
   return { timeout: validate.timeout('options.timeout', timeout), idleGrace, unusedGrace, closeListener }
 }
 
-/** What {@link WindDown} looks at, again and again. */
+/** The state of a Serving, which {@link WindDown} looks at again and again. */
 export interface Serves {
   /** Undefined when a function is served. */
   server: net.Server | undefined
@@ -71,7 +71,7 @@ const lookInterval = 100
 // ms for which a client may be silent between our FIN and its own (RFC 9112, section 9.6).
 const lingerTime = 1_000
 
-// Of a PROXY header: 16 bytes and a length of 16 bits.
+// The longest PROXY header: 16 bytes, and a length of 16 bits.
 const mostOfHeader = 16 + 65_535
 
 /** A connection that was ended from our side, and not yet from the client's. */
@@ -85,7 +85,7 @@ interface Lingering {
 
 /**
  * Announces the end in the server's protocol (`Connection: close` for HTTP/1, GOAWAY for HTTP/2), and ends each connection
- * on which no request waits for its answer. Its state is that of the connections; events only say when to look.
+ * on which no request waits for its answer. It looks at the state of the connections; events only say when to look.
  */
 export class WindDown {
   readonly #serves: Serves
@@ -109,7 +109,7 @@ export class WindDown {
     this.#unusedGrace = unusedGrace
     if (server !== undefined && speaksHttp(server)) {
       const pipelines = new Pipelines({
-        // Later a client that always has a request ready would hold its connection for ever.
+        // Later, a client that always has a request ready would hold its connection until the deadline.
         hasMore: (socket) => !this.#idleGraceOver && hasUnread(handleBeneath(socket)),
         end: (socket) => this.#end(socket),
         answered: this.#look,
@@ -145,7 +145,7 @@ export class WindDown {
     return handle !== undefined && this.#lingering.get(handle)?.isSent() === true
   }
 
-  /** Of connections that have ended, all but those that were destroyed at the deadline. */
+  /** How connections ended that were not destroyed at the deadline. */
   report(ended: Iterable<Served>): Pick<DrainReport, 'idle' | 'unused' | 'finished'> {
     const report = { idle: 0, unused: 0, finished: 0 }
     for (const served of ended) {
@@ -157,7 +157,7 @@ export class WindDown {
     return report
   }
 
-  // In the check phase: whatever had come when a timer fired is read by then.
+  // In the check phase. Bytes that had come when a timer fired have been read by then.
   #look = (): void => {
     this.#soon ??= setImmediate(() => {
       this.#soon = undefined
@@ -197,7 +197,8 @@ export class WindDown {
     return now - since > this.#unusedGrace - 1
   }
 
-  // A connection of which no server knows yet, or which a served tls.Server has not made a socket of.
+  // Connections that the server has not got yet, and those whose handshake a served tls.Server has not finished. An
+  // application that removes our listener of 'secureConnection' hides the end of handshakes from us.
   #endUnadmitted(): void {
     const { server, connections, admission, secure } = this.#serves
     for (const served of admission.connections) {
@@ -217,7 +218,7 @@ export class WindDown {
     }
   }
 
-  // Behind a close_notify where there is TLS.
+  // Sends a FIN, behind a close_notify where there is TLS.
   #end(socket: net.Socket): void {
     const handle = handleBeneath(socket)
     if (handle === undefined || this.#lingering.has(handle)) return
@@ -236,7 +237,7 @@ export class WindDown {
     session.close()
     if (handle === undefined) return
     if (unused) this.#unused.add(handle)
-    // Node sends the FIN behind the last stream, and then waits for the client's for ever.
+    // Node sends a FIN behind the last stream, and then waits for the client's without a limit.
     this.#linger(handle, socketOn(handle), () => session.destroyed && handle.writeQueueSize === 0)
   }
 

@@ -8,29 +8,29 @@ import { afterParsing, endsConnection, newestRequestOn, responseOn } from './nod
 // What an http.Server emits for a request, with the request and its response.
 const requestEvents = new Set<unknown>(['request', 'checkContinue', 'checkExpectation'])
 
-/** What is decided elsewhere. */
+/** Decisions that are made elsewhere. */
 export interface PipelineOptions {
-  /** Whether bytes that no parser has seen should be answered too, if there are any. */
+  /** Whether bytes wait that no parser has seen, and that should be answered too. */
   hasMore(socket: net.Socket): boolean
-  /** Ends a connection behind its last response. */
+  /** Node would close the connection, behind its last response. */
   end(socket: net.Socket): void
   /** A response has come to its end. */
   answered(): void
 }
 
 /**
- * The HTTP/1 connections of a server that takes no more: each is a queue of requests, and the last one's response says
- * `Connection: close`. Node ends the connection behind such a response, and drops the answers of the requests behind it
- * (RFC 9112, section 9.6). So it must stand on the newest request, and no handler may run for a request that comes later.
+ * The HTTP/1 connections of a server during a drain. Each is a queue of requests, and the last response says
+ * `Connection: close`. Node ends the connection behind such a response, and drops the answers of later requests. So only
+ * the newest request may get it, and no handler may run for a request that comes later (RFC 9112, section 9.6).
  */
 export class Pipelines {
   readonly #options: PipelineOptions
   readonly #seen = new WeakSet<http.ServerResponse>()
   readonly #taken = new WeakSet<net.Socket>()
   readonly #busy = new WeakSet<net.Socket>()
-  /** A response with the end of the connection in its head is written, or is about to be. */
+  /** Connections that end behind a response whose head is written, or that were ended. */
   readonly #closing = new WeakSet<net.Socket>()
-  /** Requests of which no handler has been called yet. */
+  /** Calls of handlers, for the requests of a segment that is being parsed. */
   readonly #waiting = new WeakMap<net.Socket, (() => void)[]>()
   #stopped = false
 
@@ -38,12 +38,12 @@ export class Pipelines {
     this.#options = options
   }
 
-  /** From now on Node does as without it. */
+  /** Restores what Node does by itself. */
   stop(): void {
     this.#stopped = true
   }
 
-  /** Whether requests were answered on it since the beginning. */
+  /** Whether a request was in flight on the connection since the drain began. */
   hasAnswered(socket: net.Socket): boolean {
     return this.#busy.has(socket)
   }
@@ -59,7 +59,7 @@ export class Pipelines {
     hide(socket, 'destroySoon', () => (this.#stopped ? destroySoon.call(socket) : this.#options.end(socket)))
   }
 
-  /** Stands between a server and the listeners of its events. `emit` calls them. */
+  /** Takes the place of a server's emit(); `emit` calls the listeners of the event. */
   onEvent(event: unknown, args: unknown[], emit: () => boolean): boolean {
     if (requestEvents.has(event)) {
       const [request, response] = args as [http.IncomingMessage, http.ServerResponse]
@@ -88,8 +88,8 @@ export class Pipelines {
     this.#closing.add(socket)
   }
 
-  // Node's parser emits all requests of a segment, one after the other. A handler that answers at once would take the first
-  // for the newest, so handlers are called behind the segment.
+  // Node's parser emits the requests of a segment one after the other. If a handler answered at once, the first would be
+  // the newest, so handlers are called when the whole segment is parsed.
   #onRequest(request: http.IncomingMessage, response: http.ServerResponse, emit: () => boolean): boolean {
     const { socket } = request
     const call = () => {
@@ -149,7 +149,7 @@ export class Pipelines {
     })
   }
 
-  // Not with a header of our own, with which writeHead() would refuse some of the forms that it takes.
+  // A header of our own would make writeHead() refuse arrays of pairs.
   #setEnd(response: http.ServerResponse, last: boolean): void {
     if (last) response.shouldKeepAlive = false
     const header = String(response.getHeader('connection') ?? '')
@@ -159,14 +159,14 @@ export class Pipelines {
   }
 
   #isLast(socket: net.Socket, { req }: http.ServerResponse): boolean {
-    // There is none when the connection was upgraded meanwhile, and does not end with the responses before.
+    // None when the connection was upgraded meanwhile: then it does not end with this response.
     if (newestRequestOn(socket) !== req) return false
     // What comes behind a request that is not complete is its own body.
     return !(req.complete && this.#options.hasMore(socket))
   }
 }
 
-/** Calls `onEvent` in the place of each emit() of a server. Undoes it. */
+/** Replaces emit() of a server by `onEvent`. The result restores it. */
 export function intercept(
   server: EventEmitter,
   onEvent: (event: unknown, args: unknown[], emit: () => boolean) => boolean,
@@ -181,7 +181,7 @@ export function intercept(
   hide(server, 'emit', intercepted)
   return () => {
     stopped = true
-    // An application may have put its own before ours since.
+    // An application may have replaced it, too.
     if (server.emit !== intercepted) return
     if (own === undefined) delete (server as Partial<EventEmitter>).emit
     else Object.defineProperty(server, 'emit', own)

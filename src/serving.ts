@@ -149,11 +149,11 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   /**
-   * Stops accepting, and lets what is under way come to its end: idle keep-alive connections are ended; requests in
-   * flight, and those that still come on their connections, are answered with `Connection: close`; HTTP/2 clients get a
-   * GOAWAY and finish their streams. For another protocol there is the 'drain' event. At the deadline what is left is
-   * destroyed. Then the server is closed; the listener stays open unless told otherwise. The second call changes
-   * nothing, and gives the same promise.
+   * Stops accepting, and lets what is under way come to its end. HTTP/1 requests whose handler has run are answered, the
+   * last of each connection with `Connection: close`. Idle connections, and those without a whole request, are ended after
+   * a grace. HTTP/2 clients get a GOAWAY and finish their streams. For another protocol there is the 'drain' event. At the
+   * deadline what is left is destroyed. Then the server is closed; the listener stays open unless told otherwise. The
+   * second call changes nothing, and gives the same promise.
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
     checkEndOptions(options)
