@@ -1,6 +1,6 @@
 // What became of every client: what it saw itself, against what the server has noted of it.
 
-import { drainTimeout } from './protocol.mjs'
+import { unusedGrace } from './protocol.mjs'
 
 export const unexplained = 'unexplained'
 export const classes = ['answered', 'refused', 'itself', 'lost with its thread', unexplained]
@@ -46,7 +46,7 @@ export function outcome(client, server, { by = [], unheard } = {}) {
     return no(`refused without a reason: ${policy}, ${waited} ms without a CPU`)
   }
   // Not by the drain: it had been refused before, and nobody was told.
-  if (policy === cutOff && client.lasted < drainTimeout) return no(`cut off by a drain after ${client.lasted} ms`)
+  if (policy === cutOff && client.lasted < unusedGrace) return no(`cut off by a drain after ${client.lasted} ms`)
   if (policy === 'its thread was terminated') return { class: 'lost with its thread' }
   if (policy === 'drained' && server.answered > client.answered + 1) {
     return no(`drained, but ${server.answered} answers were sent and ${client.answered} came`)

@@ -52,6 +52,9 @@ export function proxyHeader(version, id, port) {
 /** ms after which a drain cuts off what is left. */
 export const drainTimeout = 1_500
 
+/** ms after which it ends connections on which no request has come. */
+export const unusedGrace = 1_000
+
 /** Numbers from a seed (xorshift32), so that a run makes the same choices again. */
 export function random(seed) {
   let state = Math.imul(seed + 1, 0x9e3779b1) | 1

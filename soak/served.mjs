@@ -5,7 +5,7 @@ import net from 'node:net'
 import { Listener, serve } from 'async-accept'
 import { converse, patience } from './conversation.mjs'
 import { cutOff } from './outcomes.mjs'
-import { bytesFor, drainTimeout } from './protocol.mjs'
+import { bytesFor, drainTimeout, unusedGrace } from './protocol.mjs'
 
 const where = { host: '127.0.0.1', noDelay: true }
 
@@ -111,8 +111,8 @@ export class Served {
     if (this.#current.draining) return
     const current = this.#current
     current.draining = true
-    const { destroyed } = await serving.drain({ timeout: drainTimeout })
-    this.#endUnheard(current, destroyed)
+    const { unused, destroyed } = await serving.drain({ timeout: drainTimeout, unusedGrace })
+    this.#endUnheard(current, unused + destroyed)
     this.#start()
   }
 

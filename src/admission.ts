@@ -22,7 +22,8 @@ export class Admission {
   readonly #refused: (refusal: Refusal) => void
   readonly #settled: () => void
   readonly #cutOff = new AbortController()
-  #waiting = 0
+  // One entry for each wait: a connection may wait for its handshake before its wait for the PROXY header is settled.
+  readonly #waiting = new Set<{ served: Served }>()
 
   /** `timeout` is in ms, for each of the two; 0 or negative: none. `settled` is called whenever one has waited. */
   constructor(timeout: number, refused: (refusal: Refusal) => void, settled: () => void) {
@@ -33,7 +34,12 @@ export class Admission {
 
   /** How many wait. */
   get waiting(): number {
-    return this.#waiting
+    return this.#waiting.size
+  }
+
+  /** The connections that wait. */
+  get connections(): Served[] {
+    return [...this.#waiting].map(({ served }) => served)
   }
 
   /** Closes those that wait; `refused` is not called for them. */
@@ -45,7 +51,7 @@ export class Admission {
   secured(options: tls.TlsOptions | tls.Server, give: Give<tls.TLSSocket>): Give {
     const { signal } = this.#cutOff
     return (connection, served) =>
-      this.#wait(connection, connection.toTLS(options, { timeout: this.#timeout, signal }), (socket) =>
+      this.#wait(connection, served, connection.toTLS(options, { timeout: this.#timeout, signal }), (socket) =>
         give(socket, served),
       )
   }
@@ -69,7 +75,7 @@ export class Admission {
       if (!trusts) {
         return required ? this.#refuse(connection, codedError('ERR_PROXY_UNTRUSTED')) : give(connection, served)
       }
-      this.#wait(connection, connection.proxyHeader({ timeout, signal }), (header) => {
+      this.#wait(connection, served, connection.proxyHeader({ timeout, signal }), (header) => {
         if (header !== null) served.introduce(header, { remoteAddress, remotePort })
         else if (required) return this.#refuse(connection, codedError('ERR_PROXY_HEADER', 'there is none'))
         give(connection, served)
@@ -77,15 +83,16 @@ export class Admission {
     }
   }
 
-  #wait<T>(connection: Connection, promise: Promise<T>, then: (result: T) => unknown): void {
-    this.#waiting++
+  #wait<T>(connection: Connection, served: Served, promise: Promise<T>, then: (result: T) => unknown): void {
+    const wait = { served }
+    this.#waiting.add(wait)
     promise
       .then(
         (result) => runSafely(() => then(result)),
         (error) => this.#refuse(connection, error),
       )
       .then(() => {
-        this.#waiting--
+        this.#waiting.delete(wait)
         this.#settled()
       })
   }

@@ -1,17 +1,10 @@
-import type { EventEmitter } from 'node:events'
-import type http from 'node:http'
-import type http2 from 'node:http2'
-import type net from 'node:net'
-import { binding } from './binding.js'
-import { type Handle, handleBeneath, httpSockets, idleHttpSockets, responseOn } from './node-internals.js'
-
-type Sessions = Iterable<http2.ServerHttp2Session>
-
-// What a request comes as. Only those that somebody listens to: the mere listening changes what Node does.
-const requestEvents = ['request', 'checkContinue', 'checkExpectation']
+import { deadline, longestTimer } from './deadline.js'
+import type { Served } from './served.js'
+import * as validate from './validate.js'
+import { type Serves, WindDown } from './wind-down.js'
 
 export interface EndOptions {
-  /** Close the listener too: clients in the backlog are reset. Default: false, and they wait for who serves next. */
+  /** Close the listener too: clients in the backlog are reset. Default: false, and they wait for the next Serving. */
   closeListener?: boolean
 }
 
@@ -20,98 +13,93 @@ export interface DrainOptions extends EndOptions {
   timeout?: number
   /**
    * ms for which an idle HTTP/1 connection may still bring a request, which is then answered, before it is ended. A
-   * client that is in the midst of sending one when its connection ends cannot know whether it was heard. Default: 200.
+   * client that is sending a request when its connection ends cannot know whether the server has read it. Default: 200.
    */
   idleGrace?: number
+  /**
+   * ms for which a connection without a whole request may still bring one, before it is ended. Its client has only
+   * connected, as browsers do ahead, or has sent a part of a PROXY header, of a TLS handshake or of a request head. For
+   * servers of HTTP; with other servers and functions, for PROXY headers and handshakes of `tls` alone. Default: 1,000.
+   */
+  unusedGrace?: number
 }
 
-/** How connections ended; together, all there were. */
+/** How connections ended. Each is counted once, in `idle`, `unused`, `finished` or `destroyed`. */
 export interface DrainReport {
-  /** Nothing came on them, so they were ended (HTTP/1). */
+  /** HTTP/1 connections that had answered their requests, and were ended because no other request came. */
   idle: number
-  /** They ended in time. */
+  /** Connections that were ended because no request ever came: see `unusedGrace`. HTTP/2: no stream was ever opened. */
+  unused: number
+  /** Connections that ended in time for any other reason, most of them behind their last response. */
   finished: number
-  /** They were cut off at the deadline. */
+  /** Connections that were cut off at the deadline. */
   destroyed: number
   /** ms that it took. */
   elapsed: number
 }
 
-/** Says to the clients of a server, in the words of its protocol, that this connection takes no more requests. */
-export class WindDown {
-  /** What was beneath the connections that were ended because nothing happened on them. */
-  readonly idle = new Set<Handle>()
-  readonly #server: net.Server
-  readonly #answered = new Set<net.Socket>()
-  readonly #grace: NodeJS.Timeout
-  readonly #undo: (() => void)[] = []
-  #sweep: NodeJS.Immediate | undefined
+/** Reads each option once. Errors: Node's for wrong options. */
+export function readEndOptions(options: EndOptions): Required<EndOptions> {
+  validate.object('options', options)
+  const { closeListener }: EndOptions = options
+  validate.optionalBoolean('options.closeListener', closeListener)
+  return { closeListener: closeListener === true }
+}
 
-  /** `grace` is in ms: for so long an idle connection may still bring a request. */
-  constructor(server: net.Server, sessions: Sessions, grace: number) {
-    this.#server = server
-    for (const event of requestEvents) {
-      if (server.listenerCount(event) > 0) this.#on(event, this.#onRequest)
-    }
-    this.#on('session', goAway)
-    for (const session of sessions) goAway(session)
-    for (const socket of httpSockets(server) ?? []) {
-      const response = responseOn(socket)
-      if (response !== undefined) this.#last(response, socket)
-    }
-    this.#grace = setTimeout(() => this.#endIdle(() => true), grace)
-  }
+/** The same, with the defaults of what is left out. */
+export function readDrainOptions(options: DrainOptions): Required<DrainOptions> {
+  const { closeListener } = readEndOptions(options)
+  const { timeout = 30_000, idleGrace = 200, unusedGrace = 1_000 } = options
+  validate.integer('options.idleGrace', idleGrace, 0, longestTimer)
+  validate.integer('options.unusedGrace', unusedGrace, 0, longestTimer)
+  return { timeout: validate.timeout('options.timeout', timeout), idleGrace, unusedGrace, closeListener }
+}
 
-  stop(): void {
-    clearTimeout(this.#grace)
-    clearImmediate(this.#sweep)
-    for (const undo of this.#undo) undo()
-  }
+/** A drain from its beginning until no connection is left: the wind-down, the deadline, and the report. */
+export class Drain {
+  readonly #started = performance.now()
+  readonly #serves: Serves
+  readonly #all: Set<Served>
+  readonly #windDown: WindDown
+  readonly #timer: NodeJS.Timeout | undefined
+  /** Connections that were cut off; undefined before the deadline. */
+  #cut: Set<Served> | undefined
 
-  #on(event: string, listener: Parameters<EventEmitter['on']>[1]): void {
-    const server: EventEmitter = this.#server
-    server.prependListener(event, listener)
-    this.#undo.push(() => server.removeListener(event, listener))
-  }
-
-  #onRequest = (request: http.IncomingMessage, response: http.ServerResponse): void => {
-    if (request.httpVersionMajor === 1) this.#last(response, request.socket)
-  }
-
-  // RFC 9112, section 9.6. Node ends the connection behind such a response. Behind one that has begun without, or whose
-  // headers say otherwise, the connection is idle, and we end it.
-  #last(response: http.ServerResponse, socket: net.Socket): void {
-    if (!response.headersSent) response.setHeader('Connection', 'close')
-    response.once('close', () => {
-      this.#answered.add(socket)
-      this.#sweep ??= setImmediate(() => {
-        this.#sweep = undefined
-        this.#endIdle((idle) => this.#answered.has(idle))
-        this.#answered.clear()
-      })
+  constructor(serves: Serves, { timeout, idleGrace, unusedGrace }: Required<DrainOptions>) {
+    this.#serves = serves
+    this.#all = new Set(serves.connections)
+    this.#windDown = new WindDown(serves, { idleGrace, unusedGrace })
+    this.#timer = deadline(timeout, () => {
+      this.#cut = new Set()
+      serves.admission.cutOff()
+      this.#cutOff([...serves.connections])
     })
   }
 
-  #endIdle(which: (socket: net.Socket) => boolean): void {
-    const sockets = idleHttpSockets(this.#server)
-    if (sockets === undefined) (this.#server as Partial<http.Server>).closeIdleConnections?.()
-    for (const socket of sockets?.filter(which) ?? []) {
-      // A request is there already: it is answered, and that ends the connection.
-      const handle = handleBeneath(socket)
-      // Node has ended it already, behind its last response.
-      if (handle === undefined || socket.writableEnded) continue
-      const waiting = binding.receive(handle.fd, 1, true)
-      if (typeof waiting !== 'number' && waiting.length > 0) continue
-      this.idle.add(handle)
-      // After a close_notify where there is TLS.
-      socket.destroySoon()
-    }
+  /** Counts a connection that was accepted before the drain and is delivered in it. */
+  add(served: Served): void {
+    this.#all.add(served)
+    if (this.#cut !== undefined) this.#cutOff([served])
   }
-}
 
-// A GOAWAY with the last stream that is served; the client knows that it may make anew what it has opened since (RFC 9113,
-// section 8.7). The section 6.8 has one before it that excludes no stream yet, but whatever Node sends makes nghttp2
-// ignore new streams from then on.
-function goAway(session: http2.ServerHttp2Session): void {
-  session.close()
+  /** No connection is left. */
+  finish(): DrainReport {
+    clearTimeout(this.#timer)
+    this.#windDown.stop()
+    const cut = this.#cut ?? new Set()
+    for (const served of cut) this.#all.delete(served)
+    const report = this.#windDown.report(this.#all)
+    return { ...report, destroyed: cut.size, elapsed: performance.now() - this.#started }
+  }
+
+  #cutOff(connections: readonly Served[]): void {
+    for (const served of connections) {
+      if (!this.#windDown.hasEnded(served)) this.#cut?.add(served)
+      // The close_notify is then on its way when the socket is destroyed.
+      served.secure?.end()
+    }
+    setImmediate(() => {
+      for (const served of connections) if (this.#serves.connections.has(served)) served.destroy()
+    })
+  }
 }

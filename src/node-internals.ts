@@ -12,6 +12,10 @@ export type HandleAddress = { address?: string; port?: number; family?: string }
 /** What a `net.Socket` or a `net.Server` has beneath it: `TCP` or `Pipe`, which Node does not export. */
 export interface Handle {
   readonly fd: number
+  /** Bytes that were read, also those beneath TLS. */
+  readonly bytesRead?: number
+  /** Bytes that the kernel has not taken yet. */
+  readonly writeQueueSize?: number
   open(fd: number): number
   close(callback?: () => void): void
   reset?(callback?: () => void): number
@@ -194,30 +198,84 @@ interface ConnectionsList {
   idle(): { socket: net.Socket }[]
 }
 
+// What an http.Server adds to the sockets that it serves.
+type HttpSocket = net.Socket & {
+  /** The response at the head of the queue; null behind the last one, undefined before the first. */
+  _httpMessage?: http.ServerResponse | null
+  parser?: HttpParser | null
+}
+
+interface HttpParser {
+  incoming?: http.IncomingMessage | null
+  /** It reads from the handle itself, and not what the socket emits. */
+  _consumed?: boolean
+  constructor: { kOnExecute?: number }
+  [callback: number]: ((this: HttpParser, ...args: unknown[]) => unknown) | null | undefined
+}
+
 const connectionsOf = (server: net.Server) =>
   hidden(server, 'http.server.connections') as Partial<ConnectionsList> | undefined
 
-/** The connections with HTTP/1 that a server has; undefined when they cannot be had. */
-export function httpSockets(server: net.Server): net.Socket[] | undefined {
-  return connectionsOf(server)
-    ?.all?.()
-    .map(({ socket }) => socket)
+/**
+ * What an HTTP/1 connection is doing. `unused`: no whole request head has come. `answering`: a request waits for its
+ * response. `idle`: all requests are answered. `receiving`: the same, and the beginning of another request has come.
+ */
+export type HttpPhase = 'unused' | 'answering' | 'idle' | 'receiving'
+
+/** The HTTP/1 connections of a server; undefined when Node does not list them. An upgraded one is no longer listed. */
+export function httpConnections(server: net.Server): { socket: net.Socket; phase: HttpPhase }[] | undefined {
+  const list = connectionsOf(server)
+  const all = list?.all?.()
+  if (all === undefined) return undefined
+  // Node 26 also lists here the connections from which nothing has come.
+  const idle = new Set(list?.idle?.().map(({ socket }) => socket))
+  return all.map(({ socket }) => ({ socket, phase: phaseOf(socket, idle) }))
 }
 
-/** Those that have answered and wait for another request, of which nothing has come. */
-export function idleHttpSockets(server: net.Server): net.Socket[] | undefined {
-  return (
-    connectionsOf(server)
-      ?.idle?.()
-      .map(({ socket }) => socket)
-      // To Node 26 also one from which nothing has come yet is idle.
-      .filter((socket) => socket.bytesRead > 0 && responseOn(socket)?.writableEnded !== false)
-  )
+function phaseOf(socket: HttpSocket, idle: Set<net.Socket>): HttpPhase {
+  if (socket._httpMessage === undefined) return 'unused'
+  if (socket._httpMessage !== null) return 'answering'
+  // The parser is also busy with the body of a request whose response did not wait for it.
+  return idle.has(socket) || newestRequestOn(socket) !== undefined ? 'idle' : 'receiving'
 }
 
-/** The response that is being made on a connection with HTTP/1. */
+/** Whether a server speaks HTTP: its clients speak first, and each of their requests has one response. */
+export function speaksHttp(server: net.Server): boolean {
+  return 'closeIdleConnections' in server || 'updateSettings' in server
+}
+
+/** The response whose turn it is on an HTTP/1 connection. Node queues the later ones out of reach. */
 export function responseOn(socket: net.Socket): http.ServerResponse | undefined {
-  return (socket as unknown as { _httpMessage?: http.ServerResponse | null })._httpMessage ?? undefined
+  return (socket as HttpSocket)._httpMessage ?? undefined
+}
+
+/** The newest request whose head was parsed on an HTTP/1 connection; undefined when it is answered and read. */
+export function newestRequestOn(socket: net.Socket): http.IncomingMessage | undefined {
+  return (socket as HttpSocket).parser?.incoming ?? undefined
+}
+
+/** Calls `run`, which must not throw, when the parser has emitted all requests of the bytes that it is reading. */
+export function afterParsing(socket: net.Socket, run: () => void): void {
+  const { parser } = socket as HttpSocket
+  const index = parser?.constructor.kOnExecute
+  const onExecute = index === undefined ? undefined : parser?.[index]
+  // When the bytes come through the socket, the parser runs within an event of it.
+  if (!parser || index === undefined || !onExecute || parser._consumed !== true) {
+    process.nextTick(run)
+    return
+  }
+  // Not a tick: where a request has a body, ticks run while its segment is parsed.
+  parser[index] = function (...args) {
+    parser[index] = onExecute
+    run()
+    // Unless that was the end of the connection, and the parser serves another.
+    return parser[index] === onExecute ? onExecute.apply(this, args) : undefined
+  }
+}
+
+/** Whether Node ends the connection behind this response, whose head is written. */
+export function endsConnection(response: http.ServerResponse): boolean {
+  return (response as unknown as { _last?: boolean })._last === true
 }
 
 const symbolOf = (object: object, description: string) =>

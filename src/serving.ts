@@ -8,8 +8,15 @@ import { inspect } from './adopt.js'
 import { Alarms } from './alarms.js'
 import { binding } from './binding.js'
 import { Connection } from './connection.js'
-import { deadline, longestTimer } from './deadline.js'
-import { type DrainOptions, type DrainReport, type EndOptions, WindDown } from './drain.js'
+import { longestTimer } from './deadline.js'
+import {
+  Drain,
+  type DrainOptions,
+  type DrainReport,
+  type EndOptions,
+  readDrainOptions,
+  readEndOptions,
+} from './drain.js'
 import { type CodedError, codedError, runSafely, type SystemError } from './errors.js'
 import { Listener } from './listener.js'
 import { type Handle, type HandleClass, handleClassFor, setHandshakeTimeout } from './node-internals.js'
@@ -31,8 +38,6 @@ export interface ServingEvents {
 }
 
 const defaultHandshakeTimeout = 10_000
-const defaultDrainTimeout = 30_000
-const defaultIdleGrace = 200
 /**
  * Where a {@link Serving} is in its life; it only goes forward. `'serving'`: it accepts when there is room. `'draining'`:
  * `drain()` was called; it accepts nothing, and the server still listens. `'closing'`: the server is closed, or is as soon as
@@ -66,10 +71,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   /** An 'error' event is to come, and 'close' must not come before it. */
   #failing = false
   #drained: Promise<DrainReport> | undefined
-  /** What the report of a drain counts. */
-  #counted: Set<Served> | undefined
-  /** What the deadline of a drain cut off. */
-  #cut: Set<Served> | undefined
+  #drain: Drain | undefined
 
   /** @internal Servings come from `serve`. */
   constructor(listener: Listener, target: net.Server | ConnectionHandler | SecureHandler, options: ServeOptions) {
@@ -151,18 +153,16 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   /**
-   * Stops accepting, and lets what is under way come to its end: idle keep-alive connections are ended; requests in
-   * flight, and those that still come on their connections, are answered with `Connection: close`; HTTP/2 clients get a
-   * GOAWAY and finish their streams. For another protocol there is the 'drain' event. At the deadline what is left is
-   * destroyed. Then the server is closed; the listener stays open unless told otherwise. The second call changes
-   * nothing, and gives the same promise. Behind `close()` it does the same for the connections that are left.
+   * Stops accepting, and lets what is under way come to its end. HTTP/1 requests whose handler has run are answered, the
+   * last of each connection with `Connection: close`. Idle connections, and those without a whole request, are ended after
+   * a grace. HTTP/2 clients get a GOAWAY and finish their streams. For another protocol there is the 'drain' event. At the
+   * deadline what is left is destroyed. Then the server is closed; the listener stays open unless told otherwise. The
+   * second call changes nothing, and gives the same promise. Behind `close()` it does the same for the connections that are
+   * left.
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
-    const { closeListener } = readEndOptions(options)
-    const { timeout = defaultDrainTimeout, idleGrace = defaultIdleGrace } = options
-    const ms = validate.timeout('options.timeout', timeout)
-    validate.integer('options.idleGrace', idleGrace, 0, longestTimer)
-    this.#drained ??= this.#drain(ms, idleGrace, closeListener)
+    const checked = readDrainOptions(options)
+    this.#drained ??= this.#drainWith(checked)
     return this.#drained
   }
 
@@ -282,11 +282,9 @@ export class Serving extends EventEmitter<ServingEvents> {
   #take(connection: Connection): void {
     const served = new Served(connection, this.#live, this.#onGone)
     this.#waiting++
-    this.#counted?.add(served)
     this.#alarms.check(this.#live.size)
     runSafely(() => this.#give(connection, served))
-    // Accepted in time, and delivered behind the deadline.
-    if (this.#cut !== undefined) this.#cutOff([served])
+    this.#drain?.add(served)
   }
 
   #given(served: Served): void {
@@ -348,38 +346,14 @@ export class Serving extends EventEmitter<ServingEvents> {
     )
   }
 
-  async #drain(timeout: number, idleGrace: number, closeListener: boolean): Promise<DrainReport> {
-    const started = performance.now()
-    const all = new Set(this.#live)
-    this.#counted = all
-    this.#enter('draining', closeListener)
-    const sessions = [...this.#live].flatMap(({ session }) => session ?? [])
-    const windDown = this.#server && new WindDown(this.#server.server, sessions, idleGrace)
+  async #drainWith(options: Required<DrainOptions>): Promise<DrainReport> {
+    this.#enter('draining', options.closeListener)
+    const serves = { server: this.#server?.server, connections: this.#live, admission: this.#admission }
+    const drain = new Drain(serves, options)
+    this.#drain = drain
     runSafely(() => this.emit('drain'))
-    const timer = deadline(timeout, () => {
-      this.#cut = new Set()
-      this.#admission.cutOff()
-      this.#cutOff([...this.#live])
-    })
     await this.#closed.promise
-    clearTimeout(timer)
-    windDown?.stop()
-    this.#counted = undefined
-    const cut = this.#cut ?? new Set()
-    for (const served of cut) all.delete(served)
-    const idle = [...all].filter(({ handle }) => handle && windDown?.idle.has(handle)).length
-    return { idle, finished: all.size - idle, destroyed: cut.size, elapsed: performance.now() - started }
-  }
-
-  #cutOff(connections: readonly Served[]): void {
-    for (const served of connections) {
-      this.#cut?.add(served)
-      // So that a close_notify is on its way when the socket goes.
-      served.secure?.end()
-    }
-    setImmediate(() => {
-      for (const served of connections) if (this.#live.has(served)) served.destroy()
-    })
+    return drain.finish()
   }
 }
 
@@ -408,11 +382,4 @@ function deferred(): { promise: Promise<void>; resolve: () => void } {
 
 export function checkLimit(name: string, value: unknown): void {
   if (value !== Number.POSITIVE_INFINITY) validate.integer(name, value, 0, Number.MAX_SAFE_INTEGER)
-}
-
-function readEndOptions(options: EndOptions): Required<EndOptions> {
-  validate.object('options', options)
-  const { closeListener }: EndOptions = options
-  validate.optionalBoolean('options.closeListener', closeListener)
-  return { closeListener: closeListener === true }
 }

@@ -71,7 +71,7 @@ describe('Serving.drain of HTTP/2', () => {
     const { listener, serving } = await serveStreams()
     const { client } = await session(`http://${host}:${portOf(listener)}`)
     const closed = once(client, 'close')
-    assert.equal((await serving.drain()).finished, 1)
+    assert.equal((await serving.drain()).unused, 1)
     await closed
   })
 
@@ -85,7 +85,7 @@ describe('Serving.drain of HTTP/2', () => {
     const client = http2.connect('http://localhost', { createConnection: () => tls.connect(secure) })
     cleanUp(() => client.destroy())
     await once(client, 'goaway')
-    assert.equal((await draining).finished, 1)
+    assert.equal((await draining).unused, 1)
   })
 
   it('destroys at the deadline a session whose stream has no end', async () => {

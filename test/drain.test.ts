@@ -34,6 +34,7 @@ async function speaker(listener: Listener) {
   const socket = await connect(listener)
   const heard = { text: '' }
   socket.on('data', (bytes) => (heard.text += bytes))
+  socket.on('end', () => socket.end())
   return { socket, heard, ask: () => socket.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n') }
 }
 

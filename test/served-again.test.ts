@@ -188,6 +188,37 @@ describe('A server that is served again while connections are left', () => {
     })
   }
 
+  it('has a drain of its first Serving touch none of the connections of its second', async () => {
+    const held: http.ServerResponse[] = []
+    const server = http.createServer((request, response) => {
+      if (request.url === '/held') held.push(response)
+      else response.end('ok')
+    })
+    const [one, two] = [await listen({ host }), await listen({ host })]
+    const heard = { old: '', fresh: '' }
+    const request = (url: string) => `GET ${url} HTTP/1.1\r\nHost: a\r\n\r\n`
+    const first = serve(one, server)
+    const old = await connect(one)
+    old.on('data', (data) => (heard.old += data)).write(request('/held'))
+    await until(() => held.length === 1)
+    void first.close()
+    const second = serve(two, server)
+    const fresh = await connect(two)
+    fresh.on('data', (data) => (heard.fresh += data)).write(request('/1'))
+    await until(() => heard.fresh.endsWith('ok'))
+    const drained = first.drain({ idleGrace: 0, unusedGrace: 0 })
+    held[0]?.end('the last')
+    const { finished, idle, unused, destroyed } = await drained
+    assert.deepEqual({ finished, idle, unused, destroyed }, { finished: 1, idle: 0, unused: 0, destroyed: 0 })
+    assert.match(heard.old, /Connection: close\r\n.*the last/s)
+    heard.fresh = ''
+    fresh.write(request('/2'))
+    await until(() => heard.fresh.endsWith('ok'))
+    assert.doesNotMatch(heard.fresh, /Connection: close/)
+    fresh.destroy()
+    await second.drain()
+  })
+
   it('answers on each life, also over a unix socket', async () => {
     const server = endLater(net.createServer((socket) => socket.resume().end('hello')))
     const directory = temporaryDirectory()
