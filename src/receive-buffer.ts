@@ -42,9 +42,10 @@ export function makeRoom(fd: number, length: number): (() => void) | undefined {
     if (lock >= 0) set(fd, SO_BUF_LOCK, lock)
   }
   const error = set(fd, SO_RCVBUF, largeEnough / 2)
-  const now = error < 0 ? before : sizeOf(fd)
+  const now = error < 0 ? before : binding.getOption(fd, SOL_SOCKET, SO_RCVBUF)
   // Half of the buffer is the least that Linux lets a peer fill.
   if (now >= Math.min(2 * length, largeEnough)) return restore
   restore()
+  if (now < 0) throw systemError('getsockopt', now)
   throw codedError('ERR_PEEK_BUFFER', `${length} bytes need more than net.core.rmem_max allows`)
 }
