@@ -38,7 +38,7 @@
           'ldflags': [
             '-Wl,--wrap=accept4,--wrap=bind,--wrap=close,--wrap=connect,--wrap=epoll_create1,--wrap=epoll_ctl',
             '-Wl,--wrap=epoll_wait,--wrap=fcntl64,--wrap=getpeername,--wrap=getsockname',
-            '-Wl,--wrap=getsockopt,--wrap=listen,--wrap=open64,--wrap=pipe2,--wrap=poll,--wrap=recv',
+            '-Wl,--wrap=getsockopt,--wrap=ioctl,--wrap=listen,--wrap=open64,--wrap=pipe2,--wrap=poll,--wrap=recv',
             '-Wl,--wrap=recvmsg,--wrap=send,--wrap=sendmsg,--wrap=setsockopt,--wrap=socket,--wrap=socketpair',
             '-Wl,--wrap=syscall,--wrap=uv_poll_init,--wrap=uv_poll_start,--wrap=_Znam,--wrap=_Znwm',
             '-Wl,--wrap=_ZnwmRKSt9nothrow_t',

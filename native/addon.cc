@@ -115,13 +115,13 @@ void Addon::enter(napi_async_context context, napi_value receiver, const Napi::F
 void Addon::ready(const Readiness::Event* events, size_t count) {
   if (completions() == nullptr || on_ready_.IsEmpty()) return;
   Napi::HandleScope scope(env_);
-  // Two numbers for each: the fd, and 1 if it has ended, plus 2 if there is room to write.
+  // Two numbers for each: the fd, and 1 for an exceptional condition, plus 2 if there is room to write.
   napi_value flat;
   if (napi_create_array_with_length(env_, 2 * count, &flat) != napi_ok) return;
   for (uint32_t i = 0; i < count; i++) {
     napi_set_element(env_, flat, 2 * i, Napi::Number::New(env_, events[i].fd));
     napi_set_element(env_, flat, 2 * i + 1,
-                     Napi::Number::New(env_, (events[i].ended ? 1 : 0) + (events[i].writable ? 2 : 0)));
+                     Napi::Number::New(env_, (events[i].exceptional ? 1 : 0) + (events[i].writable ? 2 : 0)));
   }
   // Each of those that wait is a promise, and has its own context.
   napi_value receiver;

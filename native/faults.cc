@@ -119,6 +119,7 @@ CALL("getpeername", getpeername, int, (int fd, sockaddr* address, socklen_t* len
 CALL("getsockname", getsockname, int, (int fd, sockaddr* address, socklen_t* length), fd, address, length)
 CALL("getsockopt", getsockopt, int, (int fd, int level, int name, void* value, socklen_t* length), fd, level, name,
      value, length)
+CALL("ioctl", ioctl, int, (int fd, unsigned long request, void* argument), fd, request, argument)
 CALL("listen", listen, int, (int fd, int backlog), fd, backlog)
 CALL("open", open64, int, (const char* path, int flags), path, flags)
 CALL("pipe2", pipe2, int, (int* fds, int flags), fds, flags)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -14,6 +15,11 @@
 #include "sys.h"
 #include "unix_diag.h"
 
+// Linux 5.14; not in the headers of every system that builds this.
+#ifndef SO_BUF_LOCK
+#define SO_BUF_LOCK 72
+#endif
+
 namespace fd_facts {
 namespace {
 
@@ -21,10 +27,12 @@ using js::number;
 using Napi::CallbackInfo;
 using Napi::Value;
 
-int get_int(int fd, int name, int* value) {
+int get_int(int fd, int level, int name, int* value) {
   socklen_t length = sizeof *value;
-  return sys::getsockopt(fd, SOL_SOCKET, name, value, &length);
+  return sys::getsockopt(fd, level, name, value, &length);
 }
+
+int get_int(int fd, int name, int* value) { return get_int(fd, SOL_SOCKET, name, value); }
 
 const char* kind_name(mode_t mode) {
   switch (mode & S_IFMT) {
@@ -142,6 +150,24 @@ Value pidfd_inode(const CallbackInfo& info) {
   return Napi::String::New(info.Env(), std::to_string(file.inode));
 }
 
+// getOption(fd, level, name): the value of a socket option that is a number from 0 on.
+Value get_option(const CallbackInfo& info) {
+  int value = 0;
+  int error = get_int(js::to_int(info[0]), js::to_int(info[1]), js::to_int(info[2]), &value);
+  return number(info, error == 0 ? value : error);
+}
+
+// poll(fd): the events of poll(2) that are true of it now.
+Value poll(const CallbackInfo& info) {
+  return number(info, sys::poll(js::to_int(info[0]), POLLIN | POLLPRI | POLLRDHUP));
+}
+
+// atMark(fd), unread(fd)
+template <int (*question)(int)>
+Value answer_of(const CallbackInfo& info) {
+  return number(info, question(js::to_int(info[0])));
+}
+
 struct Constant {
   const char* name;
   int value;
@@ -160,6 +186,9 @@ constexpr Constant kConstants[] = {
     {"SO_REUSEPORT", SO_REUSEPORT},
     {"SO_KEEPALIVE", SO_KEEPALIVE},
     {"SO_BINDTODEVICE", SO_BINDTODEVICE},
+    {"SO_RCVBUF", SO_RCVBUF},
+    {"SO_PEEK_OFF", SO_PEEK_OFF},
+    {"SO_BUF_LOCK", SO_BUF_LOCK},
     {"IPPROTO_IP", IPPROTO_IP},
     {"IP_TRANSPARENT", IP_TRANSPARENT},
     {"IP_FREEBIND", IP_FREEBIND},
@@ -172,12 +201,19 @@ constexpr Constant kConstants[] = {
     {"TCP_KEEPIDLE", TCP_KEEPIDLE},
     {"TCP_DEFER_ACCEPT", TCP_DEFER_ACCEPT},
     {"TCP_FASTOPEN", TCP_FASTOPEN},
+    {"POLLPRI", POLLPRI},
+    {"POLLRDHUP", POLLRDHUP},
+    {"POLLHUP", POLLHUP},
 };
 
 }  // namespace
 
 void define(Napi::Object exports) {
   js::define(exports, "inspect", inspect);
+  js::define(exports, "getOption", get_option);
+  js::define(exports, "poll", poll);
+  js::define(exports, "atMark", answer_of<sys::at_mark>);
+  js::define(exports, "unread", answer_of<sys::unread>);
   js::define(exports, "localAddress", address_of<sys::getsockname>);
   js::define(exports, "peerAddress", address_of<sys::getpeername>);
   js::define(exports, "parseAddress", parse_address);

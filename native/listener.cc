@@ -1,6 +1,7 @@
 #include "listener.h"
 
 #include <errno.h>
+#include <poll.h>
 
 #include <algorithm>
 #include <new>
@@ -208,7 +209,7 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
   // A pause does not know whether there are fds again. Who runs out in it has no later attempt.
   if (resume_at_ != 0 && requests_.next_deadline() > now_ms()) return batch;
   // Linux takes an fd before it looks for a client: without one, a process at its limit would be told of the limit.
-  if (in_timer_ && sys::poll_readable(fd_) == 0) return batch;
+  if (in_timer_ && sys::poll(fd_, POLLIN) == 0) return batch;
   // Whoever shares the socket can have made it block: libuv does so to what becomes a child's fd 0 to 2, systemd to all
   // that it passes on. The accept that finds nobody would then be the last thing this thread does.
   if (!requests_.empty()) sys::set_nonblock(fd_);

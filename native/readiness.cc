@@ -5,6 +5,8 @@
 
 #include "sys.h"
 
+static constexpr uint32_t kExceptional = EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR;
+
 int Readiness::open(uv_loop_t* loop) {
   int epoll = sys::epoll_create();
   if (epoll < 0) return epoll;
@@ -29,7 +31,7 @@ int Readiness::watch(uv_loop_t* loop, int fd, bool writable) {
   if (closing_) return -ECANCELED;
   int error = epoll_ < 0 ? open(loop) : 0;
   if (error == 0) error = start();
-  uint32_t events = EPOLLIN | EPOLLRDHUP | EPOLLET;
+  uint32_t events = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET;
   if (writable) events |= EPOLLOUT;
   if (error == 0) error = sys::epoll_add(epoll_, fd, events);
   if (error != 0) return error;
@@ -48,15 +50,19 @@ int Readiness::unwatch(int fd) {
 }
 
 void Readiness::on_ready() {
-  epoll_event events[kMaxBatch];
-  Event found[kMaxBatch];
-  int count = sys::epoll_wait(epoll_, events, kMaxBatch);
-  if (count <= 0) return;
-  for (int i = 0; i < count; i++) {
-    uint32_t what = events[i].events;
-    found[i] = {events[i].data.fd, (what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0, (what & EPOLLOUT) != 0};
+  // What is told may close this.
+  for (int batch = 0; batch < kMaxBatches && !closing_; batch++) {
+    epoll_event events[kMaxBatch];
+    Event found[kMaxBatch];
+    int count = sys::epoll_wait(epoll_, events, kMaxBatch);
+    if (count <= 0) return;
+    for (int i = 0; i < count; i++) {
+      uint32_t what = events[i].events;
+      found[i] = {events[i].data.fd, (what & kExceptional) != 0, (what & EPOLLOUT) != 0};
+    }
+    host_->ready(found, static_cast<size_t>(count));
+    if (count < kMaxBatch) return;
   }
-  host_->ready(found, static_cast<size_t>(count));
 }
 
 bool Readiness::close() {

@@ -15,7 +15,8 @@ class Readiness {
  public:
   struct Event {
     int fd;
-    bool ended;     // nothing more will come: the peer has ended its side, or the connection has failed
+    // An end, an error or urgent data, or a number that another fd has meanwhile: only poll(2) of the fd tells.
+    bool exceptional;
     bool writable;  // only if that was asked for
   };
 
@@ -44,6 +45,9 @@ class Readiness {
  private:
   // The most fds that one entry into JavaScript tells of.
   static constexpr int kMaxBatch = 64;
+  // The most entries in one turn of the loop: 1024 fds, as many as libuv takes from one epoll_wait(2). The rest waits
+  // for the next turn, so that timers and other I/O keep theirs.
+  static constexpr int kMaxBatches = 16;
 
   int open(uv_loop_t* loop);
   int start();

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/stat.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -75,9 +76,22 @@ int setsockopt(int fd, int level, int name, const void* value, socklen_t length)
   return result(::setsockopt(fd, level, name, value, length));
 }
 
-int poll_readable(int fd) {
-  pollfd poll = {fd, POLLIN, 0};
-  return result(::poll(&poll, 1, 0));
+int poll(int fd, short events) {
+  pollfd poll = {fd, events, 0};
+  int count = ::poll(&poll, 1, 0);
+  return count <= 0 ? result(count) : poll.revents;
+}
+
+int at_mark(int fd) {
+  int mark = 0;
+  int error = result(::ioctl(fd, SIOCATMARK, &mark));
+  return error < 0 ? error : mark;
+}
+
+int unread(int fd) {
+  int count = 0;
+  int error = result(::ioctl(fd, FIONREAD, &count));
+  return error < 0 ? error : count;
 }
 
 ssize_t send(int fd, const void* data, size_t length) { return result(::send(fd, data, length, MSG_NOSIGNAL)); }

@@ -54,8 +54,14 @@ int getpeername(int fd, sockaddr* address, socklen_t* length);
 int getsockopt(int fd, int level, int name, void* value, socklen_t* length);
 int setsockopt(int fd, int level, int name, const void* value, socklen_t length);
 
-// poll(2) for POLLIN, without waiting: 1 when there is something, an error included.
-int poll_readable(int fd);
+// poll(2) of one fd, without waiting: the events of `events` that are true of it now, and POLLERR, POLLHUP and POLLNVAL,
+// which need not be asked for. 0 when none is.
+int poll(int fd, short events);
+
+// ioctl(2): SIOCATMARK, whether the next byte to read is the urgent one (sockatmark(3)), 0 or 1; and FIONREAD, how many
+// bytes can be read (unix(7), tcp(7)).
+int at_mark(int fd);
+int unread(int fd);
 
 // send(2) and recv(2)
 ssize_t send(int fd, const void* data, size_t length);

@@ -87,7 +87,7 @@ export class Served {
 
   /** The client has left, or drain() has cut it off, which gives no reason of its own. */
   refuseUnlessGone(entry, { code }) {
-    if (code !== 'ECONNRESET' && code !== 'ERR_CONNECTION_CLAIMED') this.journal.refuse(entry, code)
+    if (!['ECONNRESET', 'ERR_PEEK_ENDED', 'ERR_CONNECTION_CLAIMED'].includes(code)) this.journal.refuse(entry, code)
   }
 
   /** Of a function, which must end its connections itself. */

@@ -7,7 +7,10 @@ import type { Served } from './served.js'
 
 /** A connection that the server did not get. */
 export interface Refusal {
-  /** `ERR_PROXY_UNTRUSTED`, `ERR_PROXY_HEADER`, `ERR_PEEK_TIMEOUT`, or why there is no TLS: see `Connection.toTLS`. */
+  /**
+   * `ERR_PROXY_UNTRUSTED`; as of `Connection.proxyHeader`: `ERR_PROXY_HEADER`, `ERR_PEEK_ENDED` or `ECONNRESET` (the peer
+   * hung up, as health checks do), `ERR_PEEK_TIMEOUT`; or why there is no TLS: see `Connection.toTLS`.
+   */
   error: Error
   remoteAddress: string | undefined
   remotePort: number | undefined
@@ -75,9 +78,10 @@ export class Admission {
       if (!trusts) {
         return required ? this.#refuse(connection, codedError('ERR_PROXY_UNTRUSTED')) : give(connection, served)
       }
-      this.#wait(connection, served, connection.proxyHeader({ timeout, signal }), (header) => {
+      const reading = connection.proxyHeader({ timeout, signal })
+      const needed = required ? reading.then((header) => header ?? absent(connection)) : reading
+      this.#wait(connection, served, needed, (header) => {
         if (header !== null) served.introduce(header, { remoteAddress, remotePort })
-        else if (required) return this.#refuse(connection, codedError('ERR_PROXY_HEADER', 'there is none'))
         give(connection, served)
       })
     }
@@ -102,4 +106,11 @@ export class Admission {
     connection.close()
     if (!this.#cutOff.signal.aborted) runSafely(() => this.#refused({ error, remoteAddress, remotePort }))
   }
+}
+
+/** Rejects with the reason why there is no PROXY header. Nothing of what the peer has sent was taken. */
+async function absent(connection: Connection): Promise<never> {
+  const { length } = await connection.peek(1, { timeout: 0 })
+  if (length === 0) throw codedError('ERR_PEEK_ENDED', 'nothing of a PROXY header')
+  throw codedError('ERR_PROXY_HEADER', 'there is none')
 }

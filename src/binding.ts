@@ -56,8 +56,8 @@ export interface Binding {
   maxBatch: number
   completions: ArrayBuffer
   setDeliver(deliver: (this: ListenerHandle, ...args: Parameters<Deliver>) => void): void
-  /** Who waits for which fd: here, because all copies of this package in the thread share it with the addon. */
-  watchers?: Map<number, (ended: boolean, writable: boolean) => void>
+  /** What waits for which fd: here, because all copies of this package in the thread share it with the addon. */
+  watchers?: Map<number, (exceptional: boolean, writable: boolean) => void>
   setReady(tell: (fdsAndFlags: number[]) => void): void
   watch(fd: number, writable: boolean): number
   unwatch(fd: number): number
@@ -81,6 +81,13 @@ export interface Binding {
   close(fd: number): number
   reset(fd: number): number
   inspect(fd: number): InspectedFd | number
+  getOption(fd: number, level: number, name: number): number
+  /** The events of poll(2) that are true now, as `constants` has them; 0 when none is. */
+  poll(fd: number): number
+  /** 1 when the next byte to read is the urgent one, else 0: sockatmark(3). */
+  atMark(fd: number): number
+  /** How many bytes can be read: `FIONREAD`, which on a TCP socket ends at the urgent byte. */
+  unread(fd: number): number
   localAddress(fd: number): PlainAddress | number
   peerAddress(fd: number): PlainAddress | number
   parseAddress(sockaddr: Uint8Array): PlainAddress | number

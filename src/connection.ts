@@ -6,7 +6,7 @@ import { binding, type PeerCredentials, type PlainAddress } from './binding.js'
 import { type ClientHello, parseClientHello } from './client-hello.js'
 import { mark } from './copies.js'
 import { abortError, check, codedError, invalidArgType } from './errors.js'
-import { keepsPackets, type LookAheadOptions, lookAhead } from './look-ahead.js'
+import { type End, keepsPackets, type LookAheadOptions, lookAhead, lookFromStart, type Reading } from './look-ahead.js'
 import {
   type Handle,
   type HandleClass,
@@ -51,6 +51,7 @@ const fromCaller: Origin = { where: 'given to Connection.fromFd()' }
 export class Connection {
   readonly #owned: OwnedFd
   #local: PlainAddress | undefined
+  #lookedAt = false
 
   static {
     mark(Connection, 'Connection')
@@ -244,36 +245,36 @@ export class Connection {
   }
 
   /**
-   * Waits for the first `length` bytes (at most 65,536) and looks at them; they are still there for whoever reads next.
-   * When the peer ends its side before, what it has sent is all there is; of a seqpacket socket the first packet is. The
-   * kernel must have room for them: a small SO_RCVBUF keeps the peer from sending them. Borrows the fd. One look at a
-   * time.
+   * Waits for the first `length` bytes (at most 65,536) and looks at them; they are still there for the next reader.
+   * When the peer ends its side before, what it has sent is all there is; of a seqpacket socket the first packet is. A
+   * receive buffer (`SO_RCVBUF`, socket(7)) that is too small for them is larger until the look ends. Borrows the fd. One
+   * look at a time.
    *
-   * Errors: `ERR_PEEK_TIMEOUT`, `ABORT_ERR`, `ECONNRESET`, `ERR_CONNECTION_CLAIMED` (also when the connection is claimed
-   * meanwhile), `ERR_OUT_OF_RANGE`.
+   * Errors: `ERR_PEEK_TIMEOUT`, `ABORT_ERR`, `ECONNRESET`, `ERR_PEEK_PENDING`, `ERR_CONNECTION_CLAIMED` (also when the
+   * connection is claimed meanwhile), `ERR_OUT_OF_RANGE`; `ERR_PEEK_STOPPED` when urgent data (tcp(7)) or file descriptors
+   * (unix(7)) keep the kernel from showing what is behind them; `ERR_PEEK_BUFFER` when `net.core.rmem_max` allows no
+   * buffer that is large enough.
    */
   async peek(length: number, options: LookAheadOptions = {}): Promise<Buffer> {
     validate.integer('length', length, 1, 65_536)
-    return this.#look(length, options, (bytes, ended) =>
-      ended || bytes.length === length ? { result: bytes } : undefined,
+    return this.#look<Buffer>(length, options, (bytes, end) =>
+      end !== undefined || bytes.length === length ? { result: bytes } : { needed: length },
     )
   }
 
   /**
    * Waits for a TLS ClientHello, in any number of pieces and TLS records, and reads it; it is still there for `toTLS`.
-   * Null when the client sends something else, or ends its side before. Borrows the fd.
+   * Null when the client sends something else, or hangs up before. Borrows the fd.
    *
    * Errors: as of {@link peek}.
    */
   async clientHello(options: LookAheadOptions = {}): Promise<ClientHello | null> {
-    let needed = 0
-    return this.#look(mostPeeked, options, (bytes, ended) => {
-      if (bytes.length < needed && !ended) return undefined
+    return this.#look<ClientHello | null>(mostPeeked, options, (bytes, end) => {
       const parsed = parseClientHello(bytes)
       if (parsed === null) return { result: null }
       if ('hello' in parsed) return { result: parsed.hello }
-      needed = Math.min(parsed.needed, mostPeeked)
-      return ended || bytes.length === mostPeeked ? { result: null } : undefined
+      if (end !== undefined || bytes.length === mostPeeked) return { result: null }
+      return { needed: Math.min(parsed.needed, mostPeeked) }
     })
   }
 
@@ -282,20 +283,19 @@ export class Connection {
    * something else comes, or the peer ends its side without a word; then nothing was taken. A seqpacket socket must bring
    * it in a packet of its own. Believe it only from a proxy that you know by its `remoteAddress`. Borrows the fd.
    *
-   * Errors: `ERR_PROXY_HEADER` (nothing was taken) and those of {@link peek}.
+   * Errors: `ERR_PROXY_HEADER` (it is malformed), `ERR_PEEK_ENDED` (the peer hung up within it), and those of {@link peek}.
+   * With each of them nothing was taken.
    */
   async proxyHeader(options: LookAheadOptions = {}): Promise<ProxyHeader | null> {
-    let needed = 0
-    return this.#look(mostPeeked, options, (bytes, ended) => {
-      if (bytes.length < needed && !ended) return undefined
+    return this.#look<ProxyHeader | null>(mostPeeked, options, (bytes, end) => {
       const parsed = parseProxyHeader(bytes)
       if (parsed === null) return { result: null }
       if ('malformed' in parsed) throw codedError('ERR_PROXY_HEADER', parsed.malformed)
       if ('needed' in parsed) {
-        needed = Math.min(parsed.needed, mostPeeked)
-        if (!ended && bytes.length < mostPeeked) return undefined
+        if (end === undefined) return { needed: parsed.needed }
         if (bytes.length === 0) return { result: null }
-        throw codedError('ERR_PROXY_HEADER', 'it ends before its time')
+        if (end === 'packet') throw codedError('ERR_PROXY_HEADER', 'its packet ends before it')
+        throw codedError('ERR_PEEK_ENDED', `${bytes.length} bytes of a PROXY header`)
       }
       // What is left of a packet is lost when a part of it is taken. IP sockets, which have a family, are streams.
       if (bytes.length > parsed.length && this.remoteFamily === undefined && keepsPackets(this.#owned.fd)) {
@@ -309,10 +309,14 @@ export class Connection {
   async #look<T>(
     limit: number,
     options: LookAheadOptions,
-    read: (bytes: Buffer, ended: boolean) => { result: T } | undefined,
+    read: (bytes: Buffer, end: End | undefined) => Reading<T>,
   ): Promise<T> {
     const fd = this.#claimable()
     if (this.#owned.abandonLook !== undefined) throw codedError('ERR_PEEK_PENDING')
+    if (!this.#lookedAt) {
+      this.#lookedAt = true
+      lookFromStart(fd)
+    }
     // `this`, and not only its fd: a connection whose bytes somebody waits for is not forgotten.
     return lookAhead(fd, limit, options, (abandon) => (this.#owned.abandonLook = abandon), read)
   }

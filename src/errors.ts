@@ -23,7 +23,13 @@ export const codes = {
   ERR_ACCEPT_TIMEOUT: 'no connection came within the timeout',
   /** The peer did not send what was waited for in time. */
   ERR_PEEK_TIMEOUT: 'the peer has not sent enough within the timeout',
-  /** Somebody looks at the connection already: one at a time. */
+  /** The peer ended its side, or hung up, before all of a PROXY header was there. Load balancers do so in health checks. */
+  ERR_PEEK_ENDED: 'the peer has ended its side before all of it was there',
+  /** The kernel shows nothing behind the peer's urgent data or file descriptors until what is before them has been read. */
+  ERR_PEEK_STOPPED: 'what the peer has sent cannot be looked at as a whole',
+  /** The receive buffer has no room for the bytes, and may not be made larger. */
+  ERR_PEEK_BUFFER: 'the receive buffer is too small',
+  /** Another look at the connection is under way: one at a time. */
   ERR_PEEK_PENDING: 'the connection is being looked at',
   /** What begins as a PROXY header is none. */
   ERR_PROXY_HEADER: 'the PROXY header is malformed',

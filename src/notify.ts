@@ -1,6 +1,6 @@
 import { inspect } from './adopt.js'
 import { binding } from './binding.js'
-import { deadline, longestTimer } from './deadline.js'
+import { deadlineAfterPoll, longestTimer } from './deadline.js'
 import { check, codedError, invalidArgType, invalidArgValue, systemError } from './errors.js'
 import { onReady } from './readiness.js'
 import * as validate from './validate.js'
@@ -84,7 +84,8 @@ export function notify(state: Notification): boolean {
 /**
  * Resolves when the service manager has read everything that was sent before: sd_notify_barrier(3). False when there is none.
  *
- * Errors: `ERR_NOTIFY_TIMEOUT` after `timeout` ms (5,000 by default; negative: never), and those of {@link notify}.
+ * Errors: `ERR_NOTIFY_TIMEOUT` after `timeout` ms (5,000 by default; negative: never; 0: unless the answer is there
+ * already), and those of {@link notify}. An answer that is there at the deadline counts, however late the event loop is.
  */
 export async function notifyBarrier(options: { timeout?: number } = {}): Promise<boolean> {
   validate.object('options', options)
@@ -99,13 +100,18 @@ export async function notifyBarrier(options: { timeout?: number } = {}): Promise
       binding.close(writing)
     }
     await new Promise<void>((resolve, reject) => {
-      const settle = (end: () => void) => {
-        clearTimeout(timer)
+      // The state of the pipe decides: an event may be meant for an fd that had its number before, and at the deadline the
+      // loop may not have come to it.
+      const answered = (otherwise?: () => Error) => {
+        const state = binding.poll(reading)
+        if (state === 0 && otherwise === undefined) return
+        stopTimer()
         unwatch()
-        end()
+        if (state > 0) resolve()
+        else reject(state < 0 ? systemError('poll', state) : otherwise?.())
       }
-      const unwatch = onReady(reading, 'read', () => settle(resolve))
-      const timer = deadline(timeout, () => settle(() => reject(codedError('ERR_NOTIFY_TIMEOUT'))))
+      const unwatch = onReady(reading, 'read', () => answered())
+      const stopTimer = deadlineAfterPoll(timeout, () => answered(() => codedError('ERR_NOTIFY_TIMEOUT')))
     })
     return true
   } finally {

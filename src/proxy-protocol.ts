@@ -26,7 +26,10 @@ export interface ProxyHeader {
   version: 1 | 2
   /** `'LOCAL'`: the proxy itself speaks, for a health check: the real endpoints are those of the socket. */
   command: 'PROXY' | 'LOCAL'
-  /** `'UNSPEC'`: nothing is known of the client (UNKNOWN in version 1). */
+  /**
+   * Of the source. The destination of version 1 may be of the other IP family. `'UNSPEC'`: nothing is known of the client
+   * (UNKNOWN in version 1).
+   */
   family: 'IPv4' | 'IPv6' | 'UNIX' | 'UNSPEC'
   transport: 'STREAM' | 'DGRAM' | 'UNSPEC'
   source: ProxyEndpoint | undefined
@@ -92,11 +95,13 @@ function parseVersion1(bytes: Buffer): ParsedProxyHeader {
   }
   // "the receiver must ignore anything presented before the CRLF"
   if (protocol === 'UNKNOWN') return { header, length }
-  const isAddress = protocol === 'TCP4' ? isIPv4 : protocol === 'TCP6' ? isUnscopedIPv6 : undefined
-  if (isAddress === undefined) return { malformed: 'neither TCP4, TCP6 nor UNKNOWN' }
+  const isSource = protocol === 'TCP4' ? isIPv4 : protocol === 'TCP6' ? isUnscopedIPv6 : undefined
+  if (isSource === undefined) return { malformed: 'neither TCP4, TCP6 nor UNKNOWN' }
   const [from = '', to = '', fromPort = '', toPort = ''] = rest
   if (rest.length !== 4) return { malformed: 'not two addresses and two ports' }
-  if (!isAddress(from) || !isAddress(to)) return { malformed: `an address that is not of ${protocol}` }
+  if (!isSource(from)) return { malformed: `a source that is not of ${protocol}` }
+  // nginx names the family of the client and then its own address as it is. Both differ behind another proxy (realip).
+  if (!isIPv4(to) && !isUnscopedIPv6(to)) return { malformed: 'a destination that is no address' }
   if (!isPort(fromPort) || !isPort(toPort)) return { malformed: 'a port that is none' }
   header.family = protocol === 'TCP4' ? 'IPv4' : 'IPv6'
   header.transport = 'STREAM'

@@ -1,13 +1,17 @@
 import type net from 'node:net'
 import tls from 'node:tls'
 import { onAbort } from './abort.js'
-import { deadline, longestTimer } from './deadline.js'
+import { deadlineAfterPoll, longestTimer } from './deadline.js'
 import { abortError, invalidArgType, withCode } from './errors.js'
 import type { InheritedOptions } from './sockopt.js'
 import * as validate from './validate.js'
 
 export interface UpgradeOptions {
-  /** ms for the whole handshake, from the call. 0 or negative: no deadline. Default: 10,000. */
+  /**
+   * ms for the whole handshake, from the call. 0 or negative: no deadline. Default: 10,000. When the event loop comes to
+   * the deadline more than 20 ms late, what has arrived is read first. A client that has sent something then gets the time
+   * by which the loop was late, and at least a second, for its next answer.
+   */
   timeout?: number
   /** Ends the handshake when aborted. */
   signal?: AbortSignal
@@ -26,6 +30,13 @@ type Server = tls.Server & {
 type TLSSocket = tls.TLSSocket & { server: tls.Server }
 
 const defaultTimeout = 10_000
+
+// The client can go on only when it has been answered, and a loop that stands still answers nothing. So a deadline that
+// comes late gives the client the time by which it was late, as long as it has sent something since the last one.
+// ms: a deadline of a loop with no more than its usual work is not later than that.
+const standstill = 20
+// ms: the least that the client gets for its answer.
+const roundTrip = 1_000
 
 // A context costs a thousand times a handshake's look-up of it; one for each options object, for as long as that lives.
 const servers = new WeakMap<object, Server>()
@@ -111,9 +122,9 @@ export function upgrade(
     throw error
   }
   return new Promise((resolve, reject) => {
-    let timer: NodeJS.Timeout | undefined
+    let stopTimer = () => {}
     const settle = () => {
-      clearTimeout(timer)
+      stopTimer()
       stopWatching?.()
     }
 
@@ -157,10 +168,21 @@ export function upgrade(
     }
     if (signal) failAborted = () => fail(abortError(signal))
     if (aborted) failAborted?.()
-    if (ms > 0) {
-      const timedOut = () => fail(withCode(new Error('TLS handshake timeout'), 'ERR_TLS_HANDSHAKE_TIMEOUT'))
-      timer = deadline(ms, timedOut)
+    let received = 0
+    const wait = (time: number) => {
+      const due = performance.now() + time
+      stopTimer = deadlineAfterPoll(time, () => {
+        const late = performance.now() - due
+        const { bytesRead } = socket
+        if (late < standstill || bytesRead === received) {
+          fail(withCode(new Error('TLS handshake timeout'), 'ERR_TLS_HANDSHAKE_TIMEOUT'))
+          return
+        }
+        received = bytesRead
+        wait(Math.max(late, roundTrip))
+      })
     }
+    if (ms > 0) wait(ms)
   })
 }
 

@@ -45,9 +45,12 @@ export async function forgotten(fd: number): Promise<void> {
   await until(() => typeof binding.peerAddress(fd) === 'number')
 }
 
-/** Returns when there is something to read, in the same turn of the loop. */
-export function awaitBytes(fd: number): void {
-  while (binding.receive(fd, 1, true) === -constants.errno.EAGAIN);
+/** Returns when so many bytes can be read, in the same turn of the loop. */
+export function awaitBytes(fd: number, count = 1): void {
+  for (;;) {
+    const bytes = binding.receive(fd, count, true)
+    if (typeof bytes === 'number' ? bytes !== -constants.errno.EAGAIN : bytes.length === count) return
+  }
 }
 
 /** Makes the loop stand still. */

@@ -1,12 +1,10 @@
 import assert from 'node:assert/strict'
 import { buffer, text } from 'node:stream/consumers'
-import { binding } from '../src/binding.js'
 import type { Connection, LookAheadOptions } from '../src/index.js'
 import { pair, temporary } from './descriptors.js'
 import { extension, helloMessage, inRecords, vector } from './hellos.js'
-import { connect, listen, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
-import { countLooks, lookedBefore } from './looked-before.js'
+import { lookedBefore } from './looked-before.js'
 import { header2, ipv4Addresses } from './proxy-headers.js'
 
 const forever = { timeout: -1 }
@@ -15,26 +13,6 @@ const looks: Record<string, (connection: Connection, options?: LookAheadOptions)
   peek: (connection, options) => connection.peek(5, options),
   clientHello: (connection, options) => connection.clientHello(options),
   proxyHeader: (connection, options) => connection.proxyHeader(options),
-}
-
-/** Socket options of Linux, for one that only a socket from elsewhere can have. */
-const SOL_SOCKET = 1
-const SO_RCVBUF = 8
-
-/** Makes the deadline of a look come when the result is called, which gives what became of it, and not before. */
-function atItsDeadline<T>(look: () => Promise<T>): () => Promise<T> {
-  const { setTimeout } = globalThis
-  let runOut = () => {}
-  Object.assign(globalThis, { setTimeout: (run: () => void) => (runOut = run) })
-  try {
-    const looked = look()
-    return () => {
-      runOut()
-      return looked
-    }
-  } finally {
-    Object.assign(globalThis, { setTimeout })
-  }
 }
 
 /** A ClientHello in as few records as may be, of `size` bytes with their headers. */
@@ -130,18 +108,4 @@ describe('A look at a peer', () => {
       assert.ok((await buffer(temporary(connection.toSocket()))).equals(bytes))
     })
   }
-
-  it('says how much was there when the receive buffer has no room for more', async () => {
-    const listener = await listen({ host: '127.0.0.1' })
-    assert.equal(binding.setOption(listener.fd, SOL_SOCKET, SO_RCVBUF, 1), 0)
-    const [connection, client] = await Promise.all([listener.accept(), connect(listener)])
-    const sent = Buffer.alloc(10_000, 'abc')
-    client.end(sent)
-    assert.equal(String(await connection.peek(3, forever)), 'abc')
-    const looks = countLooks()
-    const runOut = atItsDeadline(() => connection.peek(10_000))
-    await until(() => looks.count > 0)
-    await assert.rejects(runOut(), { code: 'ERR_PEEK_TIMEOUT', message: /: [1-9]\d{0,3} bytes are there$/ })
-    assert.ok((await buffer(temporary(connection.toSocket()))).equals(sent))
-  })
 })

@@ -404,7 +404,7 @@ for (const [way, options] of Object.entries(ways)) {
       it(`fails when the peer ends its side in the midst of a header of version ${version}`, async () => {
         const { connection, client } = await pair(options())
         client.end(header.subarray(0, -1))
-        await assert.rejects(connection.proxyHeader(), { code: 'ERR_PROXY_HEADER' })
+        await assert.rejects(connection.proxyHeader(), { code: 'ERR_PEEK_ENDED' })
         assert.ok((await connection.peek(1000)).equals(header.subarray(0, -1)))
       })
     }

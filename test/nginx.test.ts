@@ -19,8 +19,16 @@ function streamModule(context: Mocha.Context): string | undefined {
   return existsSync(path) ? path : skip(context, `nginx has no stream module (${path})`)
 }
 
-/** nginx between a socket of its own, whose address is the result's, and `back`. */
-async function nginx(back: Listener, module: string | undefined, options?: ListenOptions): Promise<Listener> {
+/**
+ * nginx between a socket of its own, whose address is the result's, and `back`. It takes a PROXY header from `believes`,
+ * and names the client that it has read there.
+ */
+async function nginx(
+  back: Listener,
+  module: string | undefined,
+  options?: ListenOptions,
+  believes?: string,
+): Promise<Listener> {
   const front = await listen(options ?? { host: '127.0.0.1' })
   const address = front.address() as net.AddressInfo | string
   const { port } = back.address() as net.AddressInfo
@@ -34,7 +42,8 @@ async function nginx(back: Listener, module: string | undefined, options?: Liste
     'events {}',
     'stream {',
     '  server {',
-    `    listen ${typeof address === 'string' ? `unix:${address}` : `${bracketed(address)}:${address.port}`};`,
+    `    listen ${typeof address === 'string' ? `unix:${address}` : `${bracketed(address)}:${address.port}`}${believes ? ' proxy_protocol' : ''};`,
+    ...(believes === undefined ? [] : [`    set_real_ip_from ${believes};`]),
     `    proxy_pass 127.0.0.1:${port};`,
     '    proxy_protocol on;',
     '    proxy_half_close on;',
@@ -48,6 +57,13 @@ async function nginx(back: Listener, module: string | undefined, options?: Liste
 }
 
 const bracketed = ({ address, family }: net.AddressInfo) => (family === 'IPv6' ? `[${address}]` : address)
+
+/** A proxy that names this client, as if it had come to an address of the same family. */
+async function connectAndName(front: Listener, protocol: 'TCP4' | 'TCP6', client: string): Promise<net.Socket> {
+  const socket = await connect(front)
+  socket.write(`PROXY ${protocol} ${client} ${client} 5555 80\r\n`)
+  return socket
+}
 
 describe('proxyHeader behind nginx', () => {
   lookedBefore()
@@ -78,6 +94,24 @@ describe('proxyHeader behind nginx', () => {
         destination,
         tlvs: [],
       })
+    })
+  }
+
+  for (const [host, protocol, family, client] of [
+    ['127.0.0.1', 'TCP6', 'IPv6', '2001:db8::9'],
+    ['::1', 'TCP4', 'IPv4', '203.0.113.9'],
+  ] as const) {
+    it(`names a client over ${family} that another proxy has named to it at ${host}`, async function () {
+      needsFamilyOf(this, host)
+      if (!needs(this, 'nginx', '-V').includes('--with-stream_realip_module')) skip(this, 'nginx has no realip module')
+      const back = await listen({ host: '127.0.0.1' })
+      const front = await nginx(back, module, { host }, host)
+      const [connection, proxy] = await Promise.all([back.accept(), connectAndName(front, protocol, client)])
+      const header = await echoed(connection, proxy)
+      const { port } = front.address() as net.AddressInfo
+      assert.equal(header.family, family)
+      assert.deepEqual(header.source, { address: client, port: 5555 })
+      assert.deepEqual(header.destination, { address: host, port })
     })
   }
 

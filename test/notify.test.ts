@@ -1,74 +1,11 @@
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { type Notification, notify, notifyBarrier, removeFds, storeFds, watchdog } from '../src/index.js'
-import { ours } from './activated.js'
-import { cleanUp, codeOf, flagsOf, listen, temporaryDirectory, until } from './helpers.js'
+import { cleanUp, codeOf, flagsOf, listen, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
-import { lookedBefore } from './looked-before.js'
+import { path, serviceManager, set } from './notified.js'
 
-/** Sets a variable until the current test ends. */
-function set(name: string, value: string | undefined): void {
-  const before = process.env[name]
-  cleanUp(() => {
-    if (before === undefined) delete process.env[name]
-    else process.env[name] = before
-  })
-  if (value === undefined) delete process.env[name]
-  else process.env[name] = value
-}
-
-/** What a service manager got in one datagram. */
-interface Received {
-  text: string
-  /** What the fds are, as /proc/self/fd says. */
-  fds: string[]
-}
-
-/**
- * A service manager that can do nothing but read. It is no code of ours: Python's socket module. With 'mute' it does not
- * even read; with 'keep' it keeps the fds.
- */
-async function serviceManager(address: string, how: 'read' | 'keep' | 'mute' = 'read') {
-  const script = [
-    'import json, os, socket, sys',
-    'address, how = sys.argv[1:]',
-    's = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)',
-    's.bind("\\0" + address[1:] if address[0] == "@" else address)',
-    'print("ready", flush=True)',
-    'while how == "mute": os.read(0, 1) or os._exit(0)',
-    'while True:',
-    '    text, fds, flags, _ = socket.recv_fds(s, 65536, 253)',
-    '    names = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]',
-    '    print(json.dumps({"text": text.decode(), "fds": names}), flush=True)',
-    '    if how == "read": [os.close(fd) for fd in fds]',
-  ]
-  const child = ours(spawn('python3', ['-c', script.join('\n'), address, how], { stdio: ['pipe', 'pipe', 'inherit'] }))
-  let said = ''
-  child.stdout.setEncoding('utf8').on('data', (data) => {
-    said += data
-  })
-  await until(() => said.startsWith('ready\n'))
-  set('NOTIFY_SOCKET', address)
-  const received = (): Received[] =>
-    said
-      .split('\n')
-      .slice(1, -1)
-      .map((line) => JSON.parse(line))
-  return {
-    child,
-    received,
-    /** The next ones, when so many are there. */
-    async got(count = 1): Promise<Received[]> {
-      await until(() => received().length >= count)
-      return received()
-    },
-  }
-}
-
-const path = () => join(temporaryDirectory(), 'notify')
 const inode = (fd: number) => `socket:[${/^ino:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1]}]`
 
 beforeEach(() => {
@@ -211,45 +148,6 @@ describe('notify', () => {
     }
     assert.throws(fill, { code: 'EAGAIN', syscall: 'sendmsg' })
     await assert.rejects(notifyBarrier(), { code: 'EAGAIN' })
-  })
-})
-
-describe('notifyBarrier', () => {
-  lookedBefore()
-  leaveNoFds()
-
-  it('resolves when all that was said before has been read', async () => {
-    const manager = await serviceManager(path())
-    for (let i = 0; i < 5; i++) notify({ status: `step ${i}` })
-    assert.equal(await notifyBarrier({ timeout: -1 }), true)
-    const texts = (await manager.got(6)).map(({ text }) => text)
-    assert.deepEqual(texts, [...[0, 1, 2, 3, 4].map((i) => `STATUS=step ${i}`), 'BARRIER=1'])
-    assert.match(manager.received()[5]?.fds[0] as string, /^pipe:/)
-  })
-
-  it('rejects when the service manager keeps the fd', async () => {
-    await serviceManager(path(), 'keep')
-    await assert.rejects(notifyBarrier({ timeout: 0 }), { code: 'ERR_NOTIFY_TIMEOUT' })
-  })
-
-  it('resolves when the service manager ends before it has read it', async () => {
-    const { child } = await serviceManager(path(), 'mute')
-    const barrier = notifyBarrier({ timeout: Number.MAX_SAFE_INTEGER })
-    child.kill('SIGKILL')
-    assert.equal(await barrier, true)
-  })
-
-  it('passes several at once', async () => {
-    const manager = await serviceManager(path())
-    const barriers = Array.from({ length: 5 }, () => notifyBarrier({ timeout: -1 }))
-    assert.deepEqual(await Promise.all(barriers), Array(5).fill(true))
-    assert.equal((await manager.got(5)).length, 5)
-  })
-
-  it('refuses options that are none', async () => {
-    for (const options of [null, { timeout: 'soon' }] as never[]) {
-      await assert.rejects(notifyBarrier(options), { code: 'ERR_INVALID_ARG_TYPE' })
-    }
   })
 })
 

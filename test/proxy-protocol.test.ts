@@ -57,6 +57,27 @@ describe('A PROXY header of version 1', () => {
     assert.deepEqual(header.destination, { address: '::1', port: 0 })
   })
 
+  for (const [name, family, from, to] of [
+    ['TCP6', 'IPv6', '2001:db8::1', '10.0.0.255'],
+    ['TCP6', 'IPv6', '::ffff:192.0.2.1', '10.0.0.255'],
+    ['TCP4', 'IPv4', '192.168.0.1', '2001:db8::ff'],
+    ['TCP4', 'IPv4', '192.168.0.1', '::ffff:10.0.0.255'],
+  ] as const) {
+    it(`is of the family of its source, whatever its destination is of: ${name} ${from} ${to}`, () => {
+      const line = `PROXY ${name} ${from} ${to} 56324 443\r\n`
+      neededAtEveryCut(Buffer.from(line))
+      assert.deepEqual(headerOf(line), {
+        version: 1,
+        command: 'PROXY',
+        family,
+        transport: 'STREAM',
+        source: { address: from, port: 56324 },
+        destination: { address: to, port: 443 },
+        tlvs: [],
+      })
+    })
+  }
+
   it('says nothing of an UNKNOWN client, whatever comes before the end of the line', () => {
     for (const line of [
       'PROXY UNKNOWN\r\n',
@@ -96,17 +117,15 @@ describe('A PROXY header of version 1', () => {
       `TCP4 1.1.1.1 2.2.2.2 ${port} 2`,
       `TCP4 1.1.1.1 2.2.2.2 1 ${port}`,
     ]),
-    'an IPv4 address': [
-      '256.1.1.1',
-      '1.1.1',
-      '1.1.1.1.1',
-      '01.1.1.1',
-      '::1',
-      '::ffff:1.1.1.1',
-      'localhost',
-      '',
-    ].flatMap((address) => [`TCP4 ${address} 2.2.2.2 1 2`, `TCP4 2.2.2.2 ${address} 1 2`]),
-    'an IPv6 address': ['1.1.1.1', ':::', '1::2::3', '12345::', '::g', '[::1]', 'fe80::1%lo', ''].flatMap((address) => [
+    'the source of TCP4': ['::1', '::ffff:1.1.1.1'].map((address) => `TCP4 ${address} 2.2.2.2 1 2`),
+    'the source of TCP6': ['1.1.1.1', '255.255.255.255'].flatMap((address) => [
+      `TCP6 ${address} ::1 1 2`,
+      `TCP6 ${address} 2.2.2.2 1 2`,
+    ]),
+    'an IPv4 address': ['256.1.1.1', '1.1.1', '1.1.1.1.1', '01.1.1.1', '1.1.1.1%lo', 'localhost', ''].flatMap(
+      (address) => [`TCP4 ${address} 2.2.2.2 1 2`, `TCP4 2.2.2.2 ${address} 1 2`],
+    ),
+    'an IPv6 address': [':::', '1::2::3', '12345::', '::g', '[::1]', 'fe80::1%lo', ''].flatMap((address) => [
       `TCP6 ${address} ::1 1 2`,
       `TCP6 ::1 ${address} 1 2`,
     ]),

@@ -8,7 +8,7 @@ import { cleanUp } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
 
-const { AF_UNIX, SOCK_SEQPACKET } = binding.constants as Record<string, number>
+const { AF_UNIX, SOCK_SEQPACKET, SOL_SOCKET, SO_PEEK_OFF } = binding.constants as Record<string, number>
 const forever = { timeout: -1 }
 
 // Node has no sockets of this type.
@@ -103,6 +103,21 @@ describe('A look ahead on a seqpacket socket', () => {
     send(line, 'hello')
     assert.equal((await connection.proxyHeader(forever))?.source?.port, 1234)
     assert.equal(String(await connection.peek(20, forever)), 'hello')
+  })
+
+  it('sees the first packet from its first byte, whatever SO_PEEK_OFF the socket has', async () => {
+    const { connection, send } = await connected()
+    assert.equal(binding.setOption(connection.fd, SOL_SOCKET as number, SO_PEEK_OFF as number, 3), 0)
+    send(line)
+    assert.equal(String(await connection.peek(5, forever)), 'PROXY')
+    assert.equal((await connection.proxyHeader(forever))?.source?.port, 1234)
+  })
+
+  it('fails when the peer ends after a packet that is only a part of a PROXY header', async () => {
+    const { connection, send, end } = await connected()
+    send(line.slice(0, 20))
+    end()
+    await assert.rejects(connection.proxyHeader(forever), { code: 'ERR_PROXY_HEADER' })
   })
 
   for (const [what, packet] of [

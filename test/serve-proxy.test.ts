@@ -122,6 +122,13 @@ describe('serve with proxyProtocol', () => {
     assert.equal(proxyOf(socket), undefined)
   })
 
+  it('has a server see an IPv6 client whose proxy was reached over IPv4', async () => {
+    const { listener } = await served(http.createServer(introduce))
+    const client = await say(listener, `PROXY TCP6 2001:db8::9 192.0.2.1 5555 80\r\n${request}`)
+    const seen = { ...stranger, remoteAddress: '2001:db8::9', remoteFamily: 'IPv6' }
+    assert.deepEqual(JSON.parse(await bodyOf(client)), seen)
+  })
+
   it('leaves the addresses alone where the proxy speaks for itself', async () => {
     const { listener } = await served(http.createServer(introduce))
     for (const words of [header2({ command: 0, protocol: 0 }), Buffer.from('PROXY UNKNOWN\r\n')]) {
@@ -178,7 +185,9 @@ describe('serve with proxyProtocol', () => {
       ['no header', request, 'ERR_PROXY_HEADER'],
       ['a header that is none', 'PROXY TCP4 what ever\r\n', 'ERR_PROXY_HEADER'],
       ['a line of 108 bytes without an end', `PROXY ${'x'.repeat(102)}`, 'ERR_PROXY_HEADER'],
-      ['a length that lies', header2({ protocol: 0x11, lie: 60_000 }), 'ERR_PROXY_HEADER'],
+      ['a length that lies', header2({ protocol: 0x11, lie: 60_000 }), 'ERR_PEEK_ENDED'],
+      ['a part of a header', line.slice(0, 20), 'ERR_PEEK_ENDED'],
+      ['a part of a request', 'GET /', 'ERR_PROXY_HEADER'],
     ] as const) {
       it(`closes a connection with ${what}, and goes on`, async () => {
         const { listener, refusals } = await served(http.createServer(introduce))
@@ -193,13 +202,18 @@ describe('serve with proxyProtocol', () => {
       })
     }
 
-    it('closes a connection that ends without a word', async () => {
-      const { listener, refusals } = await served(http.createServer(introduce))
-      const client = await connect(listener)
-      client.end()
-      await gone(client)
-      assert.equal(codeOf(refusals[0]?.error), 'ERR_PROXY_HEADER')
-    })
+    for (const [how, end, code] of [
+      ['ends without a word', (client: net.Socket) => client.end(), 'ERR_PEEK_ENDED'],
+      ['is reset without a word', (client: net.Socket) => client.resetAndDestroy(), 'ECONNRESET'],
+    ] as const) {
+      it(`says of a connection that ${how}, as a health check does, that the peer hung up`, async () => {
+        const { listener, serving, refusals } = await served(http.createServer(introduce))
+        const client = await connect(listener)
+        end(client)
+        await until(() => refusals.length === 1 && serving.connections === 0)
+        assert.equal(codeOf(refusals[0]?.error), code)
+      })
+    }
 
     it('closes a connection that says nothing within handshakeTimeout', async () => {
       const options = { ...required, handshakeTimeout: 1 }
@@ -221,6 +235,25 @@ describe('serve with proxyProtocol', () => {
   })
 
   describe('optional', () => {
+    it('says of a connection that ends within its header that the peer hung up', async () => {
+      const { listener, refusals } = await served(http.createServer(introduce), optional)
+      const client = await say(listener, line.slice(0, 20))
+      client.end()
+      await until(() => refusals.length === 1)
+      assert.equal(codeOf(refusals[0]?.error), 'ERR_PEEK_ENDED')
+    })
+
+    it('takes a connection that ends without a word as it is', async () => {
+      const ended: net.Socket[] = []
+      const { listener, refusals } = await served(
+        net.createServer((socket) => socket.resume().on('end', () => ended.push(socket))),
+        optional,
+      )
+      ;(await connect(listener)).end()
+      await until(() => ended.length === 1)
+      assert.deepEqual(refusals, [])
+    })
+
     it('takes a connection without a header as it is', async () => {
       const { listener } = await served(http.createServer(introduce), optional)
       const client = await say(listener, request)

@@ -56,6 +56,7 @@ export const calls: Record<string, Row> = {
     errnos: 'EBADF EFAULT EINVAL ENOPROTOOPT ENOTSOCK',
     within: ['getsockopt', 'statx', 'accept4', 'accept', 'sock_diag'],
   },
+  ioctl: { page: 'ioctl', errnos: 'EBADF EFAULT EINVAL ENOTTY' },
   listen: { page: 'listen', errnos: 'EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP' },
   open: {
     page: 'open',

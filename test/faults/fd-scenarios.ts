@@ -7,10 +7,12 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { readEnvironment } from '../../src/activation.js'
 import { binding } from '../../src/binding.js'
+import { check } from '../../src/errors.js'
 import { Connection, FdChannel, notify, notifyBarrier, removeFds, storeFds } from '../../src/index.js'
 import { inode, inodesOf, next, type SocketType, temporaryChannel } from '../channels.js'
 import { temporary, temporaryFd } from '../descriptors.js'
-import { cleanUp, codeOf, connect, gone, listen, temporaryDirectory } from '../helpers.js'
+import { cleanUp, codeOf, connect, gone, listen, temporaryDirectory, until } from '../helpers.js'
+import { countLooks } from '../looked-before.js'
 import { faults } from './faults.js'
 import { type Scenario, takenBy } from './runs.js'
 
@@ -59,6 +61,34 @@ const lookedAt: Scenario = {
     assert.equal(await text(socket), 'hello')
   },
 }
+
+/** A look that sees a part first, where `host` or a path says of what kind the socket is. */
+const lookedAtTwice = (kind: 'TCP' | 'unix'): Scenario => ({
+  name: `a look ahead at two pieces over ${kind}`,
+  impossible: { recv: ['EAGAIN'] },
+  instead: { setsockopt: ['ERR_PEEK_BUFFER'] },
+  async run() {
+    const path = kind === 'unix' ? join(temporaryDirectory(), 'socket') : undefined
+    const listener = await listen(path === undefined ? { host: '127.0.0.1' } : { path })
+    if (kind === 'TCP') check(binding.setOption(listener.fd, SOL_SOCKET, SO_RCVBUF, 1), 'setsockopt')
+    const client = await connect(listener)
+    const connection = await listener.accept()
+    cleanUp(() => connection.close())
+    const looks = countLooks()
+    const bytes = Buffer.alloc(2000, 'hello')
+    let over = false
+    const peeked = connection.peek(2000, { timeout: -1 }).finally(() => {
+      over = true
+    })
+    peeked.catch(() => {})
+    client.write(bytes.subarray(0, 500))
+    await until(() => looks.count > 0 || over)
+    client.write(bytes.subarray(500))
+    assert.ok((await peeked).equals(bytes))
+  },
+})
+
+const { SOL_SOCKET, SO_RCVBUF } = binding.constants as Record<'SOL_SOCKET' | 'SO_RCVBUF', number>
 
 // What a channel cannot receive ends it, for its peer, too.
 const broken = { recvmsg: ['EPIPE', 'ERR_CHANNEL_CLOSED', 'ERR_CHANNEL_MESSAGE'] }
@@ -166,4 +196,14 @@ const activated: Scenario = {
   },
 }
 
-export const fdScenarios = [claimed, lookedAt, channel('stream'), channel('seqpacket'), toPath, managed, activated]
+export const fdScenarios = [
+  claimed,
+  lookedAt,
+  lookedAtTwice('TCP'),
+  lookedAtTwice('unix'),
+  channel('stream'),
+  channel('seqpacket'),
+  toPath,
+  managed,
+  activated,
+]
