@@ -45,7 +45,6 @@ type Internals = {
   _listeningId: number
   maxConnections?: unknown
   _listen2(address: null, port: number, addressType: number): void
-  _emitCloseIfDrained(): void
 }
 
 // TCPConstants.SERVER and PipeConstants.SERVER.
@@ -62,8 +61,8 @@ const zeroIsNoLimit = Number.parseInt(process.versions.node, 10) < 21
  * The handle has a copy of the listening fd. So the server can be sent to a child process or moved to another thread, as one
  * that listens itself.
  *
- * While the server listens, three properties of it are accessors or functions of ours: `_handle`, `maxConnections` and
- * `_emitCloseIfDrained`. Whatever ends the listening, or changes how many connections the server takes, goes through them.
+ * While the server listens, three properties of it are accessors of ours: `_handle`, `maxConnections` and
+ * `_connections`. Whatever ends the listening, or changes how many connections the server takes, goes through them.
  */
 export class ServerHandle {
   readonly server: net.Server
@@ -179,12 +178,14 @@ export class ServerHandle {
         this.#observer.roomChanged()
       },
     })
-    // Node calls it whenever a socket of the server has ended.
-    const emitCloseIfDrained = internals(server)._emitCloseIfDrained
-    this.#replace('_emitCloseIfDrained', {
-      value: () => {
-        emitCloseIfDrained.call(server)
-        this.#observer.roomChanged()
+    // Also the sending of a socket to a child process lowers it, and nothing else is called then.
+    let connections = internals(server)._connections
+    this.#replace('_connections', {
+      get: () => connections,
+      set: (next: number) => {
+        const fewer = next < connections
+        connections = next
+        if (fewer) this.#observer.roomChanged()
       },
     })
   }

@@ -167,6 +167,25 @@ describe('Sockets of a served server that go elsewhere', () => {
     await handOver(serving, 3)
   })
 
+  it('give their room to the next life of their server when they are sent to a child process', async () => {
+    const child = await startChild()
+    const sockets: net.Socket[] = []
+    const server = endLater(net.createServer({ pauseOnConnect: true }, (socket) => sockets.push(socket)))
+    server.maxConnections = 1
+    const [one, two] = [await listen({ host }), await listen({ host })]
+    const first = serve(one, server)
+    await connect(one)
+    await until(() => sockets.length === 1)
+    const closed = first.close()
+    const second = serve(two, server)
+    await connect(two)
+    assert.equal(second.connections, 0)
+    child.send('socket', sockets[0])
+    await until(() => second.connections === 1)
+    await closed
+    for (const socket of sockets) socket.destroy()
+  })
+
   it('do not hold a drain beyond its deadline when the child process stands still, or has died', async () => {
     for (const signal of ['SIGSTOP', 'SIGKILL'] as const) {
       const child = await startChild()
