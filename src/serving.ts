@@ -295,7 +295,9 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   #onGone = (served: Served): void => {
     this.#given(served)
-    this.#next()
+    if (this.#state === 'serving') this.#next()
+    // Later, because http.Server.close() ends idle connections, and must not be called within itself.
+    else process.nextTick(this.#next)
   }
 
   #call(handler: ConnectionHandler | SecureHandler, argument: never, served: Served): void {

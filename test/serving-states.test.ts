@@ -120,6 +120,34 @@ describe('The end of a Serving comes once', () => {
     }
   }
 
+  const idleEnds: [how: string, end: (serving: Serving, server: net.Server) => unknown, calls: number][] = [
+    ['serving.close()', (serving) => serving.close(), 1],
+    ['server.close()', (_, server) => server.close(), 1],
+    [
+      'server.close() during a drain',
+      (serving, server) => {
+        void serving.drain()
+        server.close()
+      },
+      1,
+    ],
+  ]
+  for (const [how, end, calls] of idleEnds) {
+    it(`by ${how}, when Node then ends the last connection, which is idle`, async () => {
+      const listener = await listen({ host })
+      const server = http.createServer((_, response) => response.end('ok'))
+      const serving = serve(listener, server)
+      const client = await connect(listener)
+      client.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+      await once(client, 'data')
+      const seen = countEnds(server, serving)
+      const over = once(serving, 'close')
+      end(serving, server)
+      await over
+      assert.deepEqual(seen, { calls, server: 1, serving: 1 })
+    })
+  }
+
   it('also when the limit was set to 0 meanwhile, and the handler of the end ends it again', async () => {
     const listener = await listen({ host })
     const server = http.createServer()
