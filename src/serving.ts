@@ -228,6 +228,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     const empty = this.#live.size === 0
     if (this.#state === 'draining' && empty) this.#enter('closing')
     if (this.#state !== 'closing') return
+    this.#release?.()
     this.#server?.close()
     if (this.#closeListener) this.listener.close()
     if (empty) this.#enter('closed')
@@ -246,7 +247,6 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   #stopAsking(): void {
-    this.#release?.()
     // Whoever serves next has a ref() and an unref() of its own.
     if (this.#unreferenced) this.listener.ref()
     this.#requests.stop()
@@ -327,14 +327,17 @@ export class Serving extends EventEmitter<ServingEvents> {
   #onServerEnded = (how: 'closed' | 'moved'): void => {
     // Not later: the server may be served anew, with another deadline, before anything else happens.
     this.#restoreTimeout?.()
+    this.#release?.()
     this.#enter('closing', how === 'closed')
     if (how === 'closed' && this.#closeListener) this.listener.close()
   }
 
-  // Within listener.close(): the port is free when it returns. The requests fail in the next tick.
+  // Within listener.close(): the port is free when it returns. The requests fail in the next tick. A drain goes on.
   #onListenerEnded = (): void => {
     this.#server?.releaseFd()
-    process.nextTick(() => this.#enter('closing', true))
+    process.nextTick(() => {
+      if (this.#state === 'serving') this.#enter('closing', true)
+    })
   }
 
   #finish(): void {

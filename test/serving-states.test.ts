@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import http from 'node:http'
 import net from 'node:net'
 import { type Listener, type Serving, type ServingState, serve } from '../src/index.js'
+import { fillBacklog } from './backlog.js'
 import { collect, connect, gone, listen, refsOf, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { closing, endLater } from './ways-in.js'
@@ -204,6 +205,33 @@ describe('The first call that ends a Serving', () => {
       })
     }
   }
+})
+
+describe('A listener that is closed during a drain', () => {
+  leaveNoFds()
+
+  it('frees its port at once, and the drain goes on', async () => {
+    const listener = await listen({ host })
+    const held: http.ServerResponse[] = []
+    const serving = serve(
+      listener,
+      http.createServer((_, response) => void held.push(response)),
+    )
+    const client = await connect(listener)
+    client.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+    await until(() => held.length === 1)
+    const drained = serving.drain()
+    const [waiting] = await fillBacklog(listener, 1)
+    const { port } = listener.address() as net.AddressInfo
+    await listener.close()
+    await gone(waiting as net.Socket)
+    const next = await listen({ host, port })
+    assert.equal(next.backlog().queued, 0)
+    assert.equal(serving.state, 'draining')
+    held[0]?.end()
+    const { finished, destroyed } = await drained
+    assert.deepEqual([finished, destroyed], [1, 0])
+  })
 })
 
 describe('The requests of a Serving', () => {
