@@ -175,7 +175,7 @@ describe('A server that is served again while connections are left', () => {
       const server = endLater(net.createServer())
       server.maxConnections = 7
       const names = () =>
-        ['_handle', 'maxConnections', '_emitCloseIfDrained'].map((name) => {
+        ['_handle', 'maxConnections', '_connections'].map((name) => {
           const property = Object.getOwnPropertyDescriptor(server, name)
           return property && { value: property.value, enumerable: property.enumerable, writable: property.writable }
         })
