@@ -132,12 +132,12 @@ CALL("setsockopt", setsockopt, int, (int fd, int level, int name, const void* va
 CALL("socket", socket, int, (int domain, int type, int protocol), domain, type, protocol)
 CALL("socketpair", socketpair, int, (int domain, int type, int protocol, int* fds), domain, type, protocol, fds)
 
-// Two of which the C library knows nothing, or not everywhere. Registers that they do not use are passed on as they
-// are.
+// Three that the C library does not know, or not everywhere. Registers that they do not use are passed on as they are.
 extern "C" long __real_syscall(long number, ...);
 extern "C" long __wrap_syscall(long number, long a, long b, long c, long d, long e);
 long __wrap_syscall(long number, long a, long b, long c, long d, long e) {
-  return fails(number == SYS_statx ? "statx" : "pidfd_open") ? -1 : __real_syscall(number, a, b, c, d, e);
+  const char* call = number == SYS_statx ? "statx" : number == SYS_pidfd_open ? "pidfd_open" : "fstat";
+  return fails(call) ? -1 : __real_syscall(number, a, b, c, d, e);
 }
 
 // The fd is gone whatever close(2) says.

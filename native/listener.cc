@@ -318,6 +318,8 @@ void Listener::verify() {
   schedule();
 }
 
+  // A seccomp filter that refuses the call says nothing of the fd.
+  if (error != 0 && error != -EBADF && error != -ENOTSOCK) return;
 void Listener::verify_soon() {
   if (closing_ || uv_is_active(reinterpret_cast<uv_handle_t*>(&prepare_))) return;
   uv_prepare_start(&prepare_, [](uv_prepare_t* handle) {

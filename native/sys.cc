@@ -52,11 +52,10 @@ int set_nonblock(int fd) {
   return flags & O_NONBLOCK ? 0 : result(::fcntl(fd, F_SETFL, flags | O_NONBLOCK));
 }
 
-// Not fstat(2): as a symbol, that would bind us to glibc 2.33. And not glibc's statx(), which musl has only
-// since 1.2.5.
+// Not glibc's statx(), which musl has only since 1.2.5.
 int statx(int fd, File* file) {
   struct ::statx found = {};
-  auto error = ::syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_INO, &found);
+  auto error = ::syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &found);
   *file = {found.stx_ino, found.stx_mode};
   return static_cast<int>(result(error));
 }

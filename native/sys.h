@@ -36,7 +36,8 @@ int dup_cloexec(int fd);
 int set_cloexec(int fd);
 int set_nonblock(int fd);
 
-// What statx(2) says of an fd: which file it is, of its device, and of which kind (S_IFSOCK and so on).
+// What statx(2) and fstat(2) say of an fd: which file it is, of its device, and of which kind (S_IFSOCK and so on).
+// statx() asks with AT_STATX_DONT_SYNC, so that a network or FUSE file system answers from its cache, without waiting.
 struct File {
   uint64_t inode;
   uint32_t mode;
@@ -44,6 +45,7 @@ struct File {
 int statx(int fd, File* result);
 
 // open(2) of /dev/null, close-on-exec: an fd for the sake of its number.
+int fstat(int fd, File* result);
 int open_null();
 
 // getsockname(2) and getpeername(2)

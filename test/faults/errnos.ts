@@ -43,6 +43,7 @@ export const calls: Record<string, Row> = {
     page: 'fcntl',
     errnos: 'EACCES EAGAIN EBADF EBUSY EDEADLK EFAULT EINTR EINVAL EMFILE ENOLCK ENOTDIR EPERM',
   },
+  fstat: { page: 'stat', errnos: 'EBADF EFAULT EACCES ENOMEM EOVERFLOW', within: ['statx', 'sock_diag'] },
   getpeername: {
     page: 'getpeername',
     errnos: 'EBADF EFAULT EINVAL ENOBUFS ENOTCONN ENOTSOCK',
