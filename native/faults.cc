@@ -161,6 +161,15 @@ int __wrap_uv_poll_start(uv_poll_t* handle, int events, uv_poll_cb callback) {
   return fails("uv_poll_start") ? -errno : __real_uv_poll_start(handle, events, callback);
 }
 
+extern "C" int __real_uv_thread_create_ex(uv_thread_t* id, const uv_thread_options_t* options, uv_thread_cb entry,
+                                          void* argument);
+extern "C" int __wrap_uv_thread_create_ex(uv_thread_t* id, const uv_thread_options_t* options, uv_thread_cb entry,
+                                          void* argument);
+int __wrap_uv_thread_create_ex(uv_thread_t* id, const uv_thread_options_t* options, uv_thread_cb entry,
+                               void* argument) {
+  return fails("uv_thread_create") ? -errno : __real_uv_thread_create_ex(id, options, entry, argument);
+}
+
 // The three kinds of operator new that we use, by their mangled names: of one object, of an array, and without
 // throwing.
 extern "C" void* __real__Znwm(size_t size);

@@ -38,6 +38,8 @@ int reset(int fd) {
   return close(fd);
 }
 
+int check_open(int fd) { return ::fcntl(fd, F_GETFD) < 0 ? -errno : 0; }
+
 int dup_cloexec(int fd) { return result(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
 
 int set_cloexec(int fd) {
@@ -85,7 +87,9 @@ ssize_t recv(int fd, void* data, size_t length, int flags) { return result(::rec
 
 ssize_t sendmsg(int fd, const msghdr* message) { return result(::sendmsg(fd, message, MSG_NOSIGNAL | MSG_DONTWAIT)); }
 
-ssize_t recvmsg(int fd, msghdr* message) { return result(::recvmsg(fd, message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)); }
+ssize_t recvmsg(int fd, msghdr* message, int flags) {
+  return result(::recvmsg(fd, message, flags | MSG_CMSG_CLOEXEC | MSG_DONTWAIT));
+}
 
 int socketpair(int type, int fds[2]) { return result(::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, fds)); }
 
