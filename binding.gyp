@@ -10,9 +10,11 @@
       'target_name': 'async_accept',
       'sources': [
         'native/addon.cc',
+        'native/closer.cc',
         'native/fd_facts.cc',
         'native/fd_functions.cc',
         'native/fd_io.cc',
+        'native/files.cc',
         'native/libstdcxx.cc',
         'native/listener.cc',
         'native/listener_handle.cc',
@@ -20,14 +22,16 @@
         'native/readiness.cc',
         'native/sockaddr.cc',
         'native/sys.cc',
+        'native/sys_fstat.cc',
         'native/unix_diag.cc',
       ],
       'dependencies': ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except_all"],
       'defines': ['NAPI_VERSION=9', 'NODE_ADDON_API_DISABLE_DEPRECATED', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS'],
       'cflags': ['-Wall', '-Wextra'],
       'cflags_cc': ['-std=c++17', '-fvisibility=hidden'],
-      # Node exports containers of its own, which would take the place of ours.
-      'ldflags': ['-Wl,-Bsymbolic'],
+      # Node exports containers of its own, which would take the place of ours. A worker's end unloads the addon, but one
+      # of its threads may still be in close(2).
+      'ldflags': ['-Wl,-Bsymbolic,-z,nodelete'],
       'cflags_cc!': ['-std=gnu++17', '-std=gnu++20', '-fno-rtti'],
       'conditions': [
         ['strict==1', {'cflags': ['-Werror']}],
@@ -40,8 +44,8 @@
             '-Wl,--wrap=epoll_wait,--wrap=fcntl64,--wrap=getpeername,--wrap=getsockname',
             '-Wl,--wrap=getsockopt,--wrap=ioctl,--wrap=listen,--wrap=open64,--wrap=pipe2,--wrap=poll,--wrap=recv',
             '-Wl,--wrap=recvmsg,--wrap=send,--wrap=sendmsg,--wrap=setsockopt,--wrap=socket,--wrap=socketpair',
-            '-Wl,--wrap=syscall,--wrap=uv_poll_init,--wrap=uv_poll_start,--wrap=_Znam,--wrap=_Znwm',
-            '-Wl,--wrap=_ZnwmRKSt9nothrow_t',
+            '-Wl,--wrap=syscall,--wrap=uv_poll_init,--wrap=uv_poll_start,--wrap=uv_thread_create_ex',
+            '-Wl,--wrap=_Znam,--wrap=_Znwm,--wrap=_ZnwmRKSt9nothrow_t',
           ],
         }],
       ],

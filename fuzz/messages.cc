@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
+#include <iterator>
 #include <vector>
 
 #include "../native/sys.h"
@@ -21,6 +22,7 @@ struct Kernel {
   FuzzedDataProvider* input;
   enum { kSane, kNot, kEcho } answers;
   std::vector<char> sent;  // the control messages of the last sendmsg
+  bool gave;               // a look has not failed
   std::vector<int> ends;   // of each fd that it gave, 0 being the first: how often it was closed or returned
 
   int open() {
@@ -108,11 +110,17 @@ size_t as_it_was_sent(msghdr* message) {
 
 namespace sys {
 
-ssize_t recvmsg(int, msghdr* message) {
+ssize_t recvmsg(int, msghdr* message, int flags) {
   FuzzedDataProvider& input = *kernel.input;
+  // After the look: the same bytes, or fewer, or an error.
+  if ((flags & MSG_PEEK) == 0) {
+    auto length = static_cast<ssize_t>(message->msg_iov->iov_len);
+    return input.ConsumeBool() ? length : input.ConsumeIntegralInRange<ssize_t>(-133, length);
+  }
   size_t room = message->msg_controllen;
   message->msg_flags = 0;
   auto result = input.ConsumeIntegralInRange<ssize_t>(-133, static_cast<ssize_t>(message->msg_iov->iov_len));
+  kernel.gave = result >= 0;
   if (result < 0) return result;
   auto write = std::array{as_a_kernel_would, as_none_should, as_it_was_sent}[kernel.answers];
   message->msg_controllen = write(message);
@@ -137,7 +145,7 @@ int close(int fd) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   FuzzedDataProvider input(data, size);
-  kernel = {&input, input.PickValueInArray({Kernel::kSane, Kernel::kNot, Kernel::kEcho}), {}, {}};
+  kernel = {&input, input.PickValueInArray({Kernel::kSane, Kernel::kNot, Kernel::kEcho}), {}, false, {}};
   messages::Fds received;
   char bytes[16];
   if (kernel.answers == Kernel::kEcho) {
@@ -146,8 +154,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     messages::send(0, bytes, sizeof bytes, fds.data(), fds.size(), nullptr);
   }
   ssize_t length = messages::receive(0, bytes, sizeof bytes, &received);
-  assert(length <= static_cast<ssize_t>(sizeof bytes) && received.count <= messages::kMostFds);
-  if (length < 0) return 0;
+  assert(length <= static_cast<ssize_t>(sizeof bytes) && received.count <= std::size(received.fds));
+  assert(received.count <= messages::kMostFds || received.truncated || length < 0);
+  if (!kernel.gave) return 0;
   for (size_t i = 0; i < received.count; i++) kernel.end(received.fds[i]);
   assert(std::all_of(kernel.ends.begin(), kernel.ends.end(), [](int ends) { return ends == 1; }));
   return 0;

@@ -7,6 +7,7 @@
 #include "fd_facts.h"
 #include "fd_functions.h"
 #include "fd_io.h"
+#include "files.h"
 #include "js.h"
 #include "listener_handle.h"
 #include "sys.h"
@@ -50,6 +51,7 @@ void Addon::set_callback(const Napi::CallbackInfo& info, Napi::FunctionReference
 int Addon::open_listener(int fd, Listener::Options options, void* data, Listener** result) {
   if (ending_) return -ECANCELED;
   if (!owned_.has(fd)) return -EBADF;
+  options.origin = origin_of(fd);
   int error = Listener::create(loop_, fd, options, this, result);
   if (error != 0) return error;
   try {
@@ -66,10 +68,80 @@ int Addon::open_listener(int fd, Listener::Options options, void* data, Listener
 
 int Addon::lend(int fd) {
   if (!owned_.has(fd)) return -EBADF;
-  sys::File file;
-  int error = sys::statx(fd, &file);
-  if (error == 0) lent_ = {fd, file.inode};
+  sys::File file = {};
+  int error = files::identify(fd, &file);
+  // Without an answer no inode is the same, and the environment's end leaves the fd alone.
+  if (error != -EBADF) lent_ = {fd, file.inode};
   return error;
+}
+
+namespace {
+// A copy of a socket, whose own number is closed. As long as there is a copy, close(2) of a socket does not wait; and a
+// number that is still open after its close would mislead JavaScript. The fd itself where there is no room for a copy,
+// and for files, whose close(2) can wait each time.
+int free_number(int fd) {
+  int type;
+  socklen_t length = sizeof type;
+  if (sys::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0) return fd;
+  int copy = sys::dup_cloexec(fd);
+  if (copy < 0) return fd;
+  sys::close(fd);
+  return copy;
+}
+}  // namespace
+
+bool Addon::own(int fd, Origin origin) {
+  inherited_.remove(fd);
+  strangers_.remove(fd);
+  if (origin == Origin::kInherited && !inherited_.add(fd)) return false;
+  if (origin == Origin::kStranger && !strangers_.add(fd)) return false;
+  return owned_.add(fd);
+}
+
+Origin Addon::origin_of(int fd) const {
+  if (strangers_.has(fd)) return Origin::kStranger;
+  return inherited_.has(fd) ? Origin::kInherited : Origin::kOwn;
+}
+
+int Addon::close_owned(int fd, Closer::How how) {
+  if (!release(fd)) return -EBADF;
+  if (origin_of(fd) == Origin::kStranger) {
+    closer_.close(free_number(fd), how);
+  } else {
+    close_by_origin(fd, how);
+  }
+  return 0;
+}
+
+void Addon::close_by_origin(int fd, Closer::How how) {
+  const Origin origin = origin_of(fd);
+  if (origin == Origin::kStranger) {
+    closer_.close(fd, how);
+  } else if (how == Closer::How::kReset) {
+    sys::reset(fd);
+  } else {
+    if (origin == Origin::kInherited) Closer::clear_linger(fd);
+    sys::close(fd);
+  }
+}
+
+// A listening TCP socket closes at once, and so does a TCP connection that is reset. A unix socket has messages with
+// fds, also in its backlog; what does not listen any more may have been connected by another process that has it.
+bool Addon::close(int fd, bool reset) {
+  int domain = 0;
+  int listening = 0;
+  socklen_t length = sizeof(int);
+  const bool known = sys::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 &&
+                     sys::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length) == 0;
+  if (!known || domain == AF_UNIX || (listening == 0 && !reset)) {
+    return closer_.close_soon(fd, reset ? Closer::How::kReset : Closer::How::kClose);
+  }
+  if (reset) {
+    sys::reset(fd);
+  } else {
+    sys::close(fd);
+  }
+  return true;
 }
 
 bool Addon::is_listening(int fd) const {
@@ -153,8 +225,10 @@ void Addon::end() {
   readiness_open_ = readiness_.close();
   owned_.drain([this](int fd) {
     sys::File now;
-    if (fd != lent_.fd || (sys::statx(fd, &now) == 0 && now.inode == lent_.inode)) sys::close(fd);
+    if (fd == lent_.fd && (files::identify(fd, &now) != 0 || now.inode != lent_.inode)) return;
+    close_by_origin(fd, Closer::How::kClose);
   });
+  closer_.end();
   end_if_all_closed();
 }
 

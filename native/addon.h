@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <unordered_set>
 
+#include "closer.h"
 #include "listener.h"
 #include "owned_fds.h"
 #include "readiness.h"
@@ -21,6 +22,19 @@ class Addon final : public Listener::Host, public Readiness::Host {
 
   // Fds that JavaScript holds by number, without a libuv handle. A listener's fd is the listener's alone.
   OwnedFds& owned() { return owned_; }
+
+  // Owns `fd`, unless there is no memory to remember it.
+  bool own(int fd, Origin origin) override;
+
+  // Of a number that was given away, what it was then. It may be another file's by now; a wrong kStranger costs no more
+  // than a close on another thread.
+  Origin origin_of(int fd) const;
+
+  // Closes an owned fd, on another thread if that can take long. -EBADF when the environment does not own it.
+  int close_owned(int fd, Closer::How how);
+
+  // Closes an fd of a stranger that is not owned.
+  void discard(int fd) { closer_.close(fd); }
 
   // Notes what an owned fd is before somebody else takes it. The environment may end between their taking it and
   // release(); then they close it, and when it is our turn its number may be another thread's.
@@ -38,7 +52,7 @@ class Addon final : public Listener::Host, public Readiness::Host {
   bool is_listening(int fd) const;
 
   Listener::Completion* completions() override;
-  bool own(int fd) override { return owned_.add(fd); }
+  bool close(int fd, bool reset) override;
   void deliver(Listener* listener, size_t count, Listener::Capacity capacity) override;
   void hold(Listener* listener, bool outstanding) override;
   void closed(Listener* listener) override;
@@ -48,6 +62,7 @@ class Addon final : public Listener::Host, public Readiness::Host {
   void readiness_closed() override;
 
  private:
+  void close_by_origin(int fd, Closer::How how);
   void set_callback(const Napi::CallbackInfo& info, Napi::FunctionReference* callback);
   void enter(napi_async_context context, napi_value receiver, const Napi::FunctionReference& callback, size_t count,
              const napi_value* arguments);
@@ -57,6 +72,9 @@ class Addon final : public Listener::Host, public Readiness::Host {
   Napi::Env env_;
   uv_loop_t* loop_ = nullptr;
   OwnedFds owned_;
+  OwnedFds inherited_;
+  OwnedFds strangers_;
+  Closer closer_;
   struct {
     int fd = -1;
     uint64_t inode = 0;

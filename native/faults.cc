@@ -133,12 +133,12 @@ CALL("setsockopt", setsockopt, int, (int fd, int level, int name, const void* va
 CALL("socket", socket, int, (int domain, int type, int protocol), domain, type, protocol)
 CALL("socketpair", socketpair, int, (int domain, int type, int protocol, int* fds), domain, type, protocol, fds)
 
-// Two of which the C library knows nothing, or not everywhere. Registers that they do not use are passed on as they
-// are.
+// Three that the C library does not know, or not everywhere. Registers that they do not use are passed on as they are.
 extern "C" long __real_syscall(long number, ...);
 extern "C" long __wrap_syscall(long number, long a, long b, long c, long d, long e);
 long __wrap_syscall(long number, long a, long b, long c, long d, long e) {
-  return fails(number == SYS_statx ? "statx" : "pidfd_open") ? -1 : __real_syscall(number, a, b, c, d, e);
+  const char* call = number == SYS_statx ? "statx" : number == SYS_pidfd_open ? "pidfd_open" : "fstat";
+  return fails(call) ? -1 : __real_syscall(number, a, b, c, d, e);
 }
 
 // The fd is gone whatever close(2) says.
@@ -160,6 +160,15 @@ extern "C" int __real_uv_poll_start(uv_poll_t* handle, int events, uv_poll_cb ca
 extern "C" int __wrap_uv_poll_start(uv_poll_t* handle, int events, uv_poll_cb callback);
 int __wrap_uv_poll_start(uv_poll_t* handle, int events, uv_poll_cb callback) {
   return fails("uv_poll_start") ? -errno : __real_uv_poll_start(handle, events, callback);
+}
+
+extern "C" int __real_uv_thread_create_ex(uv_thread_t* id, const uv_thread_options_t* options, uv_thread_cb entry,
+                                          void* argument);
+extern "C" int __wrap_uv_thread_create_ex(uv_thread_t* id, const uv_thread_options_t* options, uv_thread_cb entry,
+                                          void* argument);
+int __wrap_uv_thread_create_ex(uv_thread_t* id, const uv_thread_options_t* options, uv_thread_cb entry,
+                               void* argument) {
+  return fails("uv_thread_create") ? -errno : __real_uv_thread_create_ex(id, options, entry, argument);
 }
 
 // The three kinds of operator new that we use, by their mangled names: of one object, of an array, and without

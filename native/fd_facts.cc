@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <string>
 
+#include "files.h"
 #include "js.h"
 #include "sockaddr.h"
 #include "sys.h"
@@ -47,11 +48,17 @@ const char* kind_name(mode_t mode) {
   }
 }
 
+// What getpeername(2) says of a socket without a peer; the last two come from families that have no peers. After any
+// other error, a seccomp filter's for instance, it is unknown whether there is one.
+bool has_no_peer(int error) {
+  return error == -ENOTCONN || error == -EINVAL || error == -EOPNOTSUPP || error == -EAFNOSUPPORT;
+}
+
 // inspect(fd): what it is; for a socket its domain and type, and whether it listens or is connected.
 Value inspect(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   sys::File file;
-  int error = sys::statx(fd, &file);
+  int error = files::identify(fd, &file);
   if (error != 0) return number(info, error);
   auto result = Napi::Object::New(info.Env());
   result.Set("kind", kind_name(file.mode));
@@ -64,9 +71,8 @@ Value inspect(const CallbackInfo& info) {
   if (error == 0) error = get_int(fd, SO_ACCEPTCONN, &listening);
   if (error != 0) return number(info, error);
   sockaddrs::Sockaddr peer;
-  // Sockets that have no peers say so in more ways than one; only for want of memory it is not known.
   int unnamed = sys::getpeername(fd, &peer.storage.any, &peer.length);
-  if (unnamed == -ENOBUFS) return number(info, unnamed);
+  if (unnamed != 0 && !has_no_peer(unnamed)) return number(info, unnamed);
   result.Set("domain", domain);
   result.Set("type", type);
   result.Set("listening", listening != 0);
@@ -144,7 +150,7 @@ Value pidfd_inode(const CallbackInfo& info) {
   int fd = sys::pidfd_open_self();
   if (fd < 0) return number(info, fd);
   sys::File file;
-  int error = sys::statx(fd, &file);
+  int error = files::identify(fd, &file);
   sys::close(fd);
   if (error != 0) return number(info, error);
   return Napi::String::New(info.Env(), std::to_string(file.inode));

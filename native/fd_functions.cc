@@ -17,9 +17,14 @@ using Napi::CallbackInfo;
 using Napi::Value;
 
 // The environment owns `fd`, unless it is a negative errno; the result is the same number, or what went wrong.
-int own(const CallbackInfo& info, int fd) {
-  if (fd < 0 || Addon::of(info.Env())->owned().add(fd)) return fd;
-  sys::close(fd);
+int own(const CallbackInfo& info, int fd, Origin origin = Origin::kOwn) {
+  Addon* addon = Addon::of(info.Env());
+  if (fd < 0 || addon->own(fd, origin)) return fd;
+  if (origin == Origin::kStranger) {
+    addon->discard(fd);
+  } else {
+    sys::close(fd);
+  }
   return -ENOMEM;
 }
 
@@ -49,11 +54,14 @@ Value bind_path(const CallbackInfo& info) {
 // listen(fd, backlog)
 Value listen(const CallbackInfo& info) { return number(info, sys::listen(js::to_int(info[0]), js::to_int(info[1]))); }
 
-// connectPath(fd, path)
+// connectPath(fd, path): of an owned fd, whose close takes the fds in unread messages with it from now on.
 Value connect_path(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
+  Addon* addon = Addon::of(info.Env());
   sockaddrs::Sockaddr address;
   int error = sockaddrs::from_path(js::to_string(info[1]), &address);
+  if (error == 0 && !addon->owned().has(fd)) error = -EBADF;
+  if (error == 0 && !addon->own(fd, Origin::kStranger)) error = -ENOMEM;
   if (error == 0) error = sys::connect(fd, &address.storage.any, address.length);
   return number(info, error);
 }
@@ -71,6 +79,16 @@ Value set_option(const CallbackInfo& info) {
   return number(info, sys::setsockopt(fd, level, name, &value, sizeof value));
 }
 
+// Of an fd that the caller has by its number. Any process that may connect to a unix socket can send fds of any kind to
+// it.
+Origin origin_of(const CallbackInfo& info, int fd) {
+  int domain = AF_UNIX;
+  socklen_t length = sizeof domain;
+  sys::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length);
+  if (domain == AF_UNIX) return Origin::kStranger;
+  return Addon::of(info.Env())->origin_of(fd) == Origin::kStranger ? Origin::kStranger : Origin::kInherited;
+}
+
 // adopt(fd): takes it, close-on-exec and non-blocking from now on. -EEXIST when it has an owner here already.
 Value adopt(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
@@ -78,7 +96,7 @@ Value adopt(const CallbackInfo& info) {
   if (addon->owned().has(fd) || addon->is_listening(fd)) return number(info, -EEXIST);
   int error = sys::set_cloexec(fd);
   if (error == 0) error = sys::set_nonblock(fd);
-  if (error == 0 && !addon->owned().add(fd)) error = -ENOMEM;
+  if (error == 0 && !addon->own(fd, origin_of(info, fd))) error = -ENOMEM;
   return number(info, error);
 }
 
@@ -87,11 +105,21 @@ Value set_cloexec(const CallbackInfo& info) { return number(info, sys::set_cloex
 
 // duplicate(fd): an owned copy, non-blocking. So is the original then: they share an open file description.
 Value duplicate(const CallbackInfo& info) {
-  int fd = sys::dup_cloexec(js::to_int(info[0]));
+  int original = js::to_int(info[0]);
+  int fd = sys::dup_cloexec(original);
   int error = fd < 0 ? fd : sys::set_nonblock(fd);
-  if (fd >= 0 && error != 0) sys::close(fd);
-  return number(info, own(info, error == 0 ? fd : error));
+  if (fd >= 0 && error != 0) Addon::of(info.Env())->discard(fd);
+  return number(info, own(info, error == 0 ? fd : error, origin_of(info, original)));
 }
+
+// copy(fd): an owned copy of a file of any kind. Unlike duplicate(), it leaves O_NONBLOCK of the open file description
+// as it is.
+Value copy(const CallbackInfo& info) {
+  return number(info, own(info, sys::dup_cloexec(js::to_int(info[0])), Origin::kStranger));
+}
+
+// checkOpen(fd): 0, or -EBADF when it is not open.
+Value check_open(const CallbackInfo& info) { return number(info, sys::check_open(js::to_int(info[0]))); }
 
 // release(fd): gives it to the caller. False when the environment does not own it.
 Value release(const CallbackInfo& info) {
@@ -101,23 +129,22 @@ Value release(const CallbackInfo& info) {
 // lend(fd): before somebody else takes it; release() comes when they have it.
 Value lend(const CallbackInfo& info) { return number(info, Addon::of(info.Env())->lend(js::to_int(info[0]))); }
 
-// close(fd): only what the environment owns, or a number gone stale would close what others have opened since.
+// close(fd): only what the environment owns, or a number gone stale would close what others have opened since. What can
+// take long is closed on another thread, a moment later.
 Value close(const CallbackInfo& info) {
-  int fd = js::to_int(info[0]);
-  return number(info, Addon::of(info.Env())->release(fd) ? sys::close(fd) : -EBADF);
+  return number(info, Addon::of(info.Env())->close_owned(js::to_int(info[0]), Closer::How::kClose));
 }
 
 // reset(fd): as close, but a TCP peer gets a reset.
 Value reset(const CallbackInfo& info) {
-  int fd = js::to_int(info[0]);
-  return number(info, Addon::of(info.Env())->release(fd) ? sys::reset(fd) : -EBADF);
+  return number(info, Addon::of(info.Env())->close_owned(js::to_int(info[0]), Closer::How::kReset));
 }
 
-Value own_both(const CallbackInfo& info, int error, const int* fds) {
+Value own_both(const CallbackInfo& info, int error, const int* fds, Origin origin = Origin::kOwn) {
   if (error != 0) return number(info, error);
-  OwnedFds& owned = Addon::of(info.Env())->owned();
-  if (!owned.add(fds[0]) || !owned.add(fds[1])) {
-    owned.remove(fds[0]);
+  Addon* addon = Addon::of(info.Env());
+  if (!addon->own(fds[0], origin) || !addon->own(fds[1], origin)) {
+    addon->release(fds[0]);
     sys::close(fds[0]);
     sys::close(fds[1]);
     return number(info, -ENOMEM);
@@ -133,7 +160,7 @@ Value socket_pair(const CallbackInfo& info) {
   int fds[2];
   int error = sys::socketpair(js::to_int(info[0]), fds);
   if (error == 0) sys::set_nonblock(fds[0]);
-  return own_both(info, error, fds);
+  return own_both(info, error, fds, Origin::kStranger);
 }
 
 // pipe(): two owned fds, to read from and to write to.
@@ -155,6 +182,8 @@ void define(Napi::Object exports) {
   js::define(exports, "adopt", adopt);
   js::define(exports, "setCloexec", set_cloexec);
   js::define(exports, "duplicate", duplicate);
+  js::define(exports, "copy", copy);
+  js::define(exports, "checkOpen", check_open);
   js::define(exports, "release", release);
   js::define(exports, "lend", lend);
   js::define(exports, "close", close);

@@ -33,8 +33,16 @@ Value unwatch(const CallbackInfo& info) {
   return number(info, Addon::of(info.Env())->readiness().unwatch(js::to_int(info[0])));
 }
 
+// recv(2) closes the fds that come with the bytes, and waits for that.
+ssize_t receive_without_fds(Addon* addon, int fd, char* bytes, size_t length) {
+  messages::Fds unwanted;
+  ssize_t received = messages::receive(fd, bytes, length, &unwanted);
+  for (size_t i = 0; i < unwanted.count; i++) addon->discard(unwanted.fds[i]);
+  return received >= 0 && unwanted.truncated ? -EMFILE : received;
+}
+
 // receive(fd, length, peek): a Buffer of what is there, at most `length` bytes; empty when the peer has ended its side.
-// Only of an owned fd is it taken; to peek does no harm to whoever has it.
+// It takes only from an owned fd; a look at another one does no harm.
 Value receive(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   int64_t length = js::to_integer(info[1]);
@@ -43,7 +51,13 @@ Value receive(const CallbackInfo& info) {
   if (!peek && !Addon::of(info.Env())->owned().has(fd)) return number(info, -EBADF);
   int flags = MSG_DONTWAIT | (peek ? MSG_PEEK : 0);
   std::unique_ptr<char[]> bytes(new char[length]);
-  ssize_t received = sys::recv(fd, bytes.get(), static_cast<size_t>(length), flags);
+  Addon* addon = Addon::of(info.Env());
+  ssize_t received;
+  if (!peek && addon->origin_of(fd) == Origin::kStranger) {
+    received = receive_without_fds(addon, fd, bytes.get(), static_cast<size_t>(length));
+  } else {
+    received = sys::recv(fd, bytes.get(), static_cast<size_t>(length), flags);
+  }
   if (received < 0) return number(info, static_cast<double>(received));
   return Napi::Buffer<char>::Copy(info.Env(), bytes.get(), static_cast<size_t>(received));
 }
@@ -79,22 +93,22 @@ Value receive_message(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   int64_t room = js::to_integer(info[1]);
   if (room < 0 || room > kMostReceived) js::throw_type_error(info.Env(), "expected 0 to 1048576 bytes");
-  OwnedFds& owned = Addon::of(info.Env())->owned();
-  if (!owned.has(fd)) return number(info, -EBADF);
+  Addon* addon = Addon::of(info.Env());
+  if (!addon->owned().has(fd)) return number(info, -EBADF);
   std::unique_ptr<char[]> bytes(new char[room]);
   messages::Fds received;
   ssize_t length = messages::receive(fd, bytes.get(), static_cast<size_t>(room), &received);
-  if (length < 0) return number(info, static_cast<double>(length));
   // Before anything of JavaScript, which can throw.
   size_t count = 0;
   for (size_t i = 0; i < received.count; i++) {
-    if (owned.add(received.fds[i])) {
+    if (length >= 0 && addon->own(received.fds[i], Origin::kStranger)) {
       received.fds[count++] = received.fds[i];
     } else {
-      sys::close(received.fds[i]);
+      addon->discard(received.fds[i]);
       received.truncated = true;
     }
   }
+  if (length < 0) return number(info, static_cast<double>(length));
   auto result = Napi::Object::New(info.Env());
   auto fds = Napi::Array::New(info.Env(), count);
   for (uint32_t i = 0; i < count; i++) fds.Set(i, received.fds[i]);

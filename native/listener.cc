@@ -59,6 +59,12 @@ Kind kind_of(int error) {
   }
 }
 
+// Of an accepted socket. Any process that may connect to a unix socket can send fds of any kind to it.
+Origin origin_of(const Listener::Completion& slot, Origin listening) {
+  if (slot.address.family == AF_UNIX) return Origin::kStranger;
+  return listening == Origin::kOwn ? Origin::kOwn : Origin::kInherited;
+}
+
 Listener* listener_of(const void* handle) {
   return static_cast<Listener*>(static_cast<const uv_handle_t*>(handle)->data);
 }
@@ -100,7 +106,7 @@ bool Listener::cancel(Ref ref) {
 
 void Listener::close() {
   int fd = detach();
-  if (fd >= 0) sys::close(fd);
+  if (fd >= 0) host_->close(fd, false);
 }
 
 int Listener::detach() {
@@ -222,8 +228,8 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
     Completion& slot = slots[batch.count];
     slot.address_length = sizeof slot.address;
     int fd = sys::accept4(fd_, &slot.address.any, &slot.address_length);
-    if (fd >= 0 && !host_->own(fd)) {
-      sys::reset(fd);  // or its client would take the end for an answer
+    if (fd >= 0 && !host_->own(fd, origin_of(slot, options_.origin))) {
+      host_->close(fd, true);  // or its client would take the end for an answer
       fd = -ENOMEM;
     }
     if (fd >= 0) {
@@ -276,11 +282,10 @@ bool Listener::reset_waiting() {
   for (size_t i = 0; i < options_.max_batch && spare_ >= 0; i++) {
     sys::close(spare_);
     int fd = sys::accept4(fd_, nullptr, nullptr);
-    if (fd >= 0) {
-      sys::reset(fd);
-      stats_.reset++;
-    }
+    bool closed = fd >= 0 && host_->close(fd, true);
+    if (fd >= 0) stats_.reset++;
     spare_ = sys::open_null();
+    if (fd >= 0 && !closed) return false;
     if (fd < 0) return spare_ >= 0 && kind_of(fd) == Kind::kNobodyWaits;
   }
   return spare_ >= 0;
@@ -320,6 +325,8 @@ void Listener::verify() {
   socklen_t length = sizeof listening;
   int error = sys::getsockopt(fd_, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
   if (error == 0 && listening) return;
+  // A seccomp filter that refuses the call says nothing of the fd.
+  if (error != 0 && error != -EBADF && error != -ENOTSOCK) return;
   disarm();
   defect_ = error == 0 ? -EINVAL : error;
   schedule();

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "owned_fds.h"
 #include "request_queue.h"
 #include "sockaddr.h"
 
@@ -39,6 +40,8 @@ class Listener {
     size_t max_batch;
     // At the fd limit, accept with a spare fd and reset, so that clients fail at once, instead of letting them wait.
     bool reset_at_limit;
+    // Of the listening socket. Accepted sockets inherit SO_LINGER from it.
+    Origin origin = Origin::kOwn;
   };
 
   struct Stats {
@@ -51,7 +54,9 @@ class Listener {
     // Room for kMaxBatch completions; null when nothing can be delivered, because the environment is ending.
     virtual Completion* completions() = 0;
     // Takes an accepted fd, unless it returns false.
-    virtual bool own(int fd) = 0;
+    virtual bool own(int fd, Origin origin) = 0;
+    // Closes an fd of the listener. It waits for that only for a moment; false: the fd is not closed yet.
+    virtual bool close(int fd, bool reset) = 0;
     // The first `count` completions are filled. May close the listener.
     virtual void deliver(Listener* listener, size_t count, Capacity capacity) = 0;
     // Whether the listener is in use, at each change: a request is outstanding, or it is held.

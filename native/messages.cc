@@ -12,14 +12,10 @@ namespace {
 // Since Linux 6.5, and not in all headers.
 constexpr int kScmPidfd = 4;
 
-// What comes before the fds if whoever has made the socket wants it (SO_PASSCRED, SO_PASSPIDFD, SO_PASSSEC,
-// SO_TIMESTAMP); without room for it fds would be lost.
-constexpr size_t kOthers = 512;
-
 // Aligned as a cmsghdr must be.
 union Control {
   cmsghdr header;
-  char room[CMSG_SPACE(sizeof(int) * kMostFds) + kOthers];
+  char room[kControlRoom];
 };
 }  // namespace
 
@@ -53,7 +49,7 @@ ssize_t receive(int fd, void* data, size_t room, Fds* fds) {
   message.msg_iovlen = 1;
   message.msg_control = control.room;
   message.msg_controllen = sizeof control.room;
-  ssize_t length = sys::recvmsg(fd, &message);
+  ssize_t length = sys::recvmsg(fd, &message, MSG_PEEK);
   if (length < 0) return length;
   fds->truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
   // Not CMSG_NXTHDR, which believes every cmsg_len. Not only Linux answers recvmsg(2): so do gVisor and seccomp
@@ -69,16 +65,23 @@ ssize_t receive(int fd, void* data, size_t room, Fds* fds) {
     for (size_t i = 0; i < count; i++) {
       int received;
       memcpy(&received, control.room + at + CMSG_LEN(0) + sizeof(int) * i, sizeof received);
-      if (header.cmsg_type == kScmPidfd) {
-        if (received >= 0) sys::close(received);
-      } else if (fds->count < kMostFds) {
+      if (header.cmsg_type == SCM_RIGHTS) {
         fds->fds[fds->count++] = received;
-      } else {
-        sys::close(received);
-        fds->truncated = true;
+      } else if (received >= 0) {
+        sys::close(received);  // the kernel has made it, and its close does not wait
       }
     }
   }
+  if (fds->count > kMostFds) fds->truncated = true;
+  if ((message.msg_flags & MSG_CTRUNC) != 0) return length;
+  // The fds that come out of the socket now are open here already, so the kernel closes none of them.
+  iovec same = {data, static_cast<size_t>(length)};
+  message = {};
+  message.msg_iov = &same;
+  message.msg_iovlen = 1;
+  ssize_t taken = sys::recvmsg(fd, &message);
+  if (taken < 0) return taken;
+  if (taken != length) fds->truncated = true;  // another process reads from this socket too
   return length;
 }
 

@@ -1,10 +1,18 @@
-// The fds that this environment must close when it ends, one bit for each.
+// Fds that this environment owns.
 #pragma once
 
 #include <cstdint>
 #include <new>
 #include <vector>
 
+// Where an fd comes from, which says how long close(2) of it can take.
+enum class Origin {
+  kOwn,        // opened here: it closes at once
+  kInherited,  // from a process or thread that we trust: it may have SO_LINGER
+  kStranger,   // or of a kind with which a stranger sends fds: as long as the stranger likes
+};
+
+// A set of fds, one bit for each.
 class OwnedFds {
  public:
   // False when there is no memory to remember it.
@@ -31,6 +39,7 @@ class OwnedFds {
     return true;
   }
 
+  // Calls `visit` with each fd that is in the set when it comes to it, and takes it out.
   template <typename Visit>
   void drain(Visit visit) {
     for (size_t word = 0; word < words_.size(); word++) {

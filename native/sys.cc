@@ -39,6 +39,8 @@ int reset(int fd) {
   return close(fd);
 }
 
+int check_open(int fd) { return ::fcntl(fd, F_GETFD) < 0 ? -errno : 0; }
+
 int dup_cloexec(int fd) { return result(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
 
 int set_cloexec(int fd) {
@@ -53,11 +55,10 @@ int set_nonblock(int fd) {
   return flags & O_NONBLOCK ? 0 : result(::fcntl(fd, F_SETFL, flags | O_NONBLOCK));
 }
 
-// Not fstat(2): as a symbol, that would bind us to glibc 2.33. And not glibc's statx(), which musl has only
-// since 1.2.5.
+// Not glibc's statx(), which musl has only since 1.2.5.
 int statx(int fd, File* file) {
   struct ::statx found = {};
-  auto error = ::syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_INO, &found);
+  auto error = ::syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &found);
   *file = {found.stx_ino, found.stx_mode};
   return static_cast<int>(result(error));
 }
@@ -100,7 +101,9 @@ ssize_t recv(int fd, void* data, size_t length, int flags) { return result(::rec
 
 ssize_t sendmsg(int fd, const msghdr* message) { return result(::sendmsg(fd, message, MSG_NOSIGNAL | MSG_DONTWAIT)); }
 
-ssize_t recvmsg(int fd, msghdr* message) { return result(::recvmsg(fd, message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)); }
+ssize_t recvmsg(int fd, msghdr* message, int flags) {
+  return result(::recvmsg(fd, message, flags | MSG_CMSG_CLOEXEC | MSG_DONTWAIT));
+}
 
 int socketpair(int type, int fds[2]) { return result(::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, fds)); }
 

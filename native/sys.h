@@ -31,17 +31,21 @@ int close(int fd);
 // close(2) after SO_LINGER with a time of 0 (socket(7)): a TCP peer gets a reset.
 int reset(int fd);
 
-// fcntl(2): F_DUPFD_CLOEXEC, F_SETFD and F_SETFL. The copy shares the open file description, O_NONBLOCK included.
+// fcntl(2): F_GETFD, F_DUPFD_CLOEXEC, F_SETFD and F_SETFL. The copy shares the open file description, O_NONBLOCK
+// included.
+int check_open(int fd);
 int dup_cloexec(int fd);
 int set_cloexec(int fd);
 int set_nonblock(int fd);
 
-// What statx(2) says of an fd: which file it is, of its device, and of which kind (S_IFSOCK and so on).
+// What statx(2) and fstat(2) say of an fd: which file it is, of its device, and of which kind (S_IFSOCK and so on).
+// statx() asks with AT_STATX_DONT_SYNC, so that a network or FUSE file system answers from its cache, without waiting.
 struct File {
   uint64_t inode;
   uint32_t mode;
 };
 int statx(int fd, File* result);
+int fstat(int fd, File* result);
 
 // open(2) of /dev/null, close-on-exec: an fd for the sake of its number.
 int open_null();
@@ -69,7 +73,7 @@ ssize_t recv(int fd, void* data, size_t length, int flags = 0);
 
 // sendmsg(2) and recvmsg(2), without waiting; received fds are close-on-exec.
 ssize_t sendmsg(int fd, const msghdr* message);
-ssize_t recvmsg(int fd, msghdr* message);
+ssize_t recvmsg(int fd, msghdr* message, int flags = 0);
 
 // socketpair(2) of unix sockets, close-on-exec; pipe2(2), close-on-exec and non-blocking.
 int socketpair(int type, int fds[2]);

@@ -6,6 +6,7 @@
 #include <linux/sock_diag.h>
 #include <linux/unix_diag.h>
 
+#include "files.h"
 #include "sys.h"
 
 namespace unix_diag {
@@ -55,7 +56,7 @@ int ask(int netlink, uint64_t inode, uint32_t* queued, uint32_t* limit) {
 
 int accept_queue(int fd, uint32_t* queued, uint32_t* limit) {
   sys::File file;
-  int error = sys::statx(fd, &file);
+  int error = files::identify(fd, &file);
   if (error != 0) return error;
   int netlink = sys::socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG);
   if (netlink < 0) return netlink;

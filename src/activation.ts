@@ -1,9 +1,10 @@
 import { readlinkSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
+import { constants } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
 import { binding, type InspectedFd } from './binding.js'
 import { Connection } from './connection.js'
-import { check, codedError } from './errors.js'
+import { check, codedError, systemError } from './errors.js'
 import { type FromFdOptions, Listener } from './listener.js'
 import * as validate from './validate.js'
 
@@ -164,7 +165,8 @@ function decimal(name: string, value: string): number {
 /** Undefined when it is not open. */
 function describe(fd: number, name: string): Activated | undefined {
   const inspected = binding.inspect(fd)
-  if (typeof inspected === 'number') return undefined
+  if (inspected === -constants.errno.EBADF) return undefined
+  if (typeof inspected === 'number') throw systemError('statx', inspected)
   if (inspected.kind !== 'socket') return { name, fd, kind: inspected.kind }
   const type = typeName(inspected)
   const activated: Activated = { name, fd, kind: kindOf(inspected, type), domain: domainName(inspected), type }

@@ -8,11 +8,14 @@ export function inspect(fd: number): InspectedFd {
   return check(binding.inspect(fd), 'statx')
 }
 
-/** What the fd is, if it is a stream or seqpacket socket; a code for everything else. Borrows the fd. */
+/**
+ * What the fd is, if it is a TCP or unix socket, stream or seqpacket; a code for everything else. Borrows the fd. Node
+ * cannot read from sockets of other families (vsock, netlink, ...), nor tell their addresses.
+ */
 export function inspectStream(fd: number): InspectedFd {
   validate.fd('fd', fd)
   const inspected = inspect(fd)
-  const { SOCK_STREAM, SOCK_SEQPACKET } = binding.constants
+  const { SOCK_STREAM, SOCK_SEQPACKET, AF_INET, AF_INET6, AF_UNIX } = binding.constants
   switch (inspected.kind) {
     case 'file':
       throw codedError('ERR_FD_IS_FILE', `fd ${fd}`)
@@ -21,6 +24,9 @@ export function inspectStream(fd: number): InspectedFd {
     case 'other':
       throw codedError('ERR_FD_NOT_SOCKET', `fd ${fd}`)
     case 'socket':
+      if (![AF_INET, AF_INET6, AF_UNIX].includes(inspected.domain)) {
+        throw codedError('ERR_SOCKET_FAMILY', `fd ${fd} has address family ${inspected.domain}`)
+      }
       if (inspected.type === SOCK_STREAM || inspected.type === SOCK_SEQPACKET) return inspected
       throw codedError('ERR_SOCKET_TYPE', `fd ${fd}`)
   }

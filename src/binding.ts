@@ -76,6 +76,8 @@ export interface Binding {
   adopt(fd: number): number
   setCloexec(fd: number): number
   duplicate(fd: number): number
+  copy(fd: number): number
+  checkOpen(fd: number): number
   release(fd: number): boolean
   lend(fd: number): number
   close(fd: number): number

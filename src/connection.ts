@@ -84,7 +84,7 @@ export class Connection {
    * close-on-exec and non-blocking. On failure the fd stays the caller's, untouched. With `dup` borrows it and owns a
    * copy: what a thread does with an fd that another one keeps until it hears that the copy is there.
    *
-   * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_TYPE`,
+   * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_FAMILY`, `ERR_SOCKET_TYPE`,
    * `ERR_SOCKET_LISTENING`, `ERR_FD_IN_USE`; with `dup` `EMFILE`.
    */
   static fromFd(fd: number, options: { dup?: boolean } = {}): Connection {

@@ -47,6 +47,8 @@ export const codes = {
   ERR_FD_IS_PIPE: 'the fd is a pipe, not a socket',
   /** A device, a directory, an epoll instance, ... where a socket is needed. */
   ERR_FD_NOT_SOCKET: 'the fd is not a socket',
+  /** A socket of another address family than `AF_INET`, `AF_INET6` and `AF_UNIX`: vsock, netlink, ... */
+  ERR_SOCKET_FAMILY: 'the socket is neither an IPv4, an IPv6 nor a unix socket',
   /** A datagram or raw socket where a stream or seqpacket one is needed. */
   ERR_SOCKET_TYPE: 'the socket is neither a stream nor a seqpacket one',
   /** A connected socket where a listening one is needed. */

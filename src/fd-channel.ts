@@ -3,8 +3,9 @@ import { adopt, inspectStream } from './adopt.js'
 import { binding, type PeerCredentials, type ReceivedMessage } from './binding.js'
 import { Connection } from './connection.js'
 import { check, codedError, invalidArgType, invalidArgValue, systemError } from './errors.js'
-import { type Origin, OwnedFd, unclaimed } from './owned-fd.js'
+import { headerLength, Outgoing } from './outgoing.js'
 import { onReady } from './readiness.js'
+import { type FdMessage, ReceivedFd } from './received-fd.js'
 import * as validate from './validate.js'
 
 export interface FdChannelOptions {
@@ -14,59 +15,12 @@ export interface FdChannelOptions {
 
 type PairOptions = FdChannelOptions & { type?: 'stream' | 'seqpacket' }
 
-/** One that came over a channel. It is closed when it becomes unreachable before it was detached, with a warning. */
-export class ReceivedFd {
-  readonly #owned: OwnedFd
-
-  /** @internal They come over a channel. */
-  constructor(owned: OwnedFd) {
-    this.#owned = owned
-    unclaimed.register(this, owned)
-  }
-
-  /** Borrowed; -1 when it is detached or closed. */
-  get fd(): number {
-    return this.#owned.fd
-  }
-
-  /** Gives the fd to the caller, who takes it with `Listener.fromFd` or `Connection.fromFd`, or must close it; or -1. */
-  detach(): number {
-    const fd = this.#owned.part()
-    if (fd >= 0) binding.release(fd)
-    return fd
-  }
-
-  /** Harmless when there is nothing to close any more. */
-  close(): void {
-    this.#owned.close('close')
-  }
-
-  [Symbol.dispose](): void {
-    this.close()
-  }
-}
-
-/** What came in one `send`. */
-export interface FdMessage {
-  data: Buffer
-  fds: ReceivedFd[]
-}
-
-interface Outgoing {
-  bytes: Buffer
-  sent: number
-  fds: readonly number[]
-  resolve(): void
-  reject(error: Error): void
-}
-
 interface Next {
   resolve(result: IteratorResult<FdMessage>): void
   reject(error: Error): void
 }
 
 const { EAGAIN, ECONNRESET, ENOMEM, ENOTCONN } = constants.errno
-const origin: Origin = { what: 'received fd', where: 'over an FdChannel' }
 
 const unreachable = new FinalizationRegistry((fd: number) => binding.close(fd))
 
@@ -74,8 +28,6 @@ const unreachable = new FinalizationRegistry((fd: number) => binding.close(fd))
 const mostFds = 253
 const mostMessage = 1024 * 1024
 const defaultMessage = 64 * 1024
-// On a stream a message begins with two numbers in network byte order, of 32 bits: how many bytes it has, and how many fds.
-const headerLength = 8
 const chunk = 64 * 1024
 // No unix socket takes a packet that is longer than its buffer, which is 208 KiB unless somebody has changed it.
 const longestPacket = 1024 * 1024
@@ -118,8 +70,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * Takes `fd`, a connected unix socket. It becomes close-on-exec and non-blocking; the latter for every process that shares
    * it. On failure it stays the caller's.
    *
-   * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_TYPE`, `ERR_SOCKET_LISTENING`,
-   * `ERR_SOCKET_NOT_UNIX`, `ENOTCONN`, `ERR_FD_IN_USE`.
+   * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_FAMILY`, `ERR_SOCKET_TYPE`,
+   * `ERR_SOCKET_LISTENING`, `ERR_SOCKET_NOT_UNIX`, `ENOTCONN`, `ERR_FD_IN_USE`.
    */
   static fromFd(fd: number, options: FdChannelOptions = {}): FdChannel {
     const wanted = readOptions(options)
@@ -177,12 +129,13 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   }
 
   /**
-   * Sends a message of at least one byte, a string or the bytes of any view, and with it copies of up to 253 fds. Borrows the fds: they must stay open until the
-   * promise is settled. It is fulfilled when the kernel has all of it; that the peer has read it, only an answer can tell.
-   * Messages arrive in the order of the calls. One that fails is not sent, and those behind it are.
+   * Sends a message of at least one byte, a string or the bytes of any view, and with it copies of up to 253 fds. Borrows the
+   * fds until the call returns: a message that must wait keeps copies of its own. The promise is fulfilled when the kernel has
+   * the whole message; only an answer can tell that the peer has read it. Messages arrive in the order of the calls. One that
+   * fails is not sent, and those behind it are.
    *
-   * Errors: `ERR_CHANNEL_CLOSED`, `EPIPE`, `EBADF` (of one of the fds), `EMSGSIZE` (a packet beyond the socket's buffer),
-   * `ETOOMANYREFS` (too many fds under way), and Node's own for a wrong argument.
+   * Errors: `ERR_CHANNEL_CLOSED`, `EPIPE`, `EBADF` (of one of the fds), `EMFILE` (no fd is left for a copy), `EMSGSIZE` (a
+   * packet beyond the socket's buffer), `ETOOMANYREFS` (too many fds under way), and Node's own for a wrong argument.
    */
   async send(message: string | Uint8Array, fds: readonly number[] = []): Promise<void> {
     if (typeof message !== 'string' && !ArrayBuffer.isView(message)) {
@@ -203,17 +156,19 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     for (const fd of borrowed) validate.fd('fds', fd)
     if (this.#closed) throw codedError('ERR_CHANNEL_CLOSED')
     if (this.#cutOff !== undefined) throw this.#cutOff
-    const bytes = this.#packets ? data : Buffer.concat([header(data.length, borrowed.length), data])
     return new Promise((resolve, reject) => {
-      const each = { bytes, sent: 0, fds: borrowed, resolve, reject }
-      this.#outgoing.push(each)
-      if (this.#outgoing.length > 1) return
-      this.#flush()
+      const outgoing = new Outgoing(data, borrowed, !this.#packets, resolve, reject)
+      this.#outgoing.push(outgoing)
+      if (this.#outgoing.length === 1) this.#flush()
+      // It is sent, or has failed.
+      if (this.#outgoing.at(-1) !== outgoing) return
       try {
+        if (!outgoing.begun) outgoing.copyFds()
         this.#watch()
       } catch (error) {
         this.#outgoing.pop()
-        if (each.sent > 0) this.#cutOff = error as Error
+        outgoing.releaseFds()
+        if (outgoing.begun) this.#cutOff = error as Error
         throw error
       }
     })
@@ -298,25 +253,30 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   }
 
   #flush(): void {
-    for (let each = this.#outgoing[0]; each !== undefined; each = this.#outgoing[0]) {
-      const rest = each.bytes.subarray(each.sent)
-      const sent = binding.sendMessage(this.#fd, rest, each.sent === 0 ? each.fds : [])
+    for (let first = this.#outgoing[0]; first !== undefined; first = this.#outgoing[0]) {
+      const sent = first.send(this.#fd)
       if (sent === -EAGAIN) return
-      if (sent >= 0) {
-        each.sent += sent
-        if (each.sent < each.bytes.length) continue
-        each.resolve()
+      if (sent === true) {
+        first.resolve()
       } else {
-        const error = systemError('sendmsg', sent)
-        each.reject(error)
-        // Whatever came behind half a message would be taken for its rest.
-        if (each.sent > 0) {
+        const error = systemError('sendmsg', sent as number)
+        // The peer would take whatever comes behind half a message for its rest.
+        if (first.begun) {
           this.#cutOff = error
-          for (const other of this.#outgoing.splice(0)) if (other !== each) other.reject(error)
+          this.#rejectOutgoing(error)
           return
         }
+        first.releaseFds()
+        first.reject(error)
       }
       this.#outgoing.shift()
+    }
+  }
+
+  #rejectOutgoing(error: Error): void {
+    for (const outgoing of this.#outgoing.splice(0)) {
+      outgoing.releaseFds()
+      outgoing.reject(error)
     }
   }
 
@@ -341,9 +301,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     const received = binding.receiveMessage(this.#fd, this.#packets ? longestPacket : chunk)
     if (typeof received === 'number') return received
     for (const fd of received.fds) {
-      const owned = new OwnedFd(fd, undefined, origin)
-      owned.peer = { address: '' }
-      this.#fds.push(new ReceivedFd(owned))
+      this.#fds.push(new ReceivedFd(fd))
     }
     return received
   }
@@ -411,19 +369,12 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     unreachable.unregister(this)
     binding.close(this.#fd)
     for (const fd of this.#fds.splice(0)) fd.close()
-    for (const each of this.#outgoing.splice(0)) each.reject(codedError('ERR_CHANNEL_CLOSED'))
+    this.#rejectOutgoing(codedError('ERR_CHANNEL_CLOSED'))
   }
 }
 
 const socketType = (type: 'stream' | 'seqpacket' = 'stream') =>
   binding.constants[type === 'stream' ? 'SOCK_STREAM' : 'SOCK_SEQPACKET'] as number
-
-function header(length: number, fds: number): Buffer {
-  const bytes = Buffer.alloc(headerLength)
-  bytes.writeUInt32BE(length, 0)
-  bytes.writeUInt32BE(fds, 4)
-  return bytes
-}
 
 function typeOfConnected(fd: number): number | undefined {
   const { listening, connected, domain, type } = inspectStream(fd)

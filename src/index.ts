@@ -13,7 +13,7 @@ export { Connection, type ToSocketOptions } from './connection.js'
 export type { CapacityPauseMessage, ConnectionMessage } from './diagnostics.js'
 export type { DrainOptions, DrainReport, EndOptions } from './drain.js'
 export { type Code, type CodedError, codes, type SystemError } from './errors.js'
-export { FdChannel, type FdChannelOptions, type FdMessage, ReceivedFd } from './fd-channel.js'
+export { FdChannel, type FdChannelOptions } from './fd-channel.js'
 export {
   type AcceptOptions,
   type AcceptRef,
@@ -28,6 +28,7 @@ export type { LookAheadOptions } from './look-ahead.js'
 export { type Notification, notify, notifyBarrier, removeFds, storeFds, watchdog } from './notify.js'
 export { type Proxied, proxyOf } from './proxied.js'
 export type { ProxyEndpoint, ProxyHeader, ProxySsl } from './proxy-protocol.js'
+export { type FdMessage, ReceivedFd } from './received-fd.js'
 export { type ConnectionHandler, type SecureHandler, type ServeOptions, serve } from './serve.js'
 export type { Serving, ServingEvents, ServingState } from './serving.js'
 export { type Passed, spawnActivated } from './spawn-activated.js'

@@ -153,7 +153,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * non-blocking; the latter holds for every process that shares the socket. On failure the fd stays the caller's,
    * untouched.
    *
-   * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_TYPE`,
+   * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_FAMILY`, `ERR_SOCKET_TYPE`,
    * `ERR_SOCKET_CONNECTED`, `ERR_SOCKET_NOT_LISTENING`, `ERR_FD_IN_USE`.
    */
   static fromFd(fd: number, options: FromFdOptions = {}): Listener {

@@ -47,8 +47,16 @@ export function handleClassFor(domain: number): HandleClass {
   if (HandleClass !== undefined) return HandleClass
   const fd = binding.socket(domain, binding.constants.SOCK_STREAM as number)
   check(fd, 'socket')
+  let socket: net.Socket
+  try {
+    binding.lend(fd)
+    socket = new net.Socket({ fd, readable: false, writable: false })
+  } catch (error) {
+    // Node has no handle for this address family.
+    binding.close(fd)
+    throw error
+  }
   binding.release(fd)
-  const socket = new net.Socket({ fd, readable: false, writable: false })
   HandleClass = handleClassOf(socket)
   // Until the next turn it is among the resources of the process that are active, unless they need not be waited for.
   socket.unref().destroy()

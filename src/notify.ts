@@ -1,4 +1,3 @@
-import { inspect } from './adopt.js'
 import { binding } from './binding.js'
 import { deadlineAfterPoll, longestTimer } from './deadline.js'
 import { check, codedError, invalidArgType, invalidArgValue, systemError } from './errors.js'
@@ -132,8 +131,8 @@ export function storeFds(name: string, fds: readonly number[]): boolean {
   const borrowed: readonly number[] = [...fds]
   for (const fd of borrowed) {
     validate.fd('fds', fd)
-    // Now, because the socket to say it with may get the number of one that is closed.
-    inspect(fd)
+    // Now, because the socket that carries the message may get the number of an fd that is closed.
+    check(binding.checkOpen(fd), 'fcntl')
   }
   // SCM_MAX_FD of unix(7) is 253.
   for (let i = 0; i < borrowed.length; i += 253) {

@@ -182,7 +182,7 @@ describe('The fd store', () => {
   it('says EBADF of an fd that is not open', async () => {
     await serviceManager(path())
     const fd = await closedFd()
-    assert.throws(() => storeFds('web', [fd]), { code: 'EBADF', syscall: 'statx' })
+    assert.throws(() => storeFds('web', [fd]), { code: 'EBADF', syscall: 'fcntl' })
   })
 
   it('refuses what cannot be a name, or no fd', () => {

@@ -25,7 +25,7 @@ const environment = (name: string, last?: () => void): Scenario => ({
 })
 
 describe('A thread of which something fails', () => {
-  for (const call of ['epoll_create1', 'uv_poll_init', 'uv_poll_start', allocation]) {
+  for (const call of ['epoll_create1', 'uv_poll_init', 'uv_poll_start', 'uv_thread_create', allocation]) {
     it(`begins and ends whatever ${call} says`, async function () {
       this.timeout(600_000)
       const scenario = environment(`a thread`)
@@ -38,7 +38,7 @@ describe('A thread of which something fails', () => {
     })
   }
 
-  for (const call of ['close', 'statx', 'epoll_ctl', allocation]) {
+  for (const call of ['close', 'statx', 'epoll_ctl', 'uv_thread_create', allocation]) {
     it(`leaves nothing open when ${call} fails while it ends`, async function () {
       this.timeout(600_000)
       const errnos = call === allocation ? ['ENOMEM'] : (calls[call]?.errnos.split(' ') ?? [])

@@ -43,6 +43,7 @@ export const calls: Record<string, Row> = {
     page: 'fcntl',
     errnos: 'EACCES EAGAIN EBADF EBUSY EDEADLK EFAULT EINTR EINVAL EMFILE ENOLCK ENOTDIR EPERM',
   },
+  fstat: { page: 'stat', errnos: 'EBADF EFAULT EACCES ENOMEM EOVERFLOW', within: ['statx', 'sock_diag'] },
   getpeername: {
     page: 'getpeername',
     errnos: 'EBADF EFAULT EINVAL ENOBUFS ENOTCONN ENOTSOCK',
@@ -72,7 +73,12 @@ export const calls: Record<string, Row> = {
     errnos: 'EAGAIN EBADF ECONNREFUSED EFAULT EINTR EINVAL ENOMEM ENOTCONN ENOTSOCK',
     within: ['recv', 'sock_diag'],
   },
-  recvmsg: { page: 'recvmsg', errnos: 'EAGAIN EBADF ECONNREFUSED EFAULT EINTR EINVAL ENOMEM ENOTCONN ENOTSOCK' },
+  recvmsg: {
+    page: 'recvmsg',
+    errnos: 'EAGAIN EBADF ECONNREFUSED EFAULT EINTR EINVAL ENOMEM ENOTCONN ENOTSOCK',
+    // A PROXY header is received with the fds that came with it.
+    within: ['recvmsg', 'recv'],
+  },
   send: {
     page: 'send',
     errnos:
@@ -98,6 +104,8 @@ export const calls: Record<string, Row> = {
     errnos: 'EACCES EBADF EFAULT EINVAL ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR',
     within: ['statx', 'sock_diag'],
   },
+  // The close that wanted the thread is made without it.
+  uv_thread_create: { errnos: 'EAGAIN' },
   // They pass on what epoll_ctl(2) says, and EEXIST where another handle of the loop has the fd.
   uv_poll_init: {
     errnos: 'EEXIST EBADF ENOMEM ENOSPC EPERM',

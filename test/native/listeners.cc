@@ -54,7 +54,15 @@ class Server final : public Listener::Host, public Readiness::Host {
   uint64_t answered() const { return answered_; }
 
   Listener::Completion* completions() override { return ending_ ? nullptr : slots_; }
-  bool own(int fd) override { return owned_.add(fd); }
+  bool own(int fd, Origin) override { return owned_.add(fd); }
+  bool close(int fd, bool reset) override {
+    if (reset) {
+      sys::reset(fd);
+    } else {
+      sys::close(fd);
+    }
+    return true;
+  }
   void hold(Listener* listener, bool outstanding) override {
     must(listener->requests().empty() != outstanding || listener->fd() < 0, "told of requests that are not there");
   }

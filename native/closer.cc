@@ -1,0 +1,197 @@
+#include "closer.h"
+
+#include <sys/socket.h>
+#include <uv.h>
+
+#include <cstdint>
+#include <new>
+#include <vector>
+
+#include "sys.h"
+
+namespace {
+
+constexpr uint64_t kNsPerMs = 1000000;
+
+// A thread costs about ten times as much as waking one. One that has had nothing to do for so long ends.
+constexpr uint64_t kIdleNs = 1000 * kNsPerMs;
+
+// A thread needs little more than the frames of the C library.
+constexpr size_t kStackSize = size_t{256} * 1024;
+
+struct Job {
+  int fd;
+  Closer::How how;
+  uint64_t id;
+};
+
+void finish(const Job& job) {
+  if (job.how == Closer::How::kReset) {
+    sys::reset(job.fd);
+    return;
+  }
+  // Or one sender could hold up the close of all other fds.
+  Closer::clear_linger(job.fd);
+  sys::close(job.fd);
+}
+
+}  // namespace
+
+void Closer::clear_linger(int fd) noexcept {
+  linger option = {};
+  socklen_t length = sizeof option;
+  if (sys::getsockopt(fd, SOL_SOCKET, SO_LINGER, &option, &length) != 0) return;
+  if (option.l_onoff == 0 || option.l_linger == 0) return;
+  option = {};
+  sys::setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, sizeof option);
+}
+
+// Shared by the object and its threads; the last of them deletes it.
+struct Closer::State {
+  uv_mutex_t mutex;
+  uv_cond_t work;      // there is a job, or no more will come
+  uv_cond_t progress;  // a job is done, or a thread has ended
+  std::vector<Job> jobs;
+  uint64_t last_id = 0;
+  uint64_t awaited = 0;  // the job for which close_soon waits
+  size_t threads = 0;
+  size_t idle = 0;
+  uv_thread_t ended_thread;  // to be joined
+  bool has_ended_thread = false;
+  bool ending = false;
+  bool left = false;  // the object has gone
+
+  static State* create() noexcept;
+  bool add_thread();
+  bool push(int fd, How how, uint64_t* id) noexcept;
+  void run();
+  void destroy();
+};
+
+Closer::State* Closer::State::create() noexcept {
+  auto* state = new (std::nothrow) State();
+  if (state == nullptr) return nullptr;
+  uv_mutex_init(&state->mutex);
+  uv_cond_init(&state->work);
+  uv_cond_init(&state->progress);
+  return state;
+}
+
+void Closer::State::destroy() {
+  if (has_ended_thread) uv_thread_join(&ended_thread);
+  uv_cond_destroy(&progress);
+  uv_cond_destroy(&work);
+  uv_mutex_destroy(&mutex);
+  delete this;
+}
+
+// With the mutex. False when there is none for the next job.
+bool Closer::State::add_thread() {
+  if (idle > 0) {
+    uv_cond_signal(&work);
+    return true;
+  }
+  if (threads == kMostThreads) return true;
+  uv_thread_options_t options = {};
+  options.flags = UV_THREAD_HAS_STACK_SIZE;
+  options.stack_size = kStackSize;
+  uv_thread_t thread;
+  auto run = [](void* state) { static_cast<State*>(state)->run(); };
+  if (uv_thread_create_ex(&thread, &options, run, this) == 0) threads++;
+  return threads > 0;
+}
+
+// With the mutex.
+bool Closer::State::push(int fd, How how, uint64_t* id) noexcept {
+  try {
+    jobs.push_back({fd, how, ++last_id});
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  *id = last_id;
+  if (add_thread()) return true;
+  jobs.pop_back();
+  return false;
+}
+
+void Closer::State::run() {
+  uv_mutex_lock(&mutex);
+  for (;;) {
+    bool waited_in_vain = false;
+    while (jobs.empty() && !ending && !waited_in_vain) {
+      idle++;
+      waited_in_vain = uv_cond_timedwait(&work, &mutex, kIdleNs) != 0;
+      idle--;
+    }
+    if (jobs.empty()) break;
+    const Job job = jobs.back();
+    jobs.pop_back();
+    // This one may take long.
+    if (!jobs.empty()) add_thread();
+    uv_mutex_unlock(&mutex);
+    finish(job);
+    uv_mutex_lock(&mutex);
+    if (awaited == job.id) awaited = 0;
+    uv_cond_broadcast(&progress);
+  }
+  // Each joins the one that ended before it, so that no more than one is left to be joined.
+  uv_thread_t before = ended_thread;
+  const bool has_before = has_ended_thread;
+  ended_thread = uv_thread_self();
+  has_ended_thread = true;
+  const bool last = --threads == 0 && left;
+  if (last) has_ended_thread = false;  // it cannot join itself
+  uv_cond_broadcast(&progress);
+  uv_mutex_unlock(&mutex);
+  if (has_before) uv_thread_join(&before);
+  if (last) destroy();
+}
+
+void Closer::close(int fd, How how) noexcept {
+  if (state_ == nullptr) state_ = State::create();
+  bool pushed = false;
+  if (state_ != nullptr) {
+    uint64_t id;
+    uv_mutex_lock(&state_->mutex);
+    pushed = state_->push(fd, how, &id);
+    uv_mutex_unlock(&state_->mutex);
+  }
+  if (!pushed) finish({fd, how, 0});
+}
+
+bool Closer::close_soon(int fd, How how) noexcept {
+  if (state_ == nullptr) state_ = State::create();
+  if (state_ == nullptr) {
+    finish({fd, how, 0});
+    return true;
+  }
+  uv_mutex_lock(&state_->mutex);
+  const bool pushed = state_->push(fd, how, &state_->awaited);
+  const uint64_t until = uv_hrtime() + kPatienceMs * kNsPerMs;
+  for (uint64_t now = uv_hrtime(); pushed && state_->awaited != 0 && now < until; now = uv_hrtime()) {
+    uv_cond_timedwait(&state_->progress, &state_->mutex, until - now);
+  }
+  const bool done = state_->awaited == 0;
+  state_->awaited = 0;
+  uv_mutex_unlock(&state_->mutex);
+  if (pushed) return done;
+  finish({fd, how, 0});
+  return true;
+}
+
+void Closer::end() noexcept {
+  State* state = state_;
+  if (state == nullptr) return;
+  state_ = nullptr;
+  uv_mutex_lock(&state->mutex);
+  state->ending = true;
+  uv_cond_broadcast(&state->work);
+  const uint64_t until = uv_hrtime() + kPatienceMs * kNsPerMs;
+  for (uint64_t now = uv_hrtime(); state->threads > 0 && now < until; now = uv_hrtime()) {
+    uv_cond_timedwait(&state->progress, &state->mutex, until - now);
+  }
+  state->left = true;
+  const bool last = state->threads == 0;
+  uv_mutex_unlock(&state->mutex);
+  if (last) state->destroy();
+}

@@ -1,0 +1,12 @@
+// Which file an fd is.
+#pragma once
+
+#include "sys.h"
+
+namespace files {
+
+// By statx(2); by fstat(2) where that is refused, by a container's seccomp filter or a kernel without it. The second
+// one waits for the server of a network or FUSE file system. 0 or a negative errno, and only -EBADF means "not open".
+int identify(int fd, sys::File* file);
+
+}  // namespace files
