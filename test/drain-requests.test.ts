@@ -3,16 +3,12 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import diagnostics from 'node:diagnostics_channel'
 import http from 'node:http'
 import https from 'node:https'
-import type net from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import express from 'express'
-import fastify from 'fastify'
-import Koa from 'koa'
 import { serve } from '../src/index.js'
 import { certificates } from './certificates.js'
 import { cleanUp, listen, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
-import { answer, get, type RawClient, rawClient, responsesIn } from './pipelining.js'
+import { answer, get, heard, rawClient } from './pipelining.js'
 
 const hour = 3_600_000
 
@@ -32,16 +28,6 @@ async function serveHeld(server: http.Server = http.createServer(), ca?: string)
   const release = (index: number, padding?: number) =>
     answer(requests[index] as http.IncomingMessage, responses[index] as http.ServerResponse, padding)
   return { listener, server, serving, requests, responses, client, release }
-}
-
-/** All that came, one letter a response: the number of the request, and `!` where the connection is said to close. */
-async function heard(client: RawClient): Promise<string> {
-  await until(() => client.socket.destroyed)
-  assert.equal(client.error, undefined)
-  assert.equal(client.ended, true)
-  return responsesIn(client, () => false)
-    .map(({ request, closes, body }) => `${body.trim() === `answer ${request}` ? request : body}${closes ? '!' : ''}`)
-    .join(' ')
 }
 
 describe('Serving.drain and the requests of one connection', () => {
@@ -365,55 +351,4 @@ describe('Serving.drain and the requests of one connection', () => {
     assert.equal(await heard(client), '/0 /1 /2!')
     assert.equal((await draining).finished, 1)
   })
-})
-
-describe('Serving.drain and the requests of one connection, with', () => {
-  leaveNoFds()
-
-  type Handler = (url: string) => Promise<string>
-  const frameworks: Record<string, (handler: Handler) => Promise<net.Server>> = {
-    Express: async (handler) => {
-      const app = express()
-      app.get('/:n', async (request, response) => {
-        response.set('x-request', request.url).send(await handler(request.url))
-      })
-      return http.createServer(app)
-    },
-    Fastify: async (handler) => {
-      const app = fastify()
-      app.get('/:n', async (request, reply) => reply.header('x-request', request.url).send(await handler(request.url)))
-      await app.ready()
-      return app.server
-    },
-    Koa: async (handler) => {
-      const app = new Koa()
-      app.use(async (context) => {
-        context.set('x-request', context.url)
-        context.body = await handler(context.url)
-      })
-      return http.createServer(app.callback())
-    },
-  }
-
-  for (const [name, make] of Object.entries(frameworks)) {
-    it(`${name}: answers what has begun and what still comes, in order`, async () => {
-      const held: Record<string, () => void> = {}
-      const server = await make(async (url) => {
-        await new Promise<void>((resolve) => (held[url] = resolve))
-        return `answer ${url}`
-      })
-      const listener = await listen({ host: '127.0.0.1' })
-      const serving = serve(listener, server)
-      cleanUp(() => serving.drain({ timeout: 0 }))
-      const client = await rawClient(listener)
-      client.socket.write(get('/0') + get('/1'))
-      await until(() => Object.keys(held).length === 2)
-      const draining = serving.drain({ idleGrace: hour })
-      client.socket.write(get('/2'))
-      await until(() => Object.keys(held).length === 3)
-      for (const url of ['/1', '/0', '/2']) held[url]?.()
-      assert.match(await heard(client), /^\/0 \/1 \/2!?$/)
-      assert.equal((await draining).destroyed, 0)
-    })
-  }
 })

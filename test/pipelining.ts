@@ -1,10 +1,11 @@
 // Requests of HTTP/1 on one connection, sent in any pieces, and what comes back.
+import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import type http from 'node:http'
 import net from 'node:net'
 import tls from 'node:tls'
 import type { Listener } from '../src/index.js'
-import { cleanUp, target } from './helpers.js'
+import { cleanUp, target, until } from './helpers.js'
 
 export interface Response {
   /** Which request it answers: what the server has put into `x-request`. */
@@ -73,6 +74,16 @@ export function responsesIn({ received }: RawClient, isHead: (request: string | 
     responses.push({ request, closes, body })
   }
   return responses
+}
+
+/** All responses, when the client has ended: the URL of each request, and `!` where the connection is said to close. */
+export async function heard(client: RawClient): Promise<string> {
+  await until(() => client.socket.destroyed)
+  assert.equal(client.error, undefined)
+  assert.equal(client.ended, true)
+  return responsesIn(client, () => false)
+    .map(({ request, closes, body }) => `${body.trim() === `answer ${request}` ? request : body}${closes ? '!' : ''}`)
+    .join(' ')
 }
 
 /** Answers with its number, the URL of the request. */
