@@ -2,7 +2,7 @@ import { fstatSync, openSync, writeFileSync } from 'node:fs'
 import { binding } from '../src/binding.js'
 import { FdChannel, type FdChannelOptions, type FdMessage, Listener } from '../src/index.js'
 import { temporaryFd } from './descriptors.js'
-import { cleanUp, temporaryDirectory } from './helpers.js'
+import { cleanUp, openFds, temporaryDirectory } from './helpers.js'
 
 export type SocketType = 'stream' | 'seqpacket'
 export const socketTypes: SocketType[] = ['stream', 'seqpacket']
@@ -99,6 +99,17 @@ export function openFiles(count: number): number[] {
 
 /** Which file it is, whatever the number of its fd. */
 export const inode = (fd: number): number => fstatSync(fd).ino
+
+/** How many open fds are of the same file. Another thread may close some of them meanwhile. */
+export function copiesOf(file: number): number {
+  return openFds().filter((fd) => {
+    try {
+      return inode(fd) === inode(file)
+    } catch {
+      return false
+    }
+  }).length
+}
 
 /** Which files came with a message, which is closed. */
 export function inodesOf(message: FdMessage | undefined): number[] {
