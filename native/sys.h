@@ -58,8 +58,8 @@ int getpeername(int fd, sockaddr* address, socklen_t* length);
 int getsockopt(int fd, int level, int name, void* value, socklen_t* length);
 int setsockopt(int fd, int level, int name, const void* value, socklen_t length);
 
-// poll(2) of one fd, without waiting: the events of `events` that are true of it now, and POLLERR, POLLHUP and POLLNVAL,
-// which need not be asked for. 0 when none is.
+// poll(2) of one fd, without waiting: the events of `events` that are true of it now, and POLLERR, POLLHUP and
+// POLLNVAL, which need not be asked for. 0 when none is.
 int poll(int fd, short events);
 
 // ioctl(2): SIOCATMARK, whether the next byte to read is the urgent one (sockatmark(3)), 0 or 1; and FIONREAD, how many
