@@ -5,6 +5,7 @@
 #include <string>
 
 #include "addon.h"
+#include "exec_helper.h"
 #include "js.h"
 #include "sockaddr.h"
 #include "sys.h"
@@ -143,6 +144,16 @@ Value pipe(const CallbackInfo& info) {
   return own_both(info, error, fds);
 }
 
+// execHelper(lowest): an owned fd of the program in exec_helper.h, no lower than `lowest`.
+Value exec_helper_fd(const CallbackInfo& info) {
+  return number(info, own(info, exec_helper::open(js::to_int(info[0]))));
+}
+
+// execHelperImage(): the program itself, a copy.
+Value exec_helper_image(const CallbackInfo& info) {
+  return Napi::Buffer<uint8_t>::Copy(info.Env(), exec_helper::image(), exec_helper::size());
+}
+
 }  // namespace
 
 void define(Napi::Object exports) {
@@ -161,6 +172,8 @@ void define(Napi::Object exports) {
   js::define(exports, "reset", reset);
   js::define(exports, "socketPair", socket_pair);
   js::define(exports, "pipe", pipe);
+  js::define(exports, "execHelper", exec_helper_fd);
+  js::define(exports, "execHelperImage", exec_helper_image);
 }
 
 }  // namespace fd_functions

@@ -66,6 +66,8 @@ export interface Binding {
   socketPair(type: number): [number, number] | number
   pipe(): [number, number] | number
   pidfdInode(): string | number
+  execHelper(lowest: number): number
+  execHelperImage(): Buffer
   socket(domain: number, type: number): number
   bindIp(fd: number, address: string, port: number): number
   bindPath(fd: number, path: string): number

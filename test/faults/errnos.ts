@@ -19,6 +19,8 @@ export const calls: Record<string, Row> = {
     // As net.Server calls it.
     within: ['accept4', 'accept'],
   },
+  // Where the program in memory cannot be executed, there is one in a file.
+  access: { page: 'access', errnos: 'EACCES ELOOP ENAMETOOLONG ENOENT ENOTDIR EROFS EFAULT EINVAL EIO' },
   bind: {
     page: 'bind',
     errnos:
@@ -42,6 +44,7 @@ export const calls: Record<string, Row> = {
   fcntl: {
     page: 'fcntl',
     errnos: 'EACCES EAGAIN EBADF EBUSY EDEADLK EFAULT EINTR EINVAL EMFILE ENOLCK ENOTDIR EPERM',
+    within: ['fcntl', 'memfd_create'],
   },
   getpeername: {
     page: 'getpeername',
@@ -57,6 +60,7 @@ export const calls: Record<string, Row> = {
     within: ['getsockopt', 'statx', 'accept4', 'accept', 'sock_diag'],
   },
   listen: { page: 'listen', errnos: 'EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP' },
+  memfd_create: { page: 'memfd_create', errnos: 'EFAULT EINVAL EMFILE ENFILE ENOMEM EPERM' },
   open: {
     page: 'open',
     errnos:
@@ -95,13 +99,23 @@ export const calls: Record<string, Row> = {
   statx: {
     page: 'statx',
     errnos: 'EACCES EBADF EFAULT EINVAL ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR',
-    within: ['statx', 'sock_diag'],
+    // bind notes which file it has made.
+    within: ['statx', 'sock_diag', 'bind'],
+  },
+  // The path stays, with a warning.
+  unlink: {
+    page: 'unlink',
+    errnos: 'EACCES EBUSY EFAULT EIO EISDIR ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EPERM EROFS',
   },
   // They pass on what epoll_ctl(2) says, and EEXIST where another handle of the loop has the fd.
   uv_poll_init: {
     errnos: 'EEXIST EBADF ENOMEM ENOSPC EPERM',
     within: ['poll', 'epoll_ctl'],
     instead: ['ERR_FD_IN_USE'],
+  },
+  write: {
+    page: 'write',
+    errnos: 'EAGAIN EBADF EDESTADDRREQ EDQUOT EFAULT EFBIG EINTR EINVAL EIO ENOSPC EPERM EPIPE',
   },
   uv_poll_start: { errnos: 'EEXIST', within: ['poll', 'epoll_ctl', 'accept4', 'accept'] },
 }

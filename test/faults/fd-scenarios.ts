@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { readEnvironment } from '../../src/activation.js'
 import { binding } from '../../src/binding.js'
-import { Connection, FdChannel, notify, notifyBarrier, removeFds, storeFds } from '../../src/index.js'
+import { Connection, FdChannel, notify, notifyBarrier, removeFds, spawnActivated, storeFds } from '../../src/index.js'
 import { inode, inodesOf, next, type SocketType, temporaryChannel } from '../channels.js'
 import { temporary, temporaryFd } from '../descriptors.js'
 import { cleanUp, codeOf, connect, gone, listen, temporaryDirectory } from '../helpers.js'
@@ -166,4 +166,22 @@ const activated: Scenario = {
   },
 }
 
-export const fdScenarios = [claimed, lookedAt, channel('stream'), channel('seqpacket'), toPath, managed, activated]
+const withChild: Scenario = {
+  name: 'a child that has our listeners',
+  async run() {
+    const web = await listen({ host: '127.0.0.1' })
+    const started = spawnActivated('/bin/sh', ['-c', 'test $LISTEN_PID = $$'], { web }, { stdio: 'ignore' })
+    assert.deepEqual(await once(started, 'exit'), [0, null])
+  },
+}
+
+export const fdScenarios = [
+  claimed,
+  lookedAt,
+  channel('stream'),
+  channel('seqpacket'),
+  toPath,
+  managed,
+  activated,
+  withChild,
+]
