@@ -10,6 +10,7 @@
       'target_name': 'async_accept',
       'sources': [
         'native/addon.cc',
+        'native/bound_paths.cc',
         'native/exec_helper.cc',
         'native/fd_facts.cc',
         'native/fd_functions.cc',

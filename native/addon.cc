@@ -64,6 +64,11 @@ int Addon::open_listener(int fd, Listener::Options options, void* data, Listener
   return 0;
 }
 
+int Addon::close_listener(Listener* listener, int* unremoved) {
+  int fd = listener->detach();
+  return fd < 0 ? fd : paths_.close(fd, unremoved);
+}
+
 int Addon::lend(int fd) {
   if (!owned_.has(fd)) return -EBADF;
   sys::File file;
@@ -147,13 +152,13 @@ void Addon::end() {
   ending_ = true;
   for (Listener* listener : listeners_) {
     auto* handle = static_cast<ListenerHandle*>(listener->data);
-    listener->close();
+    close_listener(listener);
     if (handle != nullptr) handle->forget();
   }
   readiness_open_ = readiness_.close();
   owned_.drain([this](int fd) {
     sys::File now;
-    if (fd != lent_.fd || (sys::statx(fd, &now) == 0 && now.inode == lent_.inode)) sys::close(fd);
+    if (fd != lent_.fd || (sys::statx(fd, &now) == 0 && now.inode == lent_.inode)) paths_.close(fd);
   });
   end_if_all_closed();
 }

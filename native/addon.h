@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <unordered_set>
 
+#include "bound_paths.h"
 #include "listener.h"
 #include "owned_fds.h"
 #include "readiness.h"
@@ -33,6 +34,12 @@ class Addon final : public Listener::Host, public Readiness::Host {
     return owned_.remove(fd);
   }
 
+  // The paths of unix sockets among the owned fds and the listeners' fds.
+  BoundPaths& paths() { return paths_; }
+
+  // Closes its fd, and removes the path of that. As BoundPaths::close.
+  int close_listener(Listener* listener, int* unremoved = nullptr);
+
   // Takes `fd` from the owned ones when it returns 0.
   int open_listener(int fd, Listener::Options options, void* data, Listener** result);
   bool is_listening(int fd) const;
@@ -57,6 +64,7 @@ class Addon final : public Listener::Host, public Readiness::Host {
   Napi::Env env_;
   uv_loop_t* loop_ = nullptr;
   OwnedFds owned_;
+  BoundPaths paths_;
   struct {
     int fd = -1;
     uint64_t inode = 0;

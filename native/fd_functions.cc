@@ -41,10 +41,22 @@ Value bind_ip(const CallbackInfo& info) {
   return bind_to(info, sockaddrs::from_ip(js::to_string(info[1]), port, &address), address);
 }
 
-// bindPath(fd, path)
+// bindPath(fd, path, absolute): `absolute` is where the path is removed when an owned `fd` is closed, or undefined.
 Value bind_path(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  std::string absolute = info[2].IsUndefined() ? "" : js::to_string(info[2]);
   sockaddrs::Sockaddr address;
-  return bind_to(info, sockaddrs::from_path(js::to_string(info[1]), &address), address);
+  int error = sockaddrs::from_path(js::to_string(info[1]), &address);
+  if (error == 0) error = sys::bind(fd, &address.storage.any, address.length);
+  if (error != 0 || absolute.empty()) return number(info, error);
+  // In the same call as bind: a worker may be terminated between two calls.
+  return number(info, Addon::of(info.Env())->paths().add(fd, absolute));
+}
+
+// sharePath(fd): another process has got the listening socket.
+Value share_path(const CallbackInfo& info) {
+  Addon::of(info.Env())->paths().share(js::to_int(info[0]));
+  return info.Env().Undefined();
 }
 
 // listen(fd, backlog)
@@ -96,7 +108,10 @@ Value duplicate(const CallbackInfo& info) {
 
 // release(fd): gives it to the caller. False when the environment does not own it.
 Value release(const CallbackInfo& info) {
-  return Napi::Boolean::New(info.Env(), Addon::of(info.Env())->release(js::to_int(info[0])));
+  int fd = js::to_int(info[0]);
+  Addon* addon = Addon::of(info.Env());
+  addon->paths().forget(fd);
+  return Napi::Boolean::New(info.Env(), addon->release(fd));
 }
 
 // lend(fd): before somebody else takes it; release() comes when they have it.
@@ -105,7 +120,8 @@ Value lend(const CallbackInfo& info) { return number(info, Addon::of(info.Env())
 // close(fd): only what the environment owns, or a number gone stale would close what others have opened since.
 Value close(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
-  return number(info, Addon::of(info.Env())->release(fd) ? sys::close(fd) : -EBADF);
+  Addon* addon = Addon::of(info.Env());
+  return number(info, addon->release(fd) ? addon->paths().close(fd) : -EBADF);
 }
 
 // reset(fd): as close, but a TCP peer gets a reset.
@@ -160,6 +176,7 @@ void define(Napi::Object exports) {
   js::define(exports, "socket", socket);
   js::define(exports, "bindIp", bind_ip);
   js::define(exports, "bindPath", bind_path);
+  js::define(exports, "sharePath", share_path);
   js::define(exports, "listen", listen);
   js::define(exports, "connectPath", connect_path);
   js::define(exports, "setOption", set_option);

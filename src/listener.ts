@@ -16,7 +16,7 @@ import {
   systemError,
   withoutStacks,
 } from './errors.js'
-import { checkOpenOptions, type Opened, type OpenOptions, open } from './open.js'
+import { checkOpenOptions, type OpenOptions, open } from './open.js'
 import { type Origin, OwnedFd } from './owned-fd.js'
 import { checkSocketOptions, type InheritedOptions, setSocketOptions } from './sockopt.js'
 import * as validate from './validate.js'
@@ -91,6 +91,14 @@ function watchLater(connections: Connection[], hops: number): void {
   })
 }
 
+// The handle goes with its Listener, and closes the fd: here is only what there is to say of it.
+const unclosed = new FinalizationRegistry((where: string) => {
+  process.emitWarning(
+    `A Listener became unreachable before it was closed, and is closed: ${where}. Keep a reference to it, or close it`,
+    { type: 'AsyncAcceptWarning', code: 'ASYNC_ACCEPT_UNCLOSED_LISTENER' },
+  )
+})
+
 /** What waits for a ref; a ref that nothing waits for is told by the 'accept' event. */
 interface Waiting {
   fulfil(connection: Connection): void
@@ -108,20 +116,18 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   readonly #handle: ListenerHandle
   readonly #address: AddressInfo | string
   readonly #origin: Origin
-  readonly #removePath: (() => void) | undefined
   readonly #waiting = new Map<AcceptRef, Waiting>()
   #fd: number
   #closed: Promise<void> | undefined
 
   /** @internal Listeners come from `Listener.listen` and `Listener.fromFd`. */
-  constructor({ fd, removePath }: Opened, options: AcceptingOptions & InheritedOptions) {
+  constructor(fd: number, options: AcceptingOptions & InheritedOptions) {
     super()
     const { address, port, family } = check(binding.localAddress(fd), 'getsockname')
     this.#address = port === undefined ? address : ({ address, family, port } as AddressInfo)
     const where = port === undefined ? address.replace('\0', '@') : `${address} port ${port}`
     const { noDelay, keepAlive, keepAliveInitialDelay, highWaterMark } = options
     this.#origin = { where: `accepted on ${where}`, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark }
-    this.#removePath = removePath
     this.#handle = newHandle()
     this.#handle.deliver = (count, capacityErrno, delay) => this.#deliver(count, capacityErrno, delay)
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
@@ -130,6 +136,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     if (error === -constants.errno.EEXIST) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
     check(error, 'poll')
     this.#fd = fd
+    unclosed.register(this, `fd ${fd}, ${where}`, this)
   }
 
   /**
@@ -141,12 +148,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   static async listen(options: ListenOptions = {}): Promise<Listener> {
     checkOpenOptions(options)
     checkAcceptingOptions(options)
-    const opened = await open(options)
+    const fd = await open(options)
     try {
-      return new Listener(opened, options)
+      return new Listener(fd, options)
     } catch (error) {
-      opened.removePath?.()
-      binding.close(opened.fd)
+      binding.close(fd)
       throw error
     }
   }
@@ -173,7 +179,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     try {
       const { AF_UNIX, AF_INET6 } = binding.constants
       if (domain !== AF_UNIX) setSocketOptions(own, options, domain === AF_INET6)
-      return new Listener({ fd: own }, options)
+      return new Listener(own, options)
     } catch (error) {
       if (options.dup) binding.close(own)
       else binding.release(own)
@@ -296,15 +302,16 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * Closes the listening fd before it returns, so that the port is free at once, and removes the path of a unix socket
-   * that `listen` made. Outstanding requests are rejected with `ERR_LISTENER_CLOSED`, oldest first; when that is done,
+   * Closes the listening fd before it returns, so that the port is free at once. The path of a unix socket that `listen`
+   * made is removed, unless another process or thread has the socket, too, or the path is another file by now. Outstanding requests are rejected with `ERR_LISTENER_CLOSED`, oldest first; when that is done,
    * the promise resolves. Clients that wait in the backlog are reset by the kernel, unless another process shares the
    * socket. The second call does nothing, and gives the same promise.
    */
   close(): Promise<void> {
     return this.#end(() => {
-      this.#removePath?.()
-      this.#handle.close()
+      const error = this.#handle.close()
+      // The path stays: the directory is read-only by now, or we have given up the right to it. The close goes on.
+      if (error < 0) process.emitWarning(systemError('unlink', error, { path: String(this.#address) }))
     })
   }
 
@@ -380,6 +387,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     if (this.#closed !== undefined) return this.#closed
     const refs = this.#handle.outstanding()
     this.#fd = -1
+    unclosed.unregister(this)
     this.#closed = new Promise((resolve) => {
       // Not inside the call: whoever closes is not prepared for requests of theirs to fail meanwhile.
       process.nextTick(() => {

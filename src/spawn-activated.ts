@@ -54,7 +54,9 @@ export function spawnActivated(
     throw invalidArgType('args', 'an array of strings', args)
   }
   const start: Start = { command, args: args ?? [], options: { ...spawnOptions, stdio, env } }
-  return withOwnPid(start)
+  const child = withOwnPid(start)
+  for (const fd of fds) binding.sharePath(fd)
+  return child
 }
 
 function listenersOf(passed: Passed): (readonly [string, Listener])[] {
