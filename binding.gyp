@@ -10,7 +10,9 @@
       'target_name': 'async_accept',
       'sources': [
         'native/addon.cc',
+        'native/bound_paths.cc',
         'native/closer.cc',
+        'native/exec_helper.cc',
         'native/fd_facts.cc',
         'native/fd_functions.cc',
         'native/fd_io.cc',
@@ -25,9 +27,10 @@
         'native/sys_fstat.cc',
         'native/unix_diag.cc',
       ],
-      'dependencies': ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except_all"],
+      'dependencies': ['async_accept_exec', "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except_all"],
       'defines': ['NAPI_VERSION=9', 'NODE_ADDON_API_DISABLE_DEPRECATED', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS'],
-      'cflags': ['-Wall', '-Wextra'],
+      # For the assembler: where async_accept_exec is.
+      'cflags': ['-Wall', '-Wextra', '-Wa,-I<(PRODUCT_DIR)'],
       'cflags_cc': ['-std=c++17', '-fvisibility=hidden'],
       # Node exports containers of its own, which would take the place of ours. A worker's end unloads the addon, but one
       # of its threads may still be in close(2).
@@ -46,9 +49,21 @@
             '-Wl,--wrap=recvmsg,--wrap=send,--wrap=sendmsg,--wrap=setsockopt,--wrap=socket,--wrap=socketpair',
             '-Wl,--wrap=syscall,--wrap=uv_poll_init,--wrap=uv_poll_start,--wrap=uv_thread_create_ex',
             '-Wl,--wrap=_Znam,--wrap=_Znwm,--wrap=_ZnwmRKSt9nothrow_t',
+            '-Wl,--wrap=access,--wrap=memfd_create,--wrap=unlink,--wrap=write',
           ],
         }],
       ],
+    },
+    {
+      # The program of spawnActivated, which the addon has within itself. It needs the C library alone.
+      'target_name': 'async_accept_exec',
+      'type': 'executable',
+      'sources': ['native/exec_helper.c'],
+      'cflags': ['-Wall', '-Wextra'],
+      'cflags_c': ['-std=gnu11', '-Os'],
+      'ldflags!': ['-rdynamic'],
+      'ldflags': ['-Wl,--as-needed', '-Wl,--build-id=none', '-Wl,--gc-sections', '-s'],
+      'conditions': [['strict==1', {'cflags': ['-Werror']}]],
     },
   ],
 }

@@ -29,7 +29,7 @@ for await (const connection of heirs) {
   if (!done) break
 }
 
-heirs.detach() // a listener that closes removes its path
+await heirs.close() // the path stays: the new process has the socket, too
 // The grace is for clients that keep their connection, and are slow to use it: ended too early, it may cross their request.
 const { finished, destroyed } = await serving.drain({ timeout: 10_000, idleGrace: 5_000, closeListener: true })
 console.log(`ended: ${finished} finished, ${destroyed} cut off`)

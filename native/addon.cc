@@ -66,6 +66,15 @@ int Addon::open_listener(int fd, Listener::Options options, void* data, Listener
   return 0;
 }
 
+int Addon::close_listener(Listener* listener, int* unremoved) {
+  int fd = listener->detach();
+  auto close_listening = [this](int each) {
+    close(each, false);
+    return 0;
+  };
+  return fd < 0 ? fd : paths_.close(fd, close_listening, unremoved);
+}
+
 int Addon::lend(int fd) {
   if (!owned_.has(fd)) return -EBADF;
   sys::File file = {};
@@ -121,7 +130,7 @@ void Addon::close_by_origin(int fd, Closer::How how) {
     sys::reset(fd);
   } else {
     if (origin == Origin::kInherited) Closer::clear_linger(fd);
-    sys::close(fd);
+    paths_.close(fd, sys::close);
   }
 }
 
@@ -219,7 +228,7 @@ void Addon::end() {
   ending_ = true;
   for (Listener* listener : listeners_) {
     auto* handle = static_cast<ListenerHandle*>(listener->data);
-    listener->close();
+    close_listener(listener);
     if (handle != nullptr) handle->forget();
   }
   readiness_open_ = readiness_.close();

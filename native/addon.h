@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <unordered_set>
 
+#include "bound_paths.h"
 #include "closer.h"
 #include "listener.h"
 #include "owned_fds.h"
@@ -47,6 +48,12 @@ class Addon final : public Listener::Host, public Readiness::Host {
     return owned_.remove(fd);
   }
 
+  // The paths of unix sockets among the owned fds and the listeners' fds.
+  BoundPaths& paths() { return paths_; }
+
+  // Closes its fd, and removes the path of that. As BoundPaths::close.
+  int close_listener(Listener* listener, int* unremoved = nullptr);
+
   // Takes `fd` from the owned ones when it returns 0.
   int open_listener(int fd, Listener::Options options, void* data, Listener** result);
   bool is_listening(int fd) const;
@@ -74,6 +81,7 @@ class Addon final : public Listener::Host, public Readiness::Host {
   OwnedFds owned_;
   OwnedFds inherited_;
   OwnedFds strangers_;
+  BoundPaths paths_;
   Closer closer_;
   struct {
     int fd = -1;

@@ -36,7 +36,7 @@ struct Count {
 struct {
   std::mutex mutex;
   Plan plan;
-  Count counts[32];
+  Count counts[64];
   int64_t failed = 0;
 } state;
 
@@ -109,6 +109,7 @@ void faults::define(Napi::Env env, Napi::Object exports) {
   type __wrap_##symbol parameters { return fails(name) ? type{-1} : __real_##symbol(__VA_ARGS__); }
 
 CALL("accept4", accept4, int, (int fd, sockaddr* address, socklen_t* length, int flags), fd, address, length, flags)
+CALL("access", access, int, (const char* path, int mode), path, mode)
 CALL("bind", bind, int, (int fd, const sockaddr* address, socklen_t length), fd, address, length)
 CALL("connect", connect, int, (int fd, const sockaddr* address, socklen_t length), fd, address, length)
 CALL("epoll_create1", epoll_create1, int, (int flags), flags)
@@ -121,6 +122,7 @@ CALL("getsockopt", getsockopt, int, (int fd, int level, int name, void* value, s
      value, length)
 CALL("ioctl", ioctl, int, (int fd, unsigned long request, void* argument), fd, request, argument)
 CALL("listen", listen, int, (int fd, int backlog), fd, backlog)
+CALL("memfd_create", memfd_create, int, (const char* name, unsigned flags), name, flags)
 CALL("open", open64, int, (const char* path, int flags), path, flags)
 CALL("pipe2", pipe2, int, (int* fds, int flags), fds, flags)
 CALL("poll", poll, int, (pollfd * fds, nfds_t count, int ms), fds, count, ms)
@@ -132,6 +134,8 @@ CALL("setsockopt", setsockopt, int, (int fd, int level, int name, const void* va
      value, length)
 CALL("socket", socket, int, (int domain, int type, int protocol), domain, type, protocol)
 CALL("socketpair", socketpair, int, (int domain, int type, int protocol, int* fds), domain, type, protocol, fds)
+CALL("unlink", unlink, int, (const char* path), path)
+CALL("write", write, ssize_t, (int fd, const void* bytes, size_t length), fd, bytes, length)
 
 // Three that the C library does not know, or not everywhere. Registers that they do not use are passed on as they are.
 extern "C" long __real_syscall(long number, ...);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "addon.h"
+#include "exec_helper.h"
 #include "js.h"
 #include "sockaddr.h"
 #include "sys.h"
@@ -45,10 +46,22 @@ Value bind_ip(const CallbackInfo& info) {
   return bind_to(info, sockaddrs::from_ip(js::to_string(info[1]), port, &address), address);
 }
 
-// bindPath(fd, path)
+// bindPath(fd, path, absolute): `absolute` is where the path is removed when an owned `fd` is closed, or undefined.
 Value bind_path(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  std::string absolute = info[2].IsUndefined() ? "" : js::to_string(info[2]);
   sockaddrs::Sockaddr address;
-  return bind_to(info, sockaddrs::from_path(js::to_string(info[1]), &address), address);
+  int error = sockaddrs::from_path(js::to_string(info[1]), &address);
+  if (error == 0) error = sys::bind(fd, &address.storage.any, address.length);
+  if (error != 0 || absolute.empty()) return number(info, error);
+  // In the same call as bind: a worker may be terminated between two calls.
+  return number(info, Addon::of(info.Env())->paths().add(fd, absolute));
+}
+
+// sharePath(fd): another process has got the listening socket.
+Value share_path(const CallbackInfo& info) {
+  Addon::of(info.Env())->paths().share(js::to_int(info[0]));
+  return info.Env().Undefined();
 }
 
 // listen(fd, backlog)
@@ -123,7 +136,10 @@ Value check_open(const CallbackInfo& info) { return number(info, sys::check_open
 
 // release(fd): gives it to the caller. False when the environment does not own it.
 Value release(const CallbackInfo& info) {
-  return Napi::Boolean::New(info.Env(), Addon::of(info.Env())->release(js::to_int(info[0])));
+  int fd = js::to_int(info[0]);
+  Addon* addon = Addon::of(info.Env());
+  addon->paths().forget(fd);
+  return Napi::Boolean::New(info.Env(), addon->release(fd));
 }
 
 // lend(fd): before somebody else takes it; release() comes when they have it.
@@ -170,12 +186,23 @@ Value pipe(const CallbackInfo& info) {
   return own_both(info, error, fds);
 }
 
+// execHelper(lowest): an owned fd of the program in exec_helper.h, no lower than `lowest`.
+Value exec_helper_fd(const CallbackInfo& info) {
+  return number(info, own(info, exec_helper::open(js::to_int(info[0]))));
+}
+
+// execHelperImage(): the program itself, a copy.
+Value exec_helper_image(const CallbackInfo& info) {
+  return Napi::Buffer<uint8_t>::Copy(info.Env(), exec_helper::image(), exec_helper::size());
+}
+
 }  // namespace
 
 void define(Napi::Object exports) {
   js::define(exports, "socket", socket);
   js::define(exports, "bindIp", bind_ip);
   js::define(exports, "bindPath", bind_path);
+  js::define(exports, "sharePath", share_path);
   js::define(exports, "listen", listen);
   js::define(exports, "connectPath", connect_path);
   js::define(exports, "setOption", set_option);
@@ -190,6 +217,8 @@ void define(Napi::Object exports) {
   js::define(exports, "reset", reset);
   js::define(exports, "socketPair", socket_pair);
   js::define(exports, "pipe", pipe);
+  js::define(exports, "execHelper", exec_helper_fd);
+  js::define(exports, "execHelperImage", exec_helper_image);
 }
 
 }  // namespace fd_functions

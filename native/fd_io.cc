@@ -83,8 +83,10 @@ Value send_message(const CallbackInfo& info) {
   }
   // After the elements, whose getters may do anything to it.
   js::Bytes bytes = js::to_bytes(info[1]);
-  if (!Addon::of(info.Env())->owned().has(fd)) return number(info, -EBADF);
+  Addon* addon = Addon::of(info.Env());
+  if (!addon->owned().has(fd)) return number(info, -EBADF);
   ssize_t sent = messages::send(fd, bytes.data, bytes.length, fds, count, connected ? nullptr : &to);
+  for (size_t i = 0; i < count && sent >= 0; i++) addon->paths().share(fds[i]);
   return number(info, static_cast<double>(sent));
 }
 

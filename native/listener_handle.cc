@@ -35,7 +35,7 @@ Napi::Object ListenerHandle::resource(const Napi::CallbackInfo& info) {
 ListenerHandle::~ListenerHandle() {
   if (Listener* listener = listener_) {
     forget();
-    listener->close();
+    Addon::of(Env())->close_listener(listener);
   }
 }
 
@@ -110,20 +110,22 @@ Napi::Value ListenerHandle::stats(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// close(): closes the listening fd before it returns.
+// close(): closes the listening fd, and removes its path, before it returns; what kept the path from being removed.
 Napi::Value ListenerHandle::close(const Napi::CallbackInfo& info) {
+  int unremoved = 0;
   if (Listener* listener = listener_) {
-    listener->close();
+    Addon::of(info.Env())->close_listener(listener, &unremoved);
     forget();
   }
-  return info.Env().Undefined();
+  return js::number(info, unremoved);
 }
 
-// detach(): the listening fd, given to the caller; -EBADF when there is none.
+// detach(): the listening fd, given to the caller with its path; -EBADF when there is none.
 Napi::Value ListenerHandle::detach(const Napi::CallbackInfo& info) {
   int fd = -EBADF;
   if (Listener* listener = listener_) {
     fd = listener->detach();
+    Addon::of(info.Env())->paths().forget(fd);
     forget();
   }
   return js::number(info, fd);

@@ -5,7 +5,9 @@
 #include <linux/stat.h>
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 namespace sys {
@@ -41,7 +43,7 @@ int reset(int fd) {
 
 int check_open(int fd) { return ::fcntl(fd, F_GETFD) < 0 ? -errno : 0; }
 
-int dup_cloexec(int fd) { return result(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
+int dup_cloexec(int fd, int lowest) { return result(::fcntl(fd, F_DUPFD_CLOEXEC, lowest)); }
 
 int set_cloexec(int fd) {
   int flags = ::fcntl(fd, F_GETFD);
@@ -56,12 +58,14 @@ int set_nonblock(int fd) {
 }
 
 // Not glibc's statx(), which musl has only since 1.2.5.
-int statx(int fd, File* file) {
+static int statx_at(int directory, const char* path, int flags, File* file) {
   struct ::statx found = {};
-  auto error = ::syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &found);
-  *file = {found.stx_ino, found.stx_mode};
+  auto error = ::syscall(SYS_statx, directory, path, flags | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &found);
+  *file = {found.stx_ino, found.stx_mode, makedev(found.stx_dev_major, found.stx_dev_minor)};
   return static_cast<int>(result(error));
 }
+
+int statx(int fd, File* file) { return statx_at(fd, "", AT_EMPTY_PATH, file); }
 
 int open_null() { return result(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
 
@@ -123,5 +127,22 @@ int epoll_add(int epoll, int fd, uint32_t events) {
 int epoll_remove(int epoll, int fd) { return result(::epoll_ctl(epoll, EPOLL_CTL_DEL, fd, nullptr)); }
 
 int epoll_wait(int epoll, epoll_event* events, int room) { return result(::epoll_wait(epoll, events, room, 0)); }
+
+int memfd_create(const char* name) {
+  // MFD_EXEC, which kernels before 6.3 do not know: without it vm.memfd_noexec may take the execute permission away.
+  constexpr unsigned kExec = 0x10;
+  int fd = ::memfd_create(name, MFD_CLOEXEC | kExec);
+  return result(fd < 0 && errno == EINVAL ? ::memfd_create(name, MFD_CLOEXEC) : fd);
+}
+
+ssize_t write(int fd, const void* data, size_t length) { return result(::write(fd, data, length)); }
+
+int executable(const char* path) { return result(::access(path, X_OK)); }
+
+int open_path(const char* path) { return result(::open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC)); }
+
+int statx(const char* path, File* file) { return statx_at(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, file); }
+
+int unlink(const char* path) { return result(::unlink(path)); }
 
 }  // namespace sys

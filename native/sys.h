@@ -32,9 +32,9 @@ int close(int fd);
 int reset(int fd);
 
 // fcntl(2): F_GETFD, F_DUPFD_CLOEXEC, F_SETFD and F_SETFL. The copy shares the open file description, O_NONBLOCK
-// included.
+// included. F_DUPFD_CLOEXEC gives the lowest number that is free from `lowest` on.
 int check_open(int fd);
-int dup_cloexec(int fd);
+int dup_cloexec(int fd, int lowest = 0);
 int set_cloexec(int fd);
 int set_nonblock(int fd);
 
@@ -43,6 +43,7 @@ int set_nonblock(int fd);
 struct File {
   uint64_t inode;
   uint32_t mode;
+  uint64_t device;
 };
 int statx(int fd, File* result);
 int fstat(int fd, File* result);
@@ -87,5 +88,16 @@ int epoll_create();
 int epoll_add(int epoll, int fd, uint32_t events);
 int epoll_remove(int epoll, int fd);
 int epoll_wait(int epoll, epoll_event* events, int room);
+
+// memfd_create(2), close-on-exec, of a file that may be executed; write(2); access(2) with X_OK.
+int memfd_create(const char* name);
+ssize_t write(int fd, const void* data, size_t length);
+int executable(const char* path);
+
+// open(2) with O_PATH, which holds an inode and needs no permission for the file; statx(2) and unlink(2) of a path.
+// None of them follows a symbolic link at its end.
+int open_path(const char* path);
+int statx(const char* path, File* result);
+int unlink(const char* path);
 
 }  // namespace sys

@@ -21,7 +21,7 @@ int fstat(int fd, File* file) {
 #endif
 #if defined(SYS_fstat64) || defined(SYS_fstat)
   if (error != 0) return -errno;
-  *file = {found.st_ino, found.st_mode};
+  *file = {found.st_ino, found.st_mode, found.st_dev};
   return 0;
 #endif
 }

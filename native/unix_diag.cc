@@ -52,17 +52,26 @@ int ask(int netlink, uint64_t inode, uint32_t* queued, uint32_t* limit) {
   return -ENODATA;
 }
 
+int find(uint64_t inode, uint32_t* queued, uint32_t* limit) {
+  int netlink = sys::socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG);
+  if (netlink < 0) return netlink;
+  int error = ask(netlink, inode, queued, limit);
+  sys::close(netlink);
+  return error;
+}
+
 }  // namespace
 
 int accept_queue(int fd, uint32_t* queued, uint32_t* limit) {
   sys::File file;
   int error = files::identify(fd, &file);
-  if (error != 0) return error;
-  int netlink = sys::socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG);
-  if (netlink < 0) return netlink;
-  error = ask(netlink, file.inode, queued, limit);
-  sys::close(netlink);
-  return error;
+  return error == 0 ? find(file.inode, queued, limit) : error;
+}
+
+int exists(uint64_t inode) {
+  uint32_t queued;
+  uint32_t limit;
+  return find(inode, &queued, &limit);
 }
 
 }  // namespace unix_diag

@@ -30,6 +30,7 @@ export function compileCommands() {
 
 /** The version of C++ and the warnings that all sources have. */
 export function languageFlags() {
-  const [{ command }] = JSON.parse(readFileSync(join(compileCommands(), 'compile_commands.json'), 'utf8'))
+  const all = JSON.parse(readFileSync(join(compileCommands(), 'compile_commands.json'), 'utf8'))
+  const { command } = all.find(({ file }) => file.endsWith('.cc'))
   return command.match(/-(std=|W)[\w+-]+/g)
 }

@@ -41,14 +41,16 @@ function make(arch, machine) {
   run(process.execPath, ['node_modules/prebuildify/bin.js', ...flags, ...places], {
     env: { ...process.env, ...headers(), ...env },
   })
-  check(join(output, 'async-accept.glibc.node'), tool('objdump'))
+  const binary = join(output, 'async-accept.glibc.node')
+  // The program that it has within itself, too.
+  for (const each of [join(build, 'build/Release/async_accept_exec'), binary]) check(each, binary, tool('objdump'))
 }
 
-/** Fails when the binary needs newer libraries than Node does, or others. */
-function check(file, objdump) {
+/** Fails when `file`, a part of `binary`, needs newer libraries than Node does, or others. */
+function check(file, binary, objdump) {
   const { stdout, status } = spawnSync(objdump, ['-p', '-T', file], { encoding: 'utf8' })
   const needed = {}
-  for (const [, library, version] of stdout.matchAll(/\b([A-Z]+)_(\d[\d.]*)/g)) {
+  for (const [, library, version] of stdout.matchAll(/\b(?!FLAGS_1)([A-Z]+)_(\d[\d.]*)/g)) {
     if (isNewer(version, needed[library] ?? '0')) needed[library] = version
   }
   const libraries = [...stdout.matchAll(/NEEDED +(\S+)/g)].map(([, name]) => name)
@@ -57,7 +59,7 @@ function check(file, objdump) {
   const others = libraries.filter((name) => !/^(libc|libm|libstdc\+\+|libgcc_s|ld-linux-.*)\.so\.\d+$/.test(name))
   if (status === 0 && needed.GLIBC !== undefined && tooNew.length === 0 && others.length === 0) return
   console.error(`it may need no more than ${JSON.stringify(newest)} of the libraries that Node needs, too`)
-  rmSync(file)
+  rmSync(binary)
   process.exit(1)
 }
 

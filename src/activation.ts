@@ -6,6 +6,7 @@ import { binding, type InspectedFd } from './binding.js'
 import { Connection } from './connection.js'
 import { check, codedError, systemError } from './errors.js'
 import { type FromFdOptions, Listener } from './listener.js'
+import { Untaken } from './untaken.js'
 import * as validate from './validate.js'
 
 /** An fd that was open when the process began, and what it is. It is close-on-exec, and nobody's until it is taken. */
@@ -33,7 +34,8 @@ export interface ActivationOptions {
 // SD_LISTEN_FDS_START of sd_listen_fds(3).
 const firstFd = 3
 
-const variables = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES'] as const
+/** What sd_listen_fds(3) reads. */
+export const activationVariables = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES'] as const
 
 let found: readonly Activated[] | undefined
 
@@ -46,6 +48,14 @@ let found: readonly Activated[] | undefined
  * `ERR_ACTIVATION`, `ERR_ACTIVATION_THREAD`.
  */
 export function activation(options: ActivationOptions = {}): readonly Activated[] {
+  const passed = read(options)
+  untaken?.listed()
+  return passed
+}
+
+let untaken: Untaken | undefined
+
+function read(options: ActivationOptions): readonly Activated[] {
   validate.object('options', options)
   const { keepEnvironment, inetd }: ActivationOptions = options
   validate.optionalBoolean('options.keepEnvironment', keepEnvironment)
@@ -54,9 +64,11 @@ export function activation(options: ActivationOptions = {}): readonly Activated[
   if (found === undefined) {
     const passed = readEnvironment(process.env)
     for (const { fd } of passed) check(binding.setCloexec(fd), 'fcntl')
-    if (!keepEnvironment) for (const name of variables) delete process.env[name]
+    if (!keepEnvironment) for (const name of activationVariables) delete process.env[name]
     found = passed
+    untaken = new Untaken(passed)
   }
+  untaken?.wait()
   const stdin = inetd ? describe(0, 'stdin') : undefined
   return stdin?.kind === 'listener' || stdin?.kind === 'connection' ? [stdin, ...found] : found
 }
@@ -67,6 +79,9 @@ const listeners = new Map<number, Listener>()
  * Those of {@link activation} that listen, of one name or all, as Listeners. One name may stand for several sockets.
  * Later calls give the same objects.
  *
+ * A process warning, `ASYNC_ACCEPT_UNTAKEN_FD`, names what was passed when no socket has the name, and 1 s after the last
+ * call what has not been taken. There is none after a call of `activation`, which gives the whole list.
+ *
  * Errors: as of `activation` and `Listener.fromFd`.
  */
 export function activatedListeners(name?: string, options: ActivationOptions & FromFdOptions = {}): Listener[] {
@@ -75,14 +90,15 @@ export function activatedListeners(name?: string, options: ActivationOptions & F
   // A copy first: the V8 of Node 20 reads all of them again for the rest.
   const own: ActivationOptions & FromFdOptions = { ...options }
   const { keepEnvironment, inetd, ...listenerOptions } = own
-  const wanted = activation({ keepEnvironment, inetd }).filter((each) => each.kind === 'listener')
-  return wanted
-    .filter((each) => name === undefined || each.name === name)
-    .map(({ fd }) => {
-      const listener = listeners.get(fd) ?? Listener.fromFd(fd, listenerOptions)
-      listeners.set(fd, listener)
-      return listener
-    })
+  const all = read({ keepEnvironment, inetd }).filter((each) => each.kind === 'listener')
+  const wanted = all.filter((each) => name === undefined || each.name === name)
+  if (name !== undefined) untaken?.asked(name, wanted.length > 0)
+  return wanted.map(({ fd }) => {
+    const listener = listeners.get(fd) ?? Listener.fromFd(fd, listenerOptions)
+    listeners.set(fd, listener)
+    untaken?.took(fd)
+    return listener
+  })
 }
 
 /**
@@ -92,10 +108,11 @@ export function activatedListeners(name?: string, options: ActivationOptions & F
  * Errors: as of `activation` and `Connection.fromFd`; `ERR_ACTIVATION` when they disagree.
  */
 export function activatedConnection(options: ActivationOptions = {}): Connection | undefined {
-  const passed = activation(options).find((each) => each.kind === 'connection')
+  const passed = read(options).find((each) => each.kind === 'connection')
   if (passed === undefined || connectionTaken) return undefined
   checkRemote(passed.fd)
   connectionTaken = true
+  untaken?.took(passed.fd)
   return Connection.fromFd(passed.fd)
 }
 

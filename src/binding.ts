@@ -13,7 +13,8 @@ export interface ListenerHandle {
   outstanding(): Float64Array
   pending(): number
   stats(): ListenerStats
-  close(): void
+  /** 0, or the errno of what kept the path of a unix socket from being removed. */
+  close(): number
   detach(): number
   keepAlive(on: boolean): void
   hold(on: boolean): void
@@ -67,9 +68,12 @@ export interface Binding {
   socketPair(type: number): [number, number] | number
   pipe(): [number, number] | number
   pidfdInode(): string | number
+  execHelper(lowest: number): number
+  execHelperImage(): Buffer
   socket(domain: number, type: number): number
   bindIp(fd: number, address: string, port: number): number
-  bindPath(fd: number, path: string): number
+  bindPath(fd: number, path: string, absolute?: string): number
+  sharePath(fd: number): void
   listen(fd: number, backlog: number): number
   connectPath(fd: number, path: string): number
   setOption(fd: number, level: number, name: number, value: number | string): number

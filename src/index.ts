@@ -25,11 +25,19 @@ export {
   type ListenOptions,
 } from './listener.js'
 export type { LookAheadOptions } from './look-ahead.js'
-export { type Notification, notify, notifyBarrier, removeFds, storeFds, watchdog } from './notify.js'
+export {
+  type Notification,
+  type NotifyOptions,
+  notify,
+  notifyBarrier,
+  removeFds,
+  storeFds,
+  watchdog,
+} from './notify.js'
 export { type Proxied, proxyOf } from './proxied.js'
 export type { ProxyEndpoint, ProxyHeader, ProxySsl } from './proxy-protocol.js'
 export { type FdMessage, ReceivedFd } from './received-fd.js'
 export { type ConnectionHandler, type SecureHandler, type ServeOptions, serve } from './serve.js'
 export type { Serving, ServingEvents, ServingState } from './serving.js'
-export { type Passed, spawnActivated } from './spawn-activated.js'
+export { type Passed, type SpawnActivatedOptions, spawnActivated } from './spawn-activated.js'
 export type { UpgradeOptions } from './tls-upgrade.js'

@@ -19,7 +19,7 @@ import {
   systemError,
   withoutStacks,
 } from './errors.js'
-import { type Opened, type OpenOptions, open, readOpenOptions } from './open.js'
+import { type OpenOptions, open, readOpenOptions } from './open.js'
 import { type Origin, OwnedFd } from './owned-fd.js'
 import { type InheritedOptions, readSocketOptions, setSocketOptions } from './sockopt.js'
 import * as validate from './validate.js'
@@ -84,6 +84,14 @@ const defaultMaxBatch = 64
 
 const noErrors: readonly Error[] = []
 
+// The handle goes with its Listener, and closes the fd: here is only what there is to say of it.
+const unclosed = new FinalizationRegistry((where: string) => {
+  process.emitWarning(
+    `A Listener became unreachable before it was closed, and is closed: ${where}. Keep a reference to it, or close it`,
+    { type: 'AsyncAcceptWarning', code: 'ASYNC_ACCEPT_UNCLOSED_LISTENER' },
+  )
+})
+
 /**
  * A listening socket that accepts a connection when, and only when, somebody asks for one. Everybody else waits in the
  * kernel's backlog. Requests are served in the order in which they were made, however they were made.
@@ -95,7 +103,6 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   readonly #handle: ListenerHandle
   readonly #address: AddressInfo | string
   readonly #origin: Origin
-  readonly #removePath: (() => void) | undefined
   readonly #waiting = new Map<AcceptRef, Requester>()
   readonly #delivery = new Delivery(this, this.#waiting)
   readonly #holders = new Set<() => void>()
@@ -112,14 +119,13 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /** @internal Listeners come from `Listener.listen` and `Listener.fromFd`. */
-  constructor({ fd, removePath }: Opened, options: AcceptingOptions & InheritedOptions) {
+  constructor(fd: number, options: AcceptingOptions & InheritedOptions) {
     super()
     const { address, port, family } = check(binding.localAddress(fd), 'getsockname')
     this.#address = port === undefined ? address : ({ address, family, port } as AddressInfo)
     const where = port === undefined ? address.replace('\0', '@') : `${address} port ${port}`
     const { noDelay, keepAlive, keepAliveInitialDelay, highWaterMark } = options
     this.#origin = { where: `accepted on ${where}`, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark }
-    this.#removePath = removePath
     this.#handle = newHandle()
     this.#handle.deliver = (count, capacityErrno, delay) => this.#deliver(count, capacityErrno, delay)
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
@@ -128,6 +134,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     if (error === -constants.errno.EEXIST) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
     check(error, 'poll')
     this.#fd = fd
+    unclosed.register(this, `fd ${fd}, ${where}`, this)
   }
 
   /**
@@ -138,12 +145,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   static async listen(options: ListenOptions = {}): Promise<Listener> {
     const wanted = { ...readOpenOptions(options), ...readAcceptingOptions(options) }
-    const opened = await open(wanted)
+    const fd = await open(wanted)
     try {
-      return new Listener(opened, wanted)
+      return new Listener(fd, wanted)
     } catch (error) {
-      opened.removePath?.()
-      binding.close(opened.fd)
+      binding.close(fd)
       throw error
     }
   }
@@ -170,7 +176,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     try {
       const { AF_UNIX, AF_INET6 } = binding.constants
       if (domain !== AF_UNIX) setSocketOptions(own, wanted, domain === AF_INET6)
-      return new Listener({ fd: own }, wanted)
+      return new Listener(own, wanted)
     } catch (error) {
       if (dup) binding.close(own)
       else binding.release(own)
@@ -321,15 +327,17 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * Closes the listening fd before it returns, so that the port is free at once, and removes the path of a unix socket
-   * that `listen` made. Outstanding requests are rejected with `ERR_LISTENER_CLOSED`, oldest first; when that is done,
-   * the promise resolves. Clients that wait in the backlog are reset by the kernel, unless another process shares the
-   * socket. The second call does nothing, and gives the same promise.
+   * Closes the listening fd before it returns, so that the port is free at once. The path of a unix socket that `listen`
+   * made is removed, unless another process or thread has the socket, too, or the path is another file by now. Outstanding
+   * requests are rejected with `ERR_LISTENER_CLOSED`, oldest first; when that is done, the promise resolves. The kernel
+   * resets clients that wait in the backlog, unless another process shares the socket. The second call does nothing, and
+   * gives the same promise.
    */
   close(): Promise<void> {
     return this.#end(() => {
-      this.#removePath?.()
-      this.#handle.close()
+      const error = this.#handle.close()
+      // The path stays: the directory is read-only by now, or we have given up the right to it. The close goes on.
+      if (error < 0) process.emitWarning(systemError('unlink', error, { path: String(this.#address) }))
     })
   }
 
@@ -406,6 +414,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     if (this.#closed !== undefined) return this.#closed
     const refs = this.#handle.outstanding()
     this.#fd = -1
+    unclosed.unregister(this)
     this.#closed = new Promise((resolve) => {
       // Not inside the call: whoever closes is not prepared for requests of theirs to fail meanwhile.
       nextTick(() => {
@@ -417,8 +426,9 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
         this.#delivery.add({ refs, connections: [], errors, last }, false)
       })
     })
-    endHandle()
+    // First: a copy of the socket that is still open would keep its path.
     for (const ended of this.#holders) ended()
+    endHandle()
     return this.#closed
   }
 

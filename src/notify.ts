@@ -4,6 +4,34 @@ import { check, codedError, invalidArgType, invalidArgValue, systemError } from 
 import { onReady } from './readiness.js'
 import * as validate from './validate.js'
 
+/** What sd_notify(3) and sd_watchdog_enabled(3) read. */
+export const notifyVariables = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'] as const
+
+type NotifyVariable = (typeof notifyVariables)[number]
+
+// What `unsetEnvironment` has removed: the variables are gone for children, not for this thread.
+const removed: Partial<Record<NotifyVariable, string>> = {}
+
+/** The value that this process was given. */
+export const notifyVariable = (name: NotifyVariable): string | undefined => process.env[name] ?? removed[name]
+
+export interface NotifyOptions {
+  /**
+   * Remove `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` from `process.env`, so that no child speaks to the service
+   * manager in our place: `unset_environment` of sd_notify(3). Later calls in this thread still work. Default: false.
+   */
+  unsetEnvironment?: boolean
+}
+
+function unset(): void {
+  for (const name of notifyVariables) {
+    const value = process.env[name]
+    if (value === undefined) continue
+    removed[name] = value
+    delete process.env[name]
+  }
+}
+
 /** What may be said to the service manager: sd_notify(3). */
 export interface Notification {
   /** Starting is done, or reloading. */
@@ -70,13 +98,16 @@ const fields: Record<keyof Notification, Field> = {
  * Errors: `ERR_NOTIFY_SOCKET`, those of sendmsg(2) (`ENOENT`, `ECONNREFUSED`, `EAGAIN` when it is full), and Node's own for
  * a wrong state.
  */
-export function notify(state: Notification): boolean {
+export function notify(state: Notification, options: NotifyOptions = {}): boolean {
   validate.object('state', state)
+  validate.object('options', options)
+  validate.optionalBoolean('options.unsetEnvironment', options.unsetEnvironment)
   const lines: string[] = []
   for (const [name, value] of Object.entries(state)) {
     if (!Object.hasOwn(fields, name)) throw invalidArgValue('state', `has no field '${name}'`, state)
     if (value !== undefined) lines.push(...fields[name as keyof Notification](value as never))
   }
+  if (options.unsetEnvironment) unset()
   return tell(lines)
 }
 
@@ -153,7 +184,7 @@ export function removeFds(name: string): boolean {
  * the process alive.
  */
 export function watchdog(): (() => void) | false {
-  const { WATCHDOG_USEC, WATCHDOG_PID } = process.env
+  const [WATCHDOG_USEC, WATCHDOG_PID] = [notifyVariable('WATCHDOG_USEC'), notifyVariable('WATCHDOG_PID')]
   if (notifySocket() === undefined || WATCHDOG_USEC === undefined) return false
   if (WATCHDOG_PID !== undefined && Number(WATCHDOG_PID) !== process.pid) return false
   if (!/^[1-9]\d{0,15}$/.test(WATCHDOG_USEC)) {
@@ -175,7 +206,7 @@ export function watchdog(): (() => void) | false {
 
 /** A path, with '\0' first for an abstract name. */
 function notifySocket(): string | undefined {
-  const { NOTIFY_SOCKET } = process.env
+  const NOTIFY_SOCKET = notifyVariable('NOTIFY_SOCKET')
   if (NOTIFY_SOCKET === undefined || NOTIFY_SOCKET === '') return undefined
   if (NOTIFY_SOCKET.length > 1 && NOTIFY_SOCKET[0] === '/') return NOTIFY_SOCKET
   if (NOTIFY_SOCKET.length > 1 && NOTIFY_SOCKET[0] === '@') return `\0${NOTIFY_SOCKET.slice(1)}`

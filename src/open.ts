@@ -36,16 +36,6 @@ export interface OpenOptions extends SocketOptions {
   unlinkStale?: boolean
 }
 
-/** An owned fd that listens. */
-export interface Opened {
-  fd: number
-  /**
-   * Removes the path, if it is still the one that was made here. To be called before the fd is closed: until then its
-   * inode number is not used again, so that nobody else's socket can be taken for ours. Does not throw.
-   */
-  removePath?: () => void
-}
-
 // listen(2) takes an int, but older kernels kept 16 bits of it.
 const largestBacklog = 65535
 
@@ -71,21 +61,21 @@ export function readOpenOptions(options: OpenOptions): OpenOptions {
   return { ...readSocketOptions(options), port, path, host, backlog, mode, unlinkStale }
 }
 
-/** Opens what {@link readOpenOptions} has read; gives the fd to the caller. */
-export async function open(options: OpenOptions): Promise<Opened> {
+/** Opens what {@link readOpenOptions} has read: an owned fd that listens, whose end removes its path. */
+export async function open(options: OpenOptions): Promise<number> {
   const { path, host, port } = options
   if (path !== undefined) return openPath(path, options)
   if (host !== undefined) {
     const address = isIP(host) ? host : (await lookup(host)).address
-    return { fd: openIp(address, Number(port ?? 0), options) }
+    return openIp(address, Number(port ?? 0), options)
   }
   try {
-    return { fd: openIp('::', Number(port ?? 0), options) }
+    return openIp('::', Number(port ?? 0), options)
   } catch (error) {
     // How a host says that it has no IPv6: compiled out, or switched off.
     const { code } = error as { code?: string }
     if (options.ipv6Only || (code !== 'EAFNOSUPPORT' && code !== 'EADDRNOTAVAIL')) throw error
-    return { fd: openIp('0.0.0.0', Number(port ?? 0), options) }
+    return openIp('0.0.0.0', Number(port ?? 0), options)
   }
 }
 
@@ -101,39 +91,21 @@ function openIp(address: string, port: number, options: OpenOptions): number {
   })
 }
 
-function openPath(path: string, options: OpenOptions): Opened {
-  const abstract = path.startsWith('\0')
-  let made: Stats | undefined
+function openPath(path: string, options: OpenOptions): number {
   // The working directory may change before the path is removed.
-  const absolute = abstract ? path : resolve(path)
-  const removePath = () => {
-    try {
-      if (made !== undefined && isStill(absolute, made)) unlinkSync(absolute)
-    } catch (error) {
-      // We may have given up the right to it since, or the file system is read-only now. That must not keep the rest
-      // of a close from happening.
-      process.emitWarning(error as Error)
-    }
-  }
+  const absolute = path.startsWith('\0') ? undefined : resolve(path)
   // Node's permission model does not hold for the addon: it would make a path that nobody here may look at.
-  if (process.permission !== undefined && !abstract) lstatSync(absolute, { throwIfNoEntry: false })
-  const fd = opening(binding.constants.AF_UNIX as number, (fd) => {
-    let error = binding.bindPath(fd, path)
-    if (error === -EADDRINUSE && options.unlinkStale && !abstract) {
+  if (process.permission !== undefined && absolute !== undefined) lstatSync(absolute, { throwIfNoEntry: false })
+  return opening(binding.constants.AF_UNIX as number, (fd) => {
+    let error = binding.bindPath(fd, path, absolute)
+    if (error === -EADDRINUSE && options.unlinkStale && absolute !== undefined) {
       unlinkStale(absolute)
-      error = binding.bindPath(fd, path)
+      error = binding.bindPath(fd, path, absolute)
     }
     check(error, 'bind', { path })
-    try {
-      if (!abstract) made = lstatSync(absolute)
-      if (!abstract && options.mode !== undefined) chmodSync(absolute, options.mode)
-      check(binding.listen(fd, options.backlog ?? largestBacklog), 'listen', { path })
-    } catch (error) {
-      removePath()
-      throw error
-    }
+    if (absolute !== undefined && options.mode !== undefined) chmodSync(absolute, options.mode)
+    check(binding.listen(fd, options.backlog ?? largestBacklog), 'listen', { path })
   })
-  return { fd, removePath }
 }
 
 const { EADDRINUSE, ECONNREFUSED } = os.constants.errno

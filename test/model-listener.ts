@@ -114,7 +114,8 @@ export class ModelListener {
   close(): void {
     if (this.model.open) {
       this.socket.end(this.model)
-      this.pathRemoved = this.#path !== undefined
+      // It stays while anything else has the socket.
+      this.pathRemoved = this.#path !== undefined && !this.socket.listening
     }
     const closed = this.#call(() => this.real.close())
     assert.equal(this.real.close(), closed)

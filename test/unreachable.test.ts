@@ -1,36 +1,13 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { closeSync } from 'node:fs'
 import net from 'node:net'
 import { Connection, Listener } from '../src/index.js'
 import { temporary } from './descriptors.js'
 import { cleanUp, codeOf, connect, flagsOf, gone, listen, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
-
-const collectGarbage = (globalThis as unknown as { gc: () => void }).gc
-
-/** Resolves when `condition` holds; garbage is collected before each look at it. */
-function untilCollected(condition: () => unknown): Promise<void> {
-  return until(() => {
-    collectGarbage()
-    return condition()
-  })
-}
-
-type Warning = Error & { code?: string }
-
-/** The process warnings of the current test, which do not go to stderr. */
-function takeWarnings(): Warning[] {
-  const warnings: Warning[] = []
-  const usual = process.listeners('warning')
-  process.removeAllListeners('warning')
-  process.on('warning', (warning) => warnings.push(warning))
-  cleanUp(() => {
-    process.removeAllListeners('warning')
-    for (const listener of usual) process.on('warning', listener)
-  })
-  return warnings
-}
+import { takeWarnings, untilCollected, type Warning } from './warnings.js'
 
 // What the functions below make is unreachable when they have returned.
 
@@ -158,15 +135,39 @@ describe('An unreachable Connection', () => {
 describe('An unreachable Listener', () => {
   leaveNoFds()
 
-  it('is closed', async () => {
+  it('is closed, with a warning that says where it listened', async () => {
+    const warnings = takeWarnings()
     const { fd, port } = await forgetListener()
-    await untilCollected(() => flagsOf(fd) === undefined)
+    await untilCollected(() => flagsOf(fd) === undefined && warnings.length > 0)
+    const { name, code, message } = warnings[0] as Warning
+    assert.deepEqual([name, code], ['AsyncAcceptWarning', 'ASYNC_ACCEPT_UNCLOSED_LISTENER'])
+    assert.ok(message.includes(`fd ${fd}, 127.0.0.1 port ${port}`), message)
+    assert.equal(warnings.length, 1)
     const client = net.connect(port, '127.0.0.1')
     const [error] = await once(client, 'error')
     assert.equal(codeOf(error), 'ECONNREFUSED')
   })
 
+  it('gives no warning when it was closed or detached', async () => {
+    const warnings = takeWarnings()
+    const forget = async () => {
+      const closed = await Listener.listen({ host: '127.0.0.1' })
+      await closed.close()
+      const detached = await Listener.listen({ host: '127.0.0.1' })
+      closeSync(detached.detach())
+      return [new WeakRef(closed), new WeakRef(detached)]
+    }
+    const forgotten = await forget()
+    await untilCollected(() => forgotten.every((each) => each.deref() === undefined))
+    // One that must give a warning, and gives it after what the others would have given.
+    const { fd } = await forgetListener()
+    await untilCollected(() => warnings.length > 0)
+    assert.ok(warnings[0]?.message.includes(`fd ${fd},`), warnings[0]?.message)
+    assert.equal(warnings.length, 1)
+  })
+
   it('is not collected while a request is outstanding, and delivers', async () => {
+    takeWarnings()
     const delivered: unknown[] = []
     const ask = async () => {
       const listener = await Listener.listen({ host: '127.0.0.1' })
@@ -190,6 +191,7 @@ describe('An unreachable Listener', () => {
   })
 
   it('fulfils the promise that is all that is left of it', async () => {
+    takeWarnings()
     const ask = async () => {
       const listener = await Listener.listen({ host: '127.0.0.1' })
       const { port } = listener.address() as net.AddressInfo

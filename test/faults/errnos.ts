@@ -19,6 +19,8 @@ export const calls: Record<string, Row> = {
     // As net.Server calls it.
     within: ['accept4', 'accept'],
   },
+  // Where the program in memory cannot be executed, there is one in a file.
+  access: { page: 'access', errnos: 'EACCES ELOOP ENAMETOOLONG ENOENT ENOTDIR EROFS EFAULT EINVAL EIO' },
   bind: {
     page: 'bind',
     errnos:
@@ -42,6 +44,7 @@ export const calls: Record<string, Row> = {
   fcntl: {
     page: 'fcntl',
     errnos: 'EACCES EAGAIN EBADF EBUSY EDEADLK EFAULT EINTR EINVAL EMFILE ENOLCK ENOTDIR EPERM',
+    within: ['fcntl', 'memfd_create'],
   },
   fstat: { page: 'stat', errnos: 'EBADF EFAULT EACCES ENOMEM EOVERFLOW', within: ['statx', 'sock_diag'] },
   getpeername: {
@@ -59,6 +62,7 @@ export const calls: Record<string, Row> = {
   },
   ioctl: { page: 'ioctl', errnos: 'EBADF EFAULT EINVAL ENOTTY' },
   listen: { page: 'listen', errnos: 'EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP' },
+  memfd_create: { page: 'memfd_create', errnos: 'EFAULT EINVAL EMFILE ENFILE ENOMEM EPERM' },
   open: {
     page: 'open',
     errnos:
@@ -102,7 +106,13 @@ export const calls: Record<string, Row> = {
   statx: {
     page: 'statx',
     errnos: 'EACCES EBADF EFAULT EINVAL ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR',
-    within: ['statx', 'sock_diag'],
+    // bind notes which file it has made.
+    within: ['statx', 'sock_diag', 'bind'],
+  },
+  // The path stays, with a warning.
+  unlink: {
+    page: 'unlink',
+    errnos: 'EACCES EBUSY EFAULT EIO EISDIR ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EPERM EROFS',
   },
   // The close that wanted the thread is made without it.
   uv_thread_create: { errnos: 'EAGAIN' },
@@ -111,6 +121,10 @@ export const calls: Record<string, Row> = {
     errnos: 'EEXIST EBADF ENOMEM ENOSPC EPERM',
     within: ['poll', 'epoll_ctl'],
     instead: ['ERR_FD_IN_USE'],
+  },
+  write: {
+    page: 'write',
+    errnos: 'EAGAIN EBADF EDESTADDRREQ EDQUOT EFAULT EFBIG EINTR EINVAL EIO ENOSPC EPERM EPIPE',
   },
   uv_poll_start: { errnos: 'EEXIST', within: ['poll', 'epoll_ctl', 'accept4', 'accept'] },
 }

@@ -8,7 +8,7 @@ import { text } from 'node:stream/consumers'
 import { readEnvironment } from '../../src/activation.js'
 import { binding } from '../../src/binding.js'
 import { check } from '../../src/errors.js'
-import { Connection, FdChannel, notify, notifyBarrier, removeFds, storeFds } from '../../src/index.js'
+import { Connection, FdChannel, notify, notifyBarrier, removeFds, spawnActivated, storeFds } from '../../src/index.js'
 import { inode, inodesOf, next, type SocketType, temporaryChannel } from '../channels.js'
 import { temporary, temporaryFd } from '../descriptors.js'
 import { cleanUp, codeOf, connect, gone, listen, temporaryDirectory, until } from '../helpers.js'
@@ -196,6 +196,15 @@ const activated: Scenario = {
   },
 }
 
+const withChild: Scenario = {
+  name: 'a child that has our listeners',
+  async run() {
+    const web = await listen({ host: '127.0.0.1' })
+    const started = spawnActivated('/bin/sh', ['-c', 'test $LISTEN_PID = $$'], { web }, { stdio: 'ignore' })
+    assert.deepEqual(await once(started, 'exit'), [0, null])
+  },
+}
+
 export const fdScenarios = [
   claimed,
   lookedAt,
@@ -206,4 +215,5 @@ export const fdScenarios = [
   toPath,
   managed,
   activated,
+  withChild,
 ]

@@ -1,0 +1,75 @@
+#include "bound_paths.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+
+#include <new>
+#include <utility>
+
+#include "files.h"
+#include "sys.h"
+#include "unix_diag.h"
+
+int BoundPaths::add(int fd, const std::string& path) noexcept {
+  sys::File socket;
+  sys::File file;
+  int error = files::identify(fd, &socket);
+  if (error == 0) error = files::identify(path.c_str(), &file);
+  if (error == 0 && !S_ISSOCK(file.mode)) error = -ENOTSOCK;
+  if (error != 0) return error;
+  try {
+    entries_[fd] = {path, file.device, file.inode, socket.inode, false};
+  } catch (const std::bad_alloc&) {
+    sys::unlink(path.c_str());
+    return -ENOMEM;
+  }
+  return 0;
+}
+
+void BoundPaths::share(int fd) {
+  auto found = entries_.find(fd);
+  if (found != entries_.end()) found->second.shared = true;
+}
+
+int BoundPaths::close(int fd, const std::function<int(int)>& close_fd, int* unremoved) {
+  int ignored;
+  if (unremoved == nullptr) unremoved = &ignored;
+  *unremoved = 0;
+  auto found = entries_.find(fd);
+  if (found == entries_.end()) return close_fd(fd);
+  const Entry entry = std::move(found->second);
+  entries_.erase(found);
+  // While the socket is open the kernel does not use the inode number of its path again. From the close on the O_PATH
+  // fd takes care of that, so that no socket of others is taken for ours.
+  // (At the fd limit there is no such fd, and the file that remove() looks at is all there is to go by.)
+  const int held = sys::open_path(entry.path.c_str());
+  const bool ours = held < 0 ? held != -ENOENT && held != -ENOTDIR : is_path_of(entry, held);
+  const bool answers = ours && unix_diag::exists(entry.socket) == 0;
+  const int result = close_fd(fd);
+  if (ours && !is_used(entry, answers)) *unremoved = remove(entry);
+  if (held >= 0) sys::close(held);
+  return result;
+}
+
+bool BoundPaths::is_path_of(const Entry& entry, int held) {
+  sys::File file;
+  return files::identify(held, &file) == 0 && file.device == entry.device && file.inode == entry.inode;
+}
+
+// `answers`: sock_diag has found the socket while it was open here, so that it means something when it does not any
+// more.
+bool BoundPaths::is_used(const Entry& entry, bool answers) {
+  const int error = unix_diag::exists(entry.socket);
+  if (error == 0) return true;
+  return answers && error == -ENOENT ? false : entry.shared;
+}
+
+int BoundPaths::remove(const Entry& entry) {
+  sys::File now;
+  const int error = files::identify(entry.path.c_str(), &now);
+  if (error == -ENOENT || error == -ENOTDIR) return 0;
+  if (error != 0) return error;
+  // Another process has replaced it.
+  if (now.device != entry.device || now.inode != entry.inode) return 0;
+  return sys::unlink(entry.path.c_str());
+}
