@@ -101,7 +101,9 @@ function closeAndTell(this: Observed, callback?: () => void): void {
 
 function resetAndTell(this: Observed, callback?: () => void): number {
   const error = Object.getPrototypeOf(this).reset.call(this, callback)
-  if (error === 0) this[observer]?.gone()
+  // libuv does not reset a socket while its end is being sent. Node then forgets the handle, and its fd stays open.
+  if (error !== 0) Object.getPrototypeOf(this).close.call(this, callback)
+  this[observer]?.gone()
   return error
 }
 

@@ -156,6 +156,18 @@ describe('The end of serving', () => {
     assert.equal(listener.backlog().queued, 0)
   })
 
+  it('closes a socket that is reset while its end is being sent', async () => {
+    const server = net.createServer()
+    const serving = await served(server)
+    const { socket, client } = await connected(server)
+    const failed = once(socket, 'error')
+    socket.end()
+    socket.resetAndDestroy()
+    assert.equal(codeOf((await failed)[0]), 'EINVAL')
+    await Promise.all([serving.close(), gone(client)])
+    assert.equal(serving.connections, 0)
+  })
+
   it('waits for the connections, and only those, that a function has', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const sockets: net.Socket[] = []
