@@ -66,10 +66,11 @@ bool BoundPaths::is_used(const Entry& entry, bool answers) {
 
 int BoundPaths::remove(const Entry& entry) {
   sys::File now;
-  const int error = files::identify(entry.path.c_str(), &now);
+  int error = files::identify(entry.path.c_str(), &now);
   if (error == -ENOENT || error == -ENOTDIR) return 0;
   if (error != 0) return error;
   // Another process has replaced it.
   if (now.device != entry.device || now.inode != entry.inode) return 0;
-  return sys::unlink(entry.path.c_str());
+  error = sys::unlink(entry.path.c_str());
+  return error == -ENOENT ? 0 : error;
 }
