@@ -100,10 +100,14 @@ function closeAndTell(this: Observed, callback?: () => void): void {
 }
 
 function resetAndTell(this: Observed, callback?: () => void): number {
+  const socket = socketOn(this)
+  // libuv does not reset a socket while its end is being sent (EINVAL), and Node then loses the handle with its fd open.
+  if (socket?.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
+    this.close(callback)
+    return 0
+  }
   const error = Object.getPrototypeOf(this).reset.call(this, callback)
-  // libuv does not reset a socket while its end is being sent. Node then forgets the handle, and its fd stays open.
-  if (error !== 0) Object.getPrototypeOf(this).close.call(this, callback)
-  this[observer]?.gone()
+  if (error === 0) this[observer]?.gone()
   return error
 }
 
