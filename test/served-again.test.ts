@@ -138,6 +138,32 @@ describe('A server that is served again while connections are left', () => {
     await closed
   })
 
+  it('is not wound down by the drain of a Serving before', async () => {
+    const [one, two] = [await listen({ host }), await listen({ host })]
+    const held: http.ServerResponse[] = []
+    const server = http.createServer((request, response) => {
+      if (request.url === '/held') held.push(response)
+      else response.end('ok')
+    })
+    const first = serve(one, server)
+    const before = await connect(one)
+    before.write('GET /held HTTP/1.1\r\nHost: a\r\n\r\n')
+    await until(() => held.length === 1)
+    void first.close()
+    const second = serve(two, server)
+    const client = await connect(two)
+    const drained = first.drain({ idleGrace: 0 })
+    for (let request = 0; request < 2; request++) {
+      client.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+      const [answer] = await once(client, 'data')
+      assert.match(String(answer), /\r\nConnection: keep-alive\r\n/)
+    }
+    held[0]?.end()
+    await drained
+    assert.deepEqual([second.state, second.connections], ['serving', 1])
+    await second.drain({ idleGrace: 0 })
+  })
+
   it('drops no connection by a maxConnections that counts connections of its own listen()', async () => {
     const { server, sockets, dropped } = holding()
     server.maxConnections = 1
