@@ -5,10 +5,8 @@ import type { AcceptingOptions } from '../src/listener.js'
 import { openFds, temporaryDirectory } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { ModelRun, type Step, type Turn } from './model-run.js'
+import { checkSequences, record, sequences } from './model-sequences.js'
 import { hasIpv6, needs } from './needs.js'
-
-// How many sequences, and which: a failure says how to repeat it.
-const { MODEL_RUNS = '3000', MODEL_SEED, MODEL_PATH } = process.env
 
 const number = fc.nat(1000)
 const oneOf = fc.constantFrom
@@ -18,9 +16,6 @@ const timeout = fc.oneof(
   { weight: 1, arbitrary: fc.constant(3_600_000) },
 )
 const way = oneOf('event', 'event', 'event', 'promise', 'promise', 'next', 'aborted')
-
-// Of a plain prototype, which prints better.
-const record = <T>(model: { [Key in keyof T]: fc.Arbitrary<T[Key]> }) => fc.record(model, { noNullPrototype: true })
 
 const steps = {
   ask: record({ do: fc.constant('ask'), on: number, way, timeout, again: fc.boolean() }),
@@ -54,15 +49,6 @@ const steps = {
   free: record({ do: fc.constant('free'), count: oneOf(1, 2, 1000) }),
 } satisfies Record<string, fc.Arbitrary<Step>>
 
-/** Sequences of these, by how often each comes. */
-function sequences(weights: Partial<Record<keyof typeof steps, number>>): fc.Arbitrary<Turn[]> {
-  const weighted = Object.entries(weights).map(([name, weight]) => ({
-    weight,
-    arbitrary: steps[name as keyof typeof steps] as fc.Arbitrary<Step>,
-  }))
-  return fc.array(record({ step: fc.oneof(...weighted), turns: fc.boolean() }), { maxLength: 15, size: 'max' })
-}
-
 const maxBatch = oneOf(1, 2, 64)
 const places = oneOf('127.0.0.1', ...(hasIpv6 ? ['::1'] : []), 'path', 'abstract')
 
@@ -92,29 +78,17 @@ describe('A listener and a plain queue', () => {
     options: fc.Arbitrary<AcceptingOptions>,
     turns: fc.Arbitrary<Turn[]>,
   ): Promise<void> {
-    context.timeout(0)
-    const run = async (place: string, options: AcceptingOptions, turns: Turn[]) => {
-      fc.pre(await ModelRun.of({ ...at(place), ...options }, turns))
-    }
-    const details = await fc.check(fc.asyncProperty(places, options, turns, run), {
-      numRuns: Math.ceil(Number(MODEL_RUNS) * share),
-      seed: MODEL_SEED === undefined ? undefined : Number(MODEL_SEED),
-      path: MODEL_PATH,
-    })
-    if (!details.failed) return
-    const again =
-      `MODEL_SEED=${details.seed} MODEL_PATH=${details.counterexamplePath} ` +
-      `npx mocha test/listener-model.test.ts --grep '${context.test?.title}'`
-    const { errorInstance: cause, counterexample, numRuns, numShrinks } = details
-    const [place, chosen, steps] = counterexample ?? []
-    const sequence = [place, chosen, ...(steps ?? [])].map((each) => `\n  ${JSON.stringify(each)}`).join('')
-    throw new Error(
-      `run ${numRuns}, made shorter ${numShrinks} times:${sequence}\n${(cause as Error)?.stack}\nAgain: ${again}\n`,
+    const file = 'test/listener-model.test.ts'
+    await checkSequences(
+      context,
+      { file, runs: 3000, share },
+      [places, options, turns],
+      async (place, options, turns) => fc.pre(await ModelRun.of({ ...at(place), ...options }, turns)),
     )
   }
 
   it('do the same, whoever asks, and whoever comes', async function () {
-    const life = sequences({
+    const life = sequences(steps, {
       ask: 13,
       connect: 10,
       cancel: 4,
@@ -133,7 +107,7 @@ describe('A listener and a plain queue', () => {
   })
 
   it('do the same while threads pull, and end', async function () {
-    const life = sequences({
+    const life = sequences(steps, {
       startThread: 2,
       askInThread: 8,
       cancelInThread: 2,
@@ -155,7 +129,7 @@ describe('A listener and a plain queue', () => {
     const limit = (fds: string) => needs(this, 'prlimit', `--pid=${process.pid}`, `--nofile=${fds}:`)
     const before = needs(this, 'prlimit', `--pid=${process.pid}`, '--nofile', '--output=SOFT', '--noheadings').trim()
     limit(String(Math.max(...openFds()) + 80))
-    const life = sequences({
+    const life = sequences(steps, {
       exhaust: 8,
       free: 5,
       ask: 14,

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
-import { readSync } from 'node:fs'
+import { readSync, writeSync } from 'node:fs'
 import net from 'node:net'
 import { binding } from '../src/binding.js'
 import { handleBeneath } from '../src/node-internals.js'
 import { codeOf } from './helpers.js'
+
+const received = Buffer.alloc(4096)
 
 /** A client by a plain fd, which stays open, and takes no part in the event loop, until it is told otherwise. */
 export class Client {
@@ -20,15 +22,26 @@ export class Client {
   get ended(): boolean {
     if (this.left) return true
     try {
-      return readSync(this.fd, Buffer.alloc(1)) === 0
+      // What it was told comes first, and is of no interest.
+      while (readSync(this.fd, received) > 0);
+      return true
     } catch (error) {
       return codeOf(error) !== 'EAGAIN'
     }
   }
 
-  /** Ends the connection, for TCP by a reset. Also a second time. */
-  leave(): void {
-    if (!this.left) assert.equal(binding.reset(this.fd), 0)
+  /** Sends a text that fits into the socket's buffer; to a server that has gone, nothing. */
+  send(text: string): void {
+    try {
+      writeSync(this.fd, text)
+    } catch (error) {
+      assert.match(String(codeOf(error)), /^(EPIPE|ECONNRESET)$/)
+    }
+  }
+
+  /** Ends the connection, for TCP by a reset if not told otherwise. Also a second time. */
+  leave(how: 'reset' | 'close' = 'reset'): void {
+    if (!this.left) assert.equal(binding[how](this.fd), 0)
     this.left = true
   }
 }

@@ -7,6 +7,7 @@ import { type Connection, Listener, type ListenOptions } from '../src/index.js'
 import { FdRoom, namedFds } from './fd-room.js'
 import { type Client, dial } from './model-clients.js'
 import { ModelListener, type Observer, type Way } from './model-listener.js'
+import type { TurnOf } from './model-sequences.js'
 import { ModelThread } from './model-thread.js'
 import { type ListenerModel, type Request, type Result, SocketModel } from './queue-model.js'
 
@@ -32,8 +33,7 @@ export type Step =
   | { do: 'exhaust' }
   | { do: 'free'; count: number }
 
-/** `turns`: the event loop turns after it, and everything is looked at. */
-export type Turn = { step: Step; turns: boolean }
+export type Turn = TurnOf<Step>
 
 // Long, because a machine can be busy; but only once, or it would take for ever to make a failing sequence short.
 let patience = 10_000
