@@ -76,6 +76,9 @@ export function openHandle(HandleClass: HandleClass, fd: number): Handle | undef
   return undefined
 }
 
+/** Whether the handle is still the socket's own. */
+export const hasHandle = (socket: net.Socket, handle: Handle): boolean => handleOf(socket) === handle
+
 /** The handle of a socket, or of the one beneath a TLSSocket; also through the proxy that http2 has for a socket. */
 export function handleBeneath(socket: net.Socket): Handle | undefined {
   let handle = handleOf(socket) as (Handle & { _parent?: Handle }) | null | undefined

@@ -4,7 +4,7 @@ import type tls from 'node:tls'
 import type { PlainAddress } from './binding.js'
 import { Connection } from './connection.js'
 import { type CodedError, runSafely } from './errors.js'
-import { type Handle, handleBeneath, observerOf, socketOn } from './node-internals.js'
+import { type Handle, handleBeneath, hasHandle, observerOf, socketOn } from './node-internals.js'
 import type { Keeper, OwnedFd } from './owned-fd.js'
 import type { Proxied } from './proxied.js'
 import type { ProxyHeader } from './proxy-protocol.js'
@@ -50,8 +50,12 @@ export class Served implements Keeper {
       this.owned.close('reset')
       return
     }
-    runSafely(() => socketOn(handle)?.destroy())
-    // A socket that was sent to a child process has lost its handle, which stays open until the child has answered.
+    const socket = socketOn(handle)
+    // A socket that was sent to a child process has lost its handle, which stays open until the child has answered. Node
+    // counts the socket no more, and would count it off again.
+    if (socket === undefined || !hasHandle(socket, handle)) handle.close()
+    else runSafely(() => socket.destroy())
+    // After an error Node closes the handle a moment later.
     setImmediate(() => {
       if (this.#live.has(this)) handle.close()
     })
@@ -94,7 +98,9 @@ export function noteUpgrades(server: net.Server): () => void {
     servings.set(server, now)
     return now
   }
-  if (count(1) === 1) for (const [event, note] of events) server.on(event, note)
+  count(1)
+  // An application may have removed them.
+  for (const [event, note] of events) if (!server.listeners(event).includes(note)) server.on(event, note)
   return () => {
     if (count(-1) === 0) for (const [event, note] of events) server.off(event, note)
   }
