@@ -114,10 +114,12 @@ Origin Addon::origin_of(int fd) const {
 
 int Addon::close_owned(int fd, Closer::How how) {
   if (!release(fd)) return -EBADF;
-  if (origin_of(fd) == Origin::kStranger) {
-    closer_.close(free_number(fd), how);
-  } else {
+  if (origin_of(fd) != Origin::kStranger) {
     close_by_origin(fd, how);
+  } else if (closer_.is_quick()) {
+    closer_.close_soon(fd, how);
+  } else {
+    closer_.close(free_number(fd), how);
   }
   return 0;
 }

@@ -3,7 +3,6 @@
 #include <sys/socket.h>
 #include <uv.h>
 
-#include <cstdint>
 #include <new>
 #include <vector>
 
@@ -172,12 +171,15 @@ bool Closer::close_soon(int fd, How how) noexcept {
     uv_cond_timedwait(&state_->progress, &state_->mutex, until - now);
   }
   const bool done = state_->awaited == 0;
+  if (!done) quick_from_ = uv_hrtime() + kMistrustMs * kNsPerMs;
   state_->awaited = 0;
   uv_mutex_unlock(&state_->mutex);
   if (pushed) return done;
   finish({fd, how, 0});
   return true;
 }
+
+bool Closer::is_quick() const noexcept { return uv_hrtime() >= quick_from_; }
 
 void Closer::end() noexcept {
   State* state = state_;

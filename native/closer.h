@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 class Closer {
  public:
@@ -22,6 +23,10 @@ class Closer {
   // As close(), then waits at most kPatienceMs. False: the fd is not closed yet.
   bool close_soon(int fd, How how) noexcept;
 
+  // Whether close_soon() need not be expected to wait in vain: it has not for kMistrustMs. A caller that has another
+  // way takes that while this is false, so that strangers cannot hold it up again and again.
+  bool is_quick() const noexcept;
+
   // Waits at most kPatienceMs for the fds that it was given. The threads go on with those that take longer, without
   // this object; when the process ends first, the kernel closes them.
   void end() noexcept;
@@ -34,9 +39,11 @@ class Closer {
   // What a stranger can hold up at once.
   static constexpr size_t kMostThreads = 4;
   static constexpr unsigned kPatienceMs = 100;
+  static constexpr unsigned kMistrustMs = 60000;
 
  private:
   struct State;
 
   State* state_ = nullptr;
+  uint64_t quick_from_ = 0;  // of uv_hrtime()
 };

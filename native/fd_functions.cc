@@ -146,7 +146,7 @@ Value release(const CallbackInfo& info) {
 Value lend(const CallbackInfo& info) { return number(info, Addon::of(info.Env())->lend(js::to_int(info[0]))); }
 
 // close(fd): only what the environment owns, or a number gone stale would close what others have opened since. What can
-// take long is closed on another thread, a moment later.
+// take long is closed on another thread, and may still be open when this returns.
 Value close(const CallbackInfo& info) {
   return number(info, Addon::of(info.Env())->close_owned(js::to_int(info[0]), Closer::How::kClose));
 }

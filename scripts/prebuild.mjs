@@ -50,7 +50,8 @@ function make(arch, machine) {
 function check(file, binary, objdump) {
   const { stdout, status } = spawnSync(objdump, ['-p', '-T', file], { encoding: 'utf8' })
   const needed = {}
-  for (const [, library, version] of stdout.matchAll(/\b(?!FLAGS_1)([A-Z]+)_(\d[\d.]*)/g)) {
+  // FLAGS_1 is a field of objdump's.
+  for (const [, library, version] of stdout.matchAll(/\b(?!FLAGS_)([A-Z]+)_(\d[\d.]*)/g)) {
     if (isNewer(version, needed[library] ?? '0')) needed[library] = version
   }
   const libraries = [...stdout.matchAll(/NEEDED +(\S+)/g)].map(([, name]) => name)

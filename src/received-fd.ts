@@ -30,8 +30,8 @@ export class ReceivedFd {
   }
 
   /**
-   * Closes the fd on another thread, a moment later: close(2) can take as long as the fd's sender likes. Does nothing when
-   * the fd is closed or detached already.
+   * Closes the fd, on another thread: close(2) can take as long as the fd's sender likes, and then the fd is still open when
+   * this returns. Does nothing when it is closed or detached already.
    */
   close(): void {
     this.#owned.close('close')

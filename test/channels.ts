@@ -100,13 +100,14 @@ export function openFiles(count: number): number[] {
 /** Which file it is, whatever the number of its fd. */
 export const inode = (fd: number): number => fstatSync(fd).ino
 
-/** How many open fds are of the same file. Another thread may close some of them meanwhile. */
+/** How many other fds of this process are of the same file. */
 export function copiesOf(file: number): number {
+  const wanted = inode(file)
   return openFds().filter((fd) => {
     try {
-      return inode(fd) === inode(file)
+      return fd !== file && inode(fd) === wanted
     } catch {
-      return false
+      return false // another thread has closed it
     }
   }).length
 }

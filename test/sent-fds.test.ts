@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
-import { closeSync, fstatSync, openSync } from 'node:fs'
+import { closeSync, openSync } from 'node:fs'
 import type { FdChannel, FdMessage } from '../src/index.js'
-import { channels, inode, inodesOf, next, openFiles, socketTypes } from './channels.js'
-import { codeOf, flagsOf, openFds, runNode, until } from './helpers.js'
+import { channels, copiesOf, inode, inodesOf, next, openFiles, socketTypes } from './channels.js'
+import { codeOf, flagsOf, runNode, until } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
 
@@ -14,15 +14,6 @@ const fill = (channel: FdChannel) => Array.from({ length: waiting }, () => chann
 async function takeAll(channel: FdChannel): Promise<void> {
   for (let i = 0; i < waiting; i++) await next(channel)
 }
-
-const hasInode = (fd: number, wanted: number) => {
-  try {
-    return fstatSync(fd).ino === wanted
-  } catch {
-    return false // another thread has closed it
-  }
-}
-const copiesOf = (file: number) => openFds().filter((fd) => fd !== file && hasInode(fd, inode(file))).length
 
 for (const type of socketTypes) {
   describe(`The fds of a message that waits for room, ${type}`, () => {
