@@ -112,6 +112,26 @@ Origin Addon::origin_of(int fd) const {
   return inherited_.has(fd) ? Origin::kInherited : Origin::kOwn;
 }
 
+bool Addon::give(int fd) {
+  paths_.forget(fd);
+  const bool stranger = strangers_.has(fd);
+  if (!release(fd)) return false;
+  sys::File file;
+  if (!stranger || files::identify(fd, &file) != 0) return true;
+  try {
+    given_strangers_[fd] = file.inode;
+  } catch (const std::bad_alloc&) {
+    // Its close may then wait on the loop.
+  }
+  return true;
+}
+
+bool Addon::is_given_stranger(int fd) const {
+  auto given = given_strangers_.find(fd);
+  sys::File file;
+  return given != given_strangers_.end() && files::identify(fd, &file) == 0 && file.inode == given->second;
+}
+
 int Addon::close_owned(int fd, Closer::How how) {
   if (!release(fd)) return -EBADF;
   if (origin_of(fd) != Origin::kStranger) {

@@ -5,6 +5,7 @@
 #include <uv.h>
 
 #include <cstdint>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "bound_paths.h"
@@ -23,13 +24,21 @@ class Addon final : public Listener::Host, public Readiness::Host {
 
   // Fds that JavaScript holds by number, without a libuv handle. A listener's fd is the listener's alone.
   OwnedFds& owned() { return owned_; }
+  bool owns(int fd) const { return owned_.has(fd); }
 
   // Owns `fd`, unless there is no memory to remember it.
   bool own(int fd, Origin origin) override;
 
-  // Of a number that was given away, what it was then. It may be another file's by now; a wrong kStranger costs no more
-  // than a close on another thread.
+  // Of an owned fd.
   Origin origin_of(int fd) const;
+
+  // Gives an owned fd to the caller, and remembers it if it is a stranger's. False when the environment does not own
+  // it.
+  bool give(int fd);
+
+  // Whether the fd, which may be given back, is one of a stranger that was given away. Its number alone does not say
+  // so: it may be another file's by now.
+  bool is_given_stranger(int fd) const;
 
   // Closes an owned fd, on another thread if that can take long. -EBADF when the environment does not own it.
   int close_owned(int fd, Closer::How how);
@@ -81,6 +90,7 @@ class Addon final : public Listener::Host, public Readiness::Host {
   OwnedFds owned_;
   OwnedFds inherited_;
   OwnedFds strangers_;
+  std::unordered_map<int, uint64_t> given_strangers_;  // by number, with their inodes
   BoundPaths paths_;
   Closer closer_;
   struct {

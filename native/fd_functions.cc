@@ -99,7 +99,9 @@ Origin origin_of(const CallbackInfo& info, int fd) {
   socklen_t length = sizeof domain;
   sys::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length);
   if (domain == AF_UNIX) return Origin::kStranger;
-  return Addon::of(info.Env())->origin_of(fd) == Origin::kStranger ? Origin::kStranger : Origin::kInherited;
+  const Addon* addon = Addon::of(info.Env());
+  const bool stranger = addon->owns(fd) ? addon->origin_of(fd) == Origin::kStranger : addon->is_given_stranger(fd);
+  return stranger ? Origin::kStranger : Origin::kInherited;
 }
 
 // adopt(fd): takes it, close-on-exec and non-blocking from now on. -EEXIST when it has an owner here already.
@@ -134,7 +136,12 @@ Value copy(const CallbackInfo& info) {
 // checkOpen(fd): 0, or -EBADF when it is not open.
 Value check_open(const CallbackInfo& info) { return number(info, sys::check_open(js::to_int(info[0]))); }
 
-// release(fd): gives it to the caller. False when the environment does not own it.
+// give(fd): gives it to the caller, who may give it back. False when the environment does not own it.
+Value give(const CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), Addon::of(info.Env())->give(js::to_int(info[0])));
+}
+
+// release(fd): something else of this thread has it now. False when the environment does not own it.
 Value release(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   Addon* addon = Addon::of(info.Env());
@@ -211,6 +218,7 @@ void define(Napi::Object exports) {
   js::define(exports, "duplicate", duplicate);
   js::define(exports, "copy", copy);
   js::define(exports, "checkOpen", check_open);
+  js::define(exports, "give", give);
   js::define(exports, "release", release);
   js::define(exports, "lend", lend);
   js::define(exports, "close", close);

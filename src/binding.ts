@@ -82,6 +82,7 @@ export interface Binding {
   duplicate(fd: number): number
   copy(fd: number): number
   checkOpen(fd: number): number
+  give(fd: number): boolean
   release(fd: number): boolean
   lend(fd: number): number
   close(fd: number): number

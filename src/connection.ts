@@ -324,7 +324,7 @@ export class Connection {
   /** Gives the fd to the caller, who must close it. Error: `ERR_CONNECTION_CLAIMED`. */
   detach(): number {
     const fd = this.#claimable()
-    this.#give()
+    binding.give(this.#owned.part())
     this.#owned.keeper?.gone()
     return fd
   }
@@ -349,12 +349,8 @@ export class Connection {
     return fd
   }
 
-  #give(): void {
-    binding.release(this.#owned.part())
-  }
-
   #giveTo(handle: Handle): void {
-    this.#give()
+    binding.release(this.#owned.part())
     const { keeper } = this.#owned
     if (keeper === undefined) return
     keeper.handle = handle

@@ -25,7 +25,7 @@ export class ReceivedFd {
   /** Gives the fd to the caller: for `Listener.fromFd` or `Connection.fromFd`, or to close it. -1 when there is none. */
   detach(): number {
     const fd = this.#owned.part()
-    if (fd >= 0) binding.release(fd)
+    if (fd >= 0) binding.give(fd)
     return fd
   }
 
