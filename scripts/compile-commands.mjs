@@ -32,5 +32,6 @@ export function compileCommands() {
 export function languageFlags() {
   const all = JSON.parse(readFileSync(join(compileCommands(), 'compile_commands.json'), 'utf8'))
   const { command } = all.find(({ file }) => file.endsWith('.cc'))
-  return command.match(/-(std=|W)[\w+-]+/g)
+  // Not -Wa,...: that is the assembler's.
+  return command.match(/-(std=|W)[\w+-]+(?![\w+,-])/g)
 }

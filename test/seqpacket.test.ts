@@ -7,6 +7,7 @@ import { helloOfNode } from './hellos.js'
 import { cleanUp } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
+import { skip } from './needs.js'
 
 const { AF_UNIX, SOCK_SEQPACKET, SOL_SOCKET, SO_PEEK_OFF } = binding.constants as Record<string, number>
 const forever = { timeout: -1 }
@@ -105,9 +106,10 @@ describe('A look ahead on a seqpacket socket', () => {
     assert.equal(String(await connection.peek(20, forever)), 'hello')
   })
 
-  it('sees the first packet from its first byte, whatever SO_PEEK_OFF the socket has', async () => {
+  it('sees the first packet from its first byte, whatever SO_PEEK_OFF the socket has', async function () {
     const { connection, send } = await connected()
-    assert.equal(binding.setOption(connection.fd, SOL_SOCKET as number, SO_PEEK_OFF as number, 3), 0)
+    const error = binding.setOption(connection.fd, SOL_SOCKET as number, SO_PEEK_OFF as number, 3)
+    if (error !== 0) skip(this, `there is no SO_PEEK_OFF here, as under an emulator (${error})`)
     send(line)
     assert.equal(String(await connection.peek(5, forever)), 'PROXY')
     assert.equal((await connection.proxyHeader(forever))?.source?.port, 1234)
