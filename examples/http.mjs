@@ -10,14 +10,14 @@ const server = http.createServer(async (request, response) => {
 
 const listener = await Listener.listen({ port: process.argv[2] ?? 3000 })
 const room = Number(process.argv[3] ?? 100)
-// Whoever comes when the house is full waits at the door: in the kernel's backlog.
+// Clients beyond the limit wait in the kernel's accept queue.
 const serving = serve(listener, server, { maxConnections: room, alarm: { threshold: room } })
 serving.on('alarm', () => console.log(`full; ${listener.backlog().queued} wait`))
 console.log(`http on port ${server.address().port}`)
 
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, async () => {
-    const { idle, finished, destroyed } = await serving.drain({ timeout: 10_000, closeListener: true })
-    console.log(`ended: ${idle} idle, ${finished} finished, ${destroyed} cut off`)
+    const { idle, unused, finished, destroyed } = await serving.drain({ timeout: 10_000, closeListener: true })
+    console.log(`ended: ${idle} idle, ${unused} unused, ${finished} finished, ${destroyed} cut off`)
   })
 }

@@ -179,7 +179,7 @@ export function countSocket(server: net.Server, socket: net.Socket): void {
   counted(socket)._server = count
 }
 
-/** Has the sockets on a handle say that somebody else is at the other end. Nothing of `peer`: nobody knows who. */
+/** Replaces the peer address that sockets on a handle report. An empty `peer` means that it is unknown. */
 export function setPeer(handle: Handle, peer: HandleAddress): void {
   handle.getpeername = (out) => {
     Object.assign(out, peer)

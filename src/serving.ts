@@ -33,7 +33,7 @@ export interface ServingEvents {
   drain: []
   /** What a handler threw or rejected with, or an error of accept(2) that ends serving. */
   error: [Error]
-  /** No connection is left, and none will come. */
+  /** No connection of this Serving is left. */
   close: []
 }
 
@@ -128,8 +128,8 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   /**
-   * May be changed while it serves. Under a lower one nobody is cut off, and nobody is accepted until there are fewer; 0
-   * pauses.
+   * The limit of open connections. It may be set at any time. A lower limit closes no connection, and none is accepted until
+   * there are fewer; 0 pauses.
    */
   get maxConnections(): number {
     return this.#maxConnections
@@ -247,7 +247,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   #stopAsking(): void {
-    // Whoever serves next has a ref() and an unref() of its own.
+    // The next Serving has a ref() and an unref() of its own.
     if (this.#unreferenced) this.listener.ref()
     this.#requests.stop()
   }

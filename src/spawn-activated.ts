@@ -222,7 +222,7 @@ function failing(start: Start, errno = constants.errno.EAGAIN): ChildProcess {
   throw systemError('spawn', -errno, { path: start.command })
 }
 
-/** Nobody else knows of it. */
+/** Forgets a child that the caller has not got. */
 function discard(child: ChildProcess): void {
   child.on('error', () => {})
   for (const stream of child.stdio) stream?.destroy()

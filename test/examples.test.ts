@@ -45,7 +45,7 @@ const tests: Record<string, () => Promise<void>> = {
     for (const answer of await Promise.all(answers)) assert.match(answer, /^hello (::ffff:)?127\.0\.0\.1\n$/)
     assert.equal(await example.ended, 0)
     // One that has its answer before the drain begins is idle.
-    const [, idle, finished] = /^ended: (\d) idle, (\d) finished, 0 cut off$/m.exec(example.stdout) ?? []
+    const [, idle, finished] = /^ended: (\d) idle, 0 unused, (\d) finished, 0 cut off$/m.exec(example.stdout) ?? []
     assert.equal(Number(idle) + Number(finished), 2)
     assert.equal(example.stderr, '')
   },
