@@ -1,6 +1,6 @@
 import { AsyncResource } from 'node:async_hooks'
 import type { Connection } from './connection.js'
-import { inOwnContext, type Requester } from './delivery.js'
+import { inCopyOf, type Requester } from './delivery.js'
 import { type AcceptRef, Listener } from './listener.js'
 
 // Requests that are outstanding at once, at most: as many as a listener accepts before other I/O has its turn.
@@ -33,12 +33,12 @@ export class AcceptRequests {
     const context = new AsyncResource('AsyncAcceptServing')
     const run = <Argument>(consume: (argument: Argument) => void, argument: Argument, ref: AcceptRef) => {
       this.#refs.delete(ref)
-      context.runInAsyncScope(inOwnContext, undefined, consume, null, argument)
+      inCopyOf(context, consume, null, argument)
     }
     this.#requester = {
       fulfil: (connection: Connection) => run(accepted, connection, connection.ref as AcceptRef),
       fail: (error: Error, ref: AcceptRef) => run(failed, error, ref),
-      promise: false,
+      kind: 'scoped',
     }
   }
 

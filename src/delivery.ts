@@ -1,4 +1,4 @@
-import { AsyncResource } from 'node:async_hooks'
+import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import { nextTick } from 'node:process'
 import { Connection } from './connection.js'
 import { connectionChannel } from './diagnostics.js'
@@ -9,8 +9,11 @@ import type { AcceptRef, Listener } from './listener.js'
 export interface Requester {
   fulfil(connection: Connection): void
   fail(error: Error, ref: AcceptRef): void
-  /** They settle a promise: the application gets the result in a microtask. Otherwise they run as a handler does. */
-  promise: boolean
+  /**
+   * `'promise'`: they settle a promise, and the application gets the result in a microtask. `'handler'`: they run as a handler
+   * of 'accept' does. `'scoped'`: the same, and they enter an async context of their own by `inCopyOf`.
+   */
+  kind: 'promise' | 'handler' | 'scoped'
 }
 
 /** Results in the order of their requests; the connections come before the errors. */
@@ -52,6 +55,30 @@ export function inOwnContext<This, Args extends unknown[]>(
   resource.emitDestroy()
 }
 
+// Since Node 24 a scope of a resource ends what `enterWith` sets in it. Up to Node 22 that stays with the resource.
+function scopesIsolate(): boolean {
+  const store = new AsyncLocalStorage<boolean>()
+  const resource = new AsyncResource('AsyncAcceptProbe', manual)
+  resource.runInAsyncScope(() => store.enterWith(true))
+  const kept = resource.runInAsyncScope(() => store.getStore())
+  store.disable()
+  return kept === undefined
+}
+
+const isolated = scopesIsolate()
+
+/** Runs `run`, which must not throw, in a copy of the async context of `context`. */
+export function inCopyOf<This, Args extends unknown[]>(
+  context: AsyncResource,
+  run: (this: This, ...args: Args) => unknown,
+  receiver: This,
+  ...args: Args
+): void {
+  const each = run as (this: This, ...args: unknown[]) => unknown
+  if (isolated) context.runInAsyncScope(each, receiver, ...args)
+  else context.runInAsyncScope(inOwnContext, undefined, each, receiver, ...args)
+}
+
 /**
  * Hands out the results of a listener: in the order of the requests over all ways of asking, and in the async context in
  * which the listener was made.
@@ -76,8 +103,13 @@ export class Delivery {
   /** `fromLoop`: the event loop brings it, so all continuations of earlier results have run. */
   add(batch: Batch, fromLoop: boolean): void {
     this.#batches.push(batch)
-    if (fromLoop) this.#settling = false
-    this.#context.runInAsyncScope(this.#run, this)
+    if (!fromLoop) {
+      this.#context.runInAsyncScope(this.#run, this)
+      return
+    }
+    this.#settling = false
+    // The addon enters JavaScript in that context.
+    this.#run()
   }
 
   // A handler can make the event loop turn, which adds a batch and runs this within itself. So all state is in fields, and
@@ -87,7 +119,7 @@ export class Delivery {
       const { refs, connections, last } = batch
       while (this.#batches[0] === batch && this.#next < refs.length) {
         const waiting = this.#waiting.get(refs[this.#next] as AcceptRef)
-        if (this.#settling && !waiting?.promise) {
+        if (this.#settling && waiting?.kind !== 'promise') {
           this.#runLater()
           return
         }
@@ -123,8 +155,14 @@ export class Delivery {
     if (waiting !== undefined) this.#waiting.delete(ref)
     const connection = index < connections.length ? (connections[index] as Connection) : undefined
     const error = errors[index - connections.length] as Error
-    if (!waiting?.promise) {
-      inOwnContext(this.#tell, this, ref, connection, error, waiting)
+    if (waiting?.kind === 'scoped') {
+      this.#tell(ref, connection, error, waiting)
+      return
+    }
+    if (waiting?.kind !== 'promise') {
+      // Which is the current context already.
+      if (isolated) inCopyOf(this.#context, this.#tell, this, ref, connection, error, waiting)
+      else inOwnContext(this.#tell, this, ref, connection, error, waiting)
       return
     }
     this.#settling = true

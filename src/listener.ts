@@ -229,7 +229,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   accept(options?: AcceptOptions): Promise<Connection> {
     return new Promise((fulfil, fail) => {
-      if (options === undefined) this.#ask(-1, { fulfil, fail, promise: true })
+      if (options === undefined) this.#ask(-1, { fulfil, fail, kind: 'promise' })
       else this.#askWith(options, fulfil, fail)
     })
   }
@@ -247,7 +247,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
         new Promise((resolve, reject) => {
           if (returned || this.#closed !== undefined) return resolve(done)
           const ref = this.#ask(-1, {
-            promise: true,
+            kind: 'promise',
             fulfil: (connection) => {
               outstanding.delete(ref)
               resolve({ value: connection, done: false })
@@ -376,7 +376,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     validate.optionalSignal('options.signal', signal)
     const ms = validate.timeout('options.timeout', timeout)
     if (signal === undefined) {
-      this.#ask(ms, { fulfil, fail, promise: true })
+      this.#ask(ms, { fulfil, fail, kind: 'promise' })
       return
     }
     if (signal.aborted) throw abortError(signal)
@@ -388,7 +388,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     })
     try {
       ref = this.#ask(ms, {
-        promise: true,
+        kind: 'promise',
         fulfil: (connection) => {
           fulfil(connection)
           ended()

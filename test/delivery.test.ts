@@ -162,13 +162,16 @@ describe('A requester that is no promise', () => {
         store.enterWith('of a requester')
         throw error
       }
-      waiting.set(ref, { fail, fulfil: () => assert.fail('there is no connection'), promise: false })
+      waiting.set(ref, { fail, fulfil: () => assert.fail('there is no connection'), kind: 'handler' })
     }
-    const promise = new Promise<Connection>((fulfil, fail) => waiting.set(3, { fulfil, fail, promise: true }))
+    const promise = new Promise<Connection>((fulfil, fail) => waiting.set(3, { fulfil, fail, kind: 'promise' }))
     promise.catch(() => order.push('promise 3'))
     listener.on('accept', ({ ref }) => order.push(`event ${ref} ${store.getStore()}`))
     const last = () => order.push(`last ${store.getStore()}`)
-    delivery.add({ refs: [1, 2, 3, 4, 5], connections: [], errors: failures, last }, true)
+    // As the addon enters JavaScript.
+    store.run('of the listener', () => {
+      delivery.add({ refs: [1, 2, 3, 4, 5], connections: [], errors: failures, last }, true)
+    })
     await until(() => order.length === 6 && captured.length === 3)
     const own = 'of the listener'
     const events = [`requester 4 ${own}`, `event 5 ${own}`, `last ${own}`]
@@ -182,7 +185,7 @@ describe('A requester that is no promise', () => {
     const order: string[] = []
     const waiting = new Map<AcceptRef, Requester>()
     const delivery = new Delivery(listener, waiting)
-    const promise = new Promise<Connection>((fulfil, fail) => waiting.set(1, { fulfil, fail, promise: true }))
+    const promise = new Promise<Connection>((fulfil, fail) => waiting.set(1, { fulfil, fail, kind: 'promise' }))
     promise.catch(async () => {
       await undefined
       order.push('promise')
