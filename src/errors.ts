@@ -203,7 +203,7 @@ export function abortError(signal: AbortSignal): CodedError {
   return error as CodedError
 }
 
-// A signal need not be Node's own: the getter may be anybody's.
+// A signal need not be Node's own: the getter may be the application's.
 function reasonOf(signal: AbortSignal): unknown {
   try {
     return signal.reason

@@ -50,7 +50,7 @@ export function readOpenOptions(options: OpenOptions): OpenOptions {
     throw invalidArgValue('options.path', 'cannot be combined with a port or a host', path)
   }
   if (path?.startsWith('\0') && mode !== undefined) {
-    throw invalidArgValue('options.mode', 'means nothing in the abstract namespace: anybody may connect', mode)
+    throw invalidArgValue('options.mode', 'has no effect in the abstract namespace, which has no permissions', mode)
   }
   if (path?.includes('\0', 1) && !path.startsWith('\0')) {
     throw invalidArgValue('options.path', "must not hold '\\0' but as its first byte", path)

@@ -78,7 +78,7 @@ describe('An fd whose close(2) can wait for an hour', () => {
       'when its channel is closed before its message is taken',
       'message',
       async (channel, inodes) => {
-        // A channel that waits for room to send also receives, as long as nobody takes what it has.
+        // A channel that waits for room to send also receives, as long as the application does not take its messages.
         for (let i = 0; i < 20; i++) channel.send(Buffer.alloc(60_000)).catch(() => {})
         await until(() => inodes.every((inode) => namedFds().some((fd) => fd.endsWith(`socket:[${inode}]`))))
         channel.close()

@@ -11,7 +11,7 @@ import type { TurnOf } from './model-sequences.js'
 import { ModelThread } from './model-thread.js'
 import { type ListenerModel, type Request, type Result, SocketModel } from './queue-model.js'
 
-/** One thing that somebody does. Numbers choose among what is there, whatever their size. */
+/** One action. Its numbers choose among the objects that exist, modulo their count. */
 export type Step =
   | { do: 'ask'; on: number; way: Way; timeout: number; again: boolean }
   | { do: 'askWithSignal'; on: number; group: number; timeout: number }

@@ -13,7 +13,7 @@ import type { SocketHolders } from './socket-holders.js'
 type SocketEnd = 'end' | 'destroy' | 'reset' | 'strip' | 'resume' | 'answer'
 type Move = 'toThread' | 'toChild' | 'toDeadChild' | 'toDyingChild'
 
-/** One thing that somebody does. Numbers choose among what is there, whatever their size. */
+/** One action. Its numbers choose among the objects that exist, modulo their count. */
 export type Step =
   | { do: 'open'; place: 'tcp' | 'path'; maxBatch: number }
   | { do: 'newServer'; kind: ServerKind }

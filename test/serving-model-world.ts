@@ -94,7 +94,7 @@ export class ServingWorld {
     }
   }
 
-  /** In the order in which the kernel gave them, whoever gets them, and when. */
+  /** In the order in which the kernel accepted them, over all consumers. */
   #onAccept({ listener: real, connection }: Accepted): void {
     const listener = this.listeners.find((each) => each.real === real)
     if (listener === undefined) return
@@ -320,7 +320,7 @@ export class ServingWorld {
     assert.equal(count, connections.size, `connections of server ${at}`)
   }
 
-  /** Every client who waits and may be accepted is, everything is ended, and is then over. */
+  /** Accepts every client that may be accepted, ends everything, and waits until all of it is closed. */
   async #finish(): Promise<void> {
     await this.settle()
     for (const server of this.servers) this.limitServer(server, undefined)
