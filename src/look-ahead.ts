@@ -105,7 +105,8 @@ export function lookAhead<T>(
           if (question('ioctl', binding.atMark(fd)) === 0) throw stopped('urgent data', there)
         } else if (socket.domain === AF_UNIX && question('ioctl', binding.unread(fd)) > there) {
           if (there === stalled) throw stopped('file descriptors', there)
-          return look(exceptional, there)
+          // The rest has just arrived, or is urgent data that arrived after the event: ask for the state as well.
+          return look(true, there)
         }
       }
       if (state & (POLLRDHUP | POLLHUP)) return attempt('peer')

@@ -18,6 +18,8 @@ const forever = { timeout: -1 }
 const line = 'PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n'
 const hello = inRecords(helloMessage({ extensions: vector(2, extension(21, Buffer.alloc(1500))) }))
 
+const { POLLPRI } = binding.constants as { POLLPRI: number }
+
 // From socket(7), for sockets that others have made.
 const SOL_SOCKET = 1
 const SO_ERROR = 4
@@ -86,6 +88,30 @@ for (const [way, options] of Object.entries(ways)) {
         assert.ok((await connection.peek(10)).equals(part))
         // What is urgent is not part of the stream.
         assert.ok((await rest(connection, peer)).equals(bytes))
+      })
+
+      it(`by ${name} is refused with the same reason when the urgent data comes behind the event that it looks for`, async () => {
+        const { connection, peer } = await scripted(options())
+        const { receive } = binding
+        let sent: Promise<void> | undefined
+        // The event was about the first bytes. By the time of the look, the urgent byte has arrived as well.
+        binding.receive = (...args: Parameters<typeof receive>) => {
+          if (sent === undefined) {
+            sent = peer.send('!', 'urgent')
+            while (!(binding.poll(connection.fd) & POLLPRI));
+          }
+          return receive(...args)
+        }
+        cleanUp(() => {
+          binding.receive = receive
+        })
+        const refused = assert.rejects(look(connection, forever), {
+          code: 'ERR_PEEK_STOPPED',
+          message: /: urgent data after 10 bytes$/,
+        })
+        await peer.send(part)
+        await refused
+        await sent
       })
 
       it(`by ${name} is refused, and not told of an end, when the peer ends its side behind urgent data`, async () => {
