@@ -21,6 +21,7 @@
         'native/listener.cc',
         'native/listener_handle.cc',
         'native/messages.cc',
+        'native/module.cc',
         'native/readiness.cc',
         'native/sockaddr.cc',
         'native/sys.cc',
@@ -39,16 +40,16 @@
       'conditions': [
         ['strict==1', {'cflags': ['-Werror']}],
         ['faults==1', {
-          'sources': ['native/faults.cc'],
+          'sources': ['test/native/faults.cc'],
           # With assertions strings are compiled here, and allocate here, rather than in the library.
-          'defines': ['FAULTS', '_GLIBCXX_ASSERTIONS'],
+          'defines': ['_GLIBCXX_ASSERTIONS'],
           'ldflags': [
             '-Wl,--wrap=accept4,--wrap=bind,--wrap=close,--wrap=connect,--wrap=epoll_create1,--wrap=epoll_ctl',
             '-Wl,--wrap=epoll_wait,--wrap=fcntl64,--wrap=getpeername,--wrap=getsockname',
             '-Wl,--wrap=getsockopt,--wrap=ioctl,--wrap=listen,--wrap=open64,--wrap=pipe2,--wrap=poll,--wrap=recv',
             '-Wl,--wrap=recvmsg,--wrap=send,--wrap=sendmsg,--wrap=setsockopt,--wrap=socket,--wrap=socketpair',
             '-Wl,--wrap=syscall,--wrap=uv_poll_init,--wrap=uv_poll_start,--wrap=uv_thread_create_ex',
-            '-Wl,--wrap=_Znam,--wrap=_Znwm,--wrap=_ZnwmRKSt9nothrow_t',
+            '-Wl,--wrap=_Znam,--wrap=_Znwm,--wrap=_ZnwmRKSt9nothrow_t,--wrap=_ZN5fd_io6defineEN4Napi6ObjectE',
             '-Wl,--wrap=access,--wrap=memfd_create,--wrap=unlink,--wrap=write',
           ],
         }],

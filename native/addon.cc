@@ -4,16 +4,9 @@
 
 #include <new>
 
-#include "fd_facts.h"
-#include "fd_functions.h"
-#include "fd_io.h"
 #include "files.h"
 #include "js.h"
-#include "listener_handle.h"
 #include "sys.h"
-#ifdef FAULTS
-#include "faults.h"
-#endif
 
 Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
   // Not uv_default_loop(): that one is the main thread's, whoever asks.
@@ -29,10 +22,6 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
   };
   setter("setDeliver", &deliver_);
   setter("setReady", &on_ready_);
-  ListenerHandle::define(env, exports);
-  fd_facts::define(exports);
-  fd_functions::define(exports);
-  fd_io::define(exports);
 
   // Closing a libuv handle takes a turn of the loop, and libuv aborts when a loop ends with a handle open; so the hook
   // has to be an asynchronous one. A synchronous one would return before the callbacks of uv_close, and they would
@@ -48,7 +37,7 @@ void Addon::set_callback(const Napi::CallbackInfo& info, Napi::FunctionReference
   *callback = Napi::Persistent(info[0].As<Napi::Function>());
 }
 
-int Addon::open_listener(int fd, Listener::Options options, void* data, Listener** result) {
+int Addon::open_listener(int fd, Listener::Options options, ListenerObject* object, Listener** result) {
   if (ending_) return -ECANCELED;
   if (!owned_.has(fd)) return -EBADF;
   options.origin = origin_of(fd);
@@ -62,7 +51,7 @@ int Addon::open_listener(int fd, Listener::Options options, void* data, Listener
     return -ENOMEM;
   }
   release(fd);
-  (*result)->data = data;
+  (*result)->data = object;
   return 0;
 }
 
@@ -202,8 +191,8 @@ void Addon::deliver(Listener* listener, size_t count, Listener::Capacity capacit
   Napi::HandleScope scope(env_);
   napi_value arguments[] = {Napi::Number::New(env_, static_cast<double>(count)),
                             Napi::Number::New(env_, capacity.error), Napi::Number::New(env_, capacity.delay)};
-  auto* handle = static_cast<ListenerHandle*>(listener->data);
-  enter(handle->context(), handle->Value(), deliver_, 3, arguments);
+  auto* object = static_cast<ListenerObject*>(listener->data);
+  enter(object->context(), object->value(), deliver_, 3, arguments);
 }
 
 void Addon::enter(napi_async_context context, napi_value receiver, const Napi::FunctionReference& callback,
@@ -237,7 +226,7 @@ void Addon::readiness_closed() {
 }
 
 void Addon::hold(Listener* listener, bool outstanding) {
-  if (listener->data != nullptr) static_cast<ListenerHandle*>(listener->data)->hold(outstanding);
+  if (listener->data != nullptr) static_cast<ListenerObject*>(listener->data)->hold(outstanding);
 }
 
 void Addon::closed(Listener* listener) {
@@ -249,9 +238,9 @@ void Addon::closed(Listener* listener) {
 void Addon::end() {
   ending_ = true;
   for (Listener* listener : listeners_) {
-    auto* handle = static_cast<ListenerHandle*>(listener->data);
+    auto* object = static_cast<ListenerObject*>(listener->data);
     close_listener(listener);
-    if (handle != nullptr) handle->forget();
+    if (object != nullptr) object->forget();
   }
   readiness_open_ = readiness_.close();
   owned_.drain([this](int fd) {
@@ -267,13 +256,3 @@ void Addon::end_if_all_closed() {
   if (!ending_ || !listeners_.empty() || readiness_open_) return;
   napi_remove_async_cleanup_hook(cleanup_);
 }
-
-static Napi::Object init(Napi::Env env, Napi::Object exports) {
-  env.SetInstanceData(new Addon(env, exports));
-#ifdef FAULTS
-  faults::define(env, exports);
-#endif
-  return exports;
-}
-
-NODE_API_MODULE(async_accept, init)

@@ -14,6 +14,24 @@
 #include "owned_fds.h"
 #include "readiness.h"
 
+// The JavaScript object of a listener, as far as the addon needs it. Listener::data points to it.
+class ListenerObject {
+ public:
+  // The async context in which the listener was created. Its event handlers run in it, as with net.Server.
+  virtual napi_async_context context() const = 0;
+
+  virtual napi_value value() const = 0;
+
+  // While it is in use, the garbage collector must not collect it.
+  virtual void hold(bool in_use) = 0;
+
+  // The listener is closed, or is about to be.
+  virtual void forget() = 0;
+
+ protected:
+  ~ListenerObject() = default;
+};
+
 class Addon final : public Listener::Host, public Readiness::Host {
  public:
   Addon(Napi::Env env, Napi::Object exports);
@@ -64,7 +82,7 @@ class Addon final : public Listener::Host, public Readiness::Host {
   int close_listener(Listener* listener, int* unremoved = nullptr);
 
   // Takes `fd` from the owned ones when it returns 0.
-  int open_listener(int fd, Listener::Options options, void* data, Listener** result);
+  int open_listener(int fd, Listener::Options options, ListenerObject* object, Listener** result);
   bool is_listening(int fd) const;
 
   Listener::Completion* completions() override;

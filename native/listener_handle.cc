@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "addon.h"
 #include "js.h"
 
 // Methods made by DefineClass refuse a receiver of another class (V8 checks their signature).

@@ -3,9 +3,10 @@
 
 #include <napi.h>
 
+#include "addon.h"
 #include "listener.h"
 
-class ListenerHandle : public Napi::ObjectWrap<ListenerHandle> {
+class ListenerHandle final : public Napi::ObjectWrap<ListenerHandle>, public ListenerObject {
  public:
   static void define(Napi::Env env, Napi::Object exports);
 
@@ -13,14 +14,10 @@ class ListenerHandle : public Napi::ObjectWrap<ListenerHandle> {
       : ObjectWrap(info), context_(info.Env(), "async-accept", resource(info)) {}
   ~ListenerHandle() override;
 
-  // That in which the listener was made: handlers of its events run in it, as those of a net.Server do.
-  napi_async_context context() const { return context_; }
-
-  // An object in use cannot be collected.
-  void hold(bool in_use);
-
-  // The listener is closed, or about to be.
-  void forget();
+  napi_async_context context() const override { return context_; }
+  napi_value value() const override { return Value(); }
+  void hold(bool in_use) override;
+  void forget() override;
 
  private:
   // The context's resource lives as long as this object, and does not keep it alive: some versions of Node hold a

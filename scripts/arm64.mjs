@@ -9,7 +9,9 @@ import { root, runNode } from './steps.mjs'
 
 const files = process.argv.slice(2)
 const tests =
-  files.length > 0 ? files : ['binding', 'connection', 'seqpacket', 'fd-channel'].map((name) => `test/${name}.test.ts`)
+  files.length > 0
+    ? files
+    : ['core/binding', 'accept/connection', 'accept/seqpacket', 'handover/fd-channel'].map((name) => `test/${name}.test.ts`)
 
 runNode('scripts/prebuild.mjs', 'arm64')
 

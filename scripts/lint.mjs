@@ -17,7 +17,7 @@ check('biome', 'check', '.')
 check('clang-format', '--dry-run', '-Werror', ...sources, ...filesOf('test/native'), ...filesOf('fuzz'))
 
 // Everything else is plain C++ over libuv and the kernel, and could be tested and read without Node.
-const mayKnowJavaScript = /^native\/(addon|faults|fd_\w+|js|listener_handle)\./
+const mayKnowJavaScript = /^native\/(addon|fd_\w+|js|listener_handle|module)\./
 for (const source of sources) {
   if (mayKnowJavaScript.test(source)) continue
   if (/#include ["<](napi|node_api|js|addon)/.test(readFileSync(source, 'utf8'))) {

@@ -7,12 +7,12 @@ import { nodeGyp, root, step } from './steps.mjs'
 /** What the addon is made from, and so what its builds must follow. */
 export const inputs = ['package-lock.json', 'binding.gyp', 'native']
 
-/** An empty directory in which the addon can be built. */
-export function lay(output) {
+/** An empty directory in which the addon can be built; with `more` for what a variant has beside the sources. */
+export function lay(output, more = []) {
   const directory = join(root, output)
   rmSync(directory, { recursive: true, force: true })
   mkdirSync(directory, { recursive: true })
-  for (const each of ['package.json', 'binding.gyp', 'native']) {
+  for (const each of ['package.json', 'binding.gyp', 'native', ...more]) {
     cpSync(join(root, each), join(directory, each), { recursive: true })
   }
   return directory
@@ -26,12 +26,13 @@ export function lay(output) {
 export function variant(name, { env, variables } = {}) {
   // Below node_modules, so that binding.gyp finds node-addon-api from there.
   const output = `node_modules/.cache/variants/${name}`
+  const more = variables?.faults ? ['test/native'] : []
   step({
     what: `addon, ${name}`,
     output,
-    inputs,
+    inputs: [...inputs, ...more],
     settings: { env, variables },
-    make: () => nodeGyp(lay(output), { env, variables }),
+    make: () => nodeGyp(lay(output, more), { env, variables }),
   })
   return join(root, output)
 }

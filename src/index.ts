@@ -4,16 +4,16 @@ export {
   activatedConnection,
   activatedListeners,
   activation,
-} from './activation.js'
-export type { Refusal } from './admission.js'
-export type { Alarm } from './alarms.js'
-export type { Backlog, ListenerStats, PeerCredentials } from './binding.js'
-export type { ClientHello } from './client-hello.js'
-export { Connection, type ToSocketOptions } from './connection.js'
-export type { CapacityPauseMessage, ConnectionMessage } from './diagnostics.js'
-export type { DrainOptions, DrainReport, EndOptions } from './drain.js'
-export { type Code, type CodedError, codes, type SystemError } from './errors.js'
-export { FdChannel, type FdChannelOptions } from './fd-channel.js'
+} from './handover/activation.js'
+export type { Refusal } from './serve/admission.js'
+export type { Alarm } from './serve/alarms.js'
+export type { Backlog, ListenerStats, PeerCredentials } from './core/binding.js'
+export type { ClientHello } from './peek/client-hello.js'
+export { Connection, type ToSocketOptions } from './accept/connection.js'
+export type { CapacityPauseMessage, ConnectionMessage } from './accept/diagnostics.js'
+export type { DrainOptions, DrainReport, EndOptions } from './serve/drain.js'
+export { type Code, type CodedError, codes, type SystemError } from './core/errors.js'
+export { FdChannel, type FdChannelOptions } from './handover/fd-channel.js'
 export {
   type AcceptOptions,
   type AcceptRef,
@@ -23,8 +23,8 @@ export {
   Listener,
   type ListenerEvents,
   type ListenOptions,
-} from './listener.js'
-export type { LookAheadOptions } from './look-ahead.js'
+} from './accept/listener.js'
+export type { LookAheadOptions } from './peek/look-ahead.js'
 export {
   type Notification,
   type NotifyOptions,
@@ -33,11 +33,11 @@ export {
   removeFds,
   storeFds,
   watchdog,
-} from './notify.js'
-export { type Proxied, proxyOf } from './proxied.js'
-export type { ProxyEndpoint, ProxyHeader, ProxySsl } from './proxy-protocol.js'
-export { type FdMessage, ReceivedFd } from './received-fd.js'
-export { type ConnectionHandler, type SecureHandler, type ServeOptions, serve } from './serve.js'
-export type { Serving, ServingEvents, ServingState } from './serving.js'
-export { type Passed, type SpawnActivatedOptions, spawnActivated } from './spawn-activated.js'
-export type { UpgradeOptions } from './tls-upgrade.js'
+} from './handover/notify.js'
+export { type Proxied, proxyOf } from './peek/proxied.js'
+export type { ProxyEndpoint, ProxyHeader, ProxySsl } from './peek/proxy-protocol.js'
+export { type FdMessage, ReceivedFd } from './handover/received-fd.js'
+export { type ConnectionHandler, type SecureHandler, type ServeOptions, serve } from './serve/serve.js'
+export type { Serving, ServingEvents, ServingState } from './serve/serving.js'
+export { type Passed, type SpawnActivatedOptions, spawnActivated } from './handover/spawn-activated.js'
+export type { UpgradeOptions } from './accept/tls-upgrade.js'

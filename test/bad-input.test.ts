@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import net from 'node:net'
 import tls from 'node:tls'
-import { binding } from '../src/binding.js'
+import { binding } from '../src/core/binding.js'
 import { Connection, type FromFdOptions, Listener, type ListenOptions, type ToSocketOptions } from '../src/index.js'
 import { pair, temporary, temporaryFd } from './descriptors.js'
 import { cleanUp, connect, listen } from './helpers.js'

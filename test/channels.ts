@@ -1,5 +1,5 @@
 import { fstatSync, openSync, writeFileSync } from 'node:fs'
-import { binding } from '../src/binding.js'
+import { binding } from '../src/core/binding.js'
 import { FdChannel, type FdChannelOptions, type FdMessage, Listener } from '../src/index.js'
 import { temporaryFd } from './descriptors.js'
 import { cleanUp, openFds, temporaryDirectory } from './helpers.js'

@@ -6,7 +6,7 @@ import type net from 'node:net'
 import { constants } from 'node:os'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import { binding } from '../src/binding.js'
+import { binding } from '../src/core/binding.js'
 import type { Connection, Listener, ListenOptions } from '../src/index.js'
 import { cleanUp, connect, flagsOf, listen, O_NONBLOCK, until } from './helpers.js'
 

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import net from 'node:net'
-import { binding } from '../src/binding.js'
+import { binding } from '../src/core/binding.js'
 import { Listener } from '../src/index.js'
 import { cleanUp, target } from './helpers.js'
 

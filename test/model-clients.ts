@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { readSync, writeSync } from 'node:fs'
 import net from 'node:net'
-import { binding } from '../src/binding.js'
-import { handleBeneath } from '../src/node-internals.js'
+import { binding } from '../src/core/binding.js'
+import { handleBeneath } from '../src/core/node-internals.js'
 import { codeOf } from './helpers.js'
 
 const received = Buffer.alloc(4096)

@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { getSystemErrorMap } from 'node:util'
-import { type Binding, binding } from '../../src/binding.js'
+import { type Binding, binding } from '../../src/core/binding.js'
 
 interface Faults {
   /** From the `first`th on, so many calls of that name fail; negative: all of them. Counts anew. */

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { binding } from '../../src/binding.js'
+import { binding } from '../../src/core/binding.js'
 import type { CapacityPause, Connection } from '../../src/index.js'
 import { codeOf, connect, listen, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'

@@ -6,7 +6,7 @@ import fastify from 'fastify'
 import Koa from 'koa'
 import { until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
-import { get, heard, rawClient } from '../pipelining.js'
+import { get, heard, rawClient } from '../serve/pipelining.js'
 import { serveOnLoopback } from './served.js'
 
 const hour = 3_600_000

@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import type net from 'node:net'
+import { createInterface } from 'node:readline'
+import { dial } from '../backlog.js'
+import { startNode, until } from '../helpers.js'
+import { leaveNoFds } from '../leaks.js'
+
+/** test/fixtures/lifetime.mjs, which does what it is told. */
+class Process {
+  readonly lines: string[] = []
+  #child
+  #closed
+
+  constructor(...actions: string[]) {
+    this.#child = startNode('lifetime.mjs', actions)
+    this.#closed = once(this.#child, 'close')
+    this.#child.stderr?.pipe(process.stderr)
+    createInterface({ input: this.#child.stdout as NodeJS.ReadableStream }).on('line', (line) => this.lines.push(line))
+  }
+
+  async says(line: string): Promise<void> {
+    await until(() => this.lines.includes(line) || this.#child.exitCode !== null)
+    assert.ok(this.lines.includes(line), `it ended without "${line}": ${this.lines.join(', ')}`)
+  }
+
+  /** It is alive when the parent has read that it is ready, spoken to it, and been answered. */
+  async isAlive(): Promise<void> {
+    await until(() => this.lines[0]?.startsWith('ready') || this.#child.exitCode !== null)
+    const word = `alive${this.lines.length}`
+    this.do(`say ${word}`)
+    await this.says(word)
+    assert.ok(!this.lines.includes('nothing to do'), this.lines.join(', '))
+  }
+
+  do(action: string): void {
+    this.#child.stdin?.write(`${action}\n`)
+  }
+
+  connect(): Promise<net.Socket> {
+    return dial({ host: '127.0.0.1', port: Number(this.lines[0]?.split(' ')[1]) })
+  }
+
+  /** What happened since it was ready, when it has ended by itself. */
+  async ended(): Promise<string[]> {
+    assert.deepEqual(await this.#closed, [0, null])
+    const ready = this.lines.findIndex((line) => line.startsWith('ready'))
+    return this.lines.slice(ready + 1).filter((line) => !line.startsWith('alive'))
+  }
+}
+
+describe('A process with a listener', () => {
+  leaveNoFds()
+
+  it('ends by itself when no request is outstanding', async () => {
+    assert.deepEqual(await new Process().ended(), ['nothing to do'])
+  })
+
+  it('stays while a request is outstanding, until that is cancelled', async () => {
+    const child = new Process('ask', 'ask')
+    await child.isAlive()
+    child.do('cancel')
+    await child.says('cancelled true')
+    await child.isAlive()
+    child.do('cancel')
+    assert.deepEqual(await child.ended(), ['cancelled true', 'cancelled true', 'nothing to do'])
+  })
+
+  it('stays until the request is served', async () => {
+    const child = new Process('ask')
+    await child.isAlive()
+    await child.connect()
+    assert.deepEqual(await child.ended(), ['accepted', 'nothing to do'])
+  })
+
+  it('stays until the request runs out', async () => {
+    const child = new Process('ask 10', 'ask 20')
+    assert.deepEqual(await child.ended(), ['ERR_ACCEPT_TIMEOUT', 'ERR_ACCEPT_TIMEOUT', 'nothing to do'])
+  })
+
+  it('stays until the listener is closed', async () => {
+    const child = new Process('ask')
+    await child.isAlive()
+    child.do('close')
+    assert.deepEqual(await child.ended(), ['ERR_LISTENER_CLOSED', 'nothing to do'])
+  })
+
+  it('ends, requests or not, once the listener is unref()ed', async () => {
+    for (const actions of [
+      ['ask', 'unref'],
+      ['unref', 'ask'],
+      ['ask 600000', 'unref'],
+      ['ask', 'unref', 'ask'],
+      ['ref', 'unref', 'unref', 'ask'],
+    ]) {
+      assert.deepEqual(await new Process(...actions).ended(), ['nothing to do'], actions.join(', '))
+    }
+  })
+
+  it('ends when the listener is unref()ed later', async () => {
+    const child = new Process('ask')
+    await child.isAlive()
+    child.do('unref')
+    assert.deepEqual(await child.ended(), ['nothing to do'])
+  })
+
+  it('stays when the listener is ref()ed again', async () => {
+    for (const actions of [
+      ['ask', 'unref', 'ref'],
+      ['unref', 'ref', 'ask'],
+      ['unref', 'ask', 'ref'],
+    ]) {
+      const child = new Process(...actions)
+      await child.isAlive()
+      child.do('cancel')
+      assert.deepEqual(await child.ended(), ['cancelled true', 'nothing to do'], actions.join(', '))
+    }
+  })
+
+  it('ends when ref() comes without a request', async () => {
+    assert.deepEqual(await new Process('unref', 'ref').ended(), ['nothing to do'])
+    assert.deepEqual(await new Process('ask', 'unref', 'ref', 'cancel').ended(), ['nothing to do'])
+  })
+})

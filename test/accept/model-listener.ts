@@ -1,0 +1,203 @@
+import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
+import type { AcceptResult, Connection, Listener, ListenOptions } from '../../src/index.js'
+import { codeOf } from '../helpers.js'
+import type { ListenerModel, Request, SocketModel } from './queue-model.js'
+
+/** Who is told what becomes of requests. */
+export interface Observer {
+  /** `connection` is to be kept, or closed; it is another thread's when there is none. */
+  accepted(listener: ListenerModel, request: Request, peer?: string | number, connection?: Connection): void
+  ended(listener: ListenerModel, request: Request, code: string): void
+  problem(problem: unknown): void
+}
+
+/** `'aborted'`: with a signal that is so before it is asked. */
+export type Way = Request['way'] | 'aborted'
+
+/** A listener, and what it should do: everything is done to both. */
+export class ModelListener {
+  readonly model: ListenerModel
+  readonly #refs = new Map<number, Request>()
+  readonly #path: string | undefined
+  #iterator: AsyncIterableIterator<Connection>
+  /** The path of the socket is gone: nobody can connect any more. */
+  pathRemoved = false
+  #closed = false
+  #inCall = false
+
+  constructor(
+    readonly real: Listener,
+    readonly socket: SocketModel,
+    readonly observer: Observer,
+    /** Of the one that `listen` made. */
+    { path, onFdLimit }: ListenOptions = {},
+  ) {
+    this.model = socket.newListener(onFdLimit)
+    this.#iterator = real[Symbol.asyncIterator]()
+    if (!path?.startsWith('\0')) this.#path = path
+    real.on('accept', (result) => this.#onAccept(result))
+    real.on('close', () => {
+      if (this.#closed) observer.problem(new Error("a second 'close'"))
+      this.#closed = true
+    })
+  }
+
+  /** The request, if the listener is open. */
+  async ask(
+    way: Way,
+    timeout = -1,
+    more: { again?: boolean; signal?: AbortSignal } = {},
+  ): Promise<Request | undefined> {
+    if (way === 'event') return this.#asyncAccept(timeout, more.again)
+    const { model, observer } = this
+    if (way === 'next') {
+      const next = this.#call(() => this.#iterator.next())
+      if (!model.open) return void assert.deepEqual(await next, { value: undefined, done: true })
+      const request = this.socket.newRequest(way)
+      model.requests.push(request)
+      next.then(
+        ({ done, value }) => (done ? this.#ended(request, 'done') : this.#accepted(request, value)),
+        (error) => observer.problem(error),
+      )
+      return request
+    }
+    const signal = way === 'aborted' ? AbortSignal.abort() : more.signal
+    const promise = this.#call(() => this.real.accept(timeout < 0 && !signal ? undefined : { timeout, signal }))
+    if (way === 'aborted') return void (await assert.rejects(promise, { code: 'ABORT_ERR' }))
+    if (!model.open) return void (await assert.rejects(promise, { code: 'ERR_LISTENER_CLOSED' }))
+    const request = this.socket.newRequest(way, timeout)
+    model.requests.push(request)
+    promise.then(
+      (connection) => this.#accepted(request, connection),
+      (error) => this.#ended(request, codeOf(error) ?? String(error)),
+    )
+    return request
+  }
+
+  #asyncAccept(timeout: number, again = false): Request | undefined {
+    if (!this.model.open) {
+      assert.throws(() => this.real.asyncAccept(timeout), { code: 'ERR_LISTENER_CLOSED' })
+      return
+    }
+    const request = this.socket.newRequest('event', timeout, again ? this.socket.newRequest('event') : undefined)
+    this.model.requests.push(request)
+    const ref = this.#call(() => this.real.asyncAccept(timeout))
+    this.#note(ref, request)
+    return request
+  }
+
+  cancel(which: number): void {
+    const refs = [...this.#refs]
+    const [ref, request] = refs[which % refs.length] ?? []
+    if (ref === undefined || request === undefined) return
+    const outstanding = this.socket.withdraw(this.model, request)
+    const cancelled = this.#call(() => this.real.cancel(ref))
+    assert.equal(cancelled, outstanding, `cancel of request ${request.number}`)
+    assert.equal(this.real.cancel(ref), false, 'a second cancel')
+    // What a promise waits for cannot be cancelled, whatever its ref.
+    for (let other = 1; other <= request.number + 10; other++) {
+      if (!this.#refs.has(other)) assert.equal(this.real.cancel(other), false, 'cancel of what waits for a promise')
+    }
+  }
+
+  async endIteration(): Promise<void> {
+    for (const request of this.model.requests.filter(({ way }) => way === 'next')) {
+      this.socket.withdraw(this.model, request, 'done')
+    }
+    const old = this.#iterator
+    await this.#call(() => old.return?.())
+    assert.deepEqual(await old.next(), { value: undefined, done: true })
+    this.#iterator = this.real[Symbol.asyncIterator]()
+  }
+
+  close(): void {
+    if (this.model.open) {
+      this.socket.end(this.model)
+      // It stays while anything else has the socket.
+      this.pathRemoved = this.#path !== undefined && !this.socket.listening
+    }
+    const closed = this.#call(() => this.real.close())
+    assert.equal(this.real.close(), closed)
+    closed.then(() => {
+      if (!this.#closed) this.observer.problem(new Error("close() has ended before 'close'"))
+    })
+    assert.throws(() => this.real.detach(), { code: 'ERR_LISTENER_CLOSED' })
+  }
+
+  /** The listening fd, if there is one. */
+  detach(): number | undefined {
+    if (!this.model.open) return
+    this.socket.parked++
+    this.socket.end(this.model)
+    const { fd } = this.real
+    const detached = this.#call(() => this.real.detach())
+    assert.equal(detached, fd)
+    this.real.close()
+    return fd
+  }
+
+  /** That it says of itself what holds. */
+  check(): void {
+    const { model, real } = this
+    const { capacityPauses, ...stats } = real.stats
+    assert.deepEqual(stats, model.stats)
+    if (!this.socket.wasLimited) assert.equal(capacityPauses, 0)
+    assert.equal(real.pending, model.requests.length, 'pending')
+    assert.equal(this.#closed, !model.open, 'closed')
+    assert.equal(real.fd >= 0, model.open, 'has an fd')
+    assert.equal(real.address() === null, !model.open, 'has no address')
+    if (!model.open) assert.throws(() => real.backlog(), { code: 'ERR_LISTENER_CLOSED' })
+    if (this.#path) assert.equal(existsSync(this.#path), !this.pathRemoved, 'the path is there')
+  }
+
+  /** Nothing may come of a call before it returns. */
+  #call<T>(call: () => T): T {
+    this.#inCall = true
+    try {
+      return call()
+    } finally {
+      this.#inCall = false
+    }
+  }
+
+  #onAccept({ ref, connection, error }: AcceptResult): void {
+    const request = this.#refs.get(ref)
+    if (request === undefined) {
+      this.observer.problem(new Error(`a result for ref ${ref}, which nobody has`))
+      connection?.close()
+      return
+    }
+    if (connection) this.#accepted(request, connection, ref)
+    else this.#ended(request, codeOf(error) ?? String(error))
+    if (request.again === undefined) return
+    try {
+      this.#note(this.real.asyncAccept(), request.again)
+    } catch (thrown) {
+      if (this.model.open || codeOf(thrown) !== 'ERR_LISTENER_CLOSED') this.observer.problem(thrown)
+    }
+  }
+
+  #note(ref: number, request: Request): void {
+    if (!Number.isSafeInteger(ref) || this.#refs.has(ref)) this.observer.problem(new Error(`ref ${ref} is not new`))
+    this.#refs.set(ref, request)
+  }
+
+  #accepted(request: Request, connection: Connection, ref?: number): void {
+    const known = this.#refs.get(connection.ref as number)
+    if (ref === undefined ? known !== undefined : connection.ref !== ref) {
+      this.observer.problem(new Error(`request ${request.number} got ref ${connection.ref}, which is another's`))
+    }
+    this.#checkOutside()
+    this.observer.accepted(this.model, request, connection.remotePort ?? connection.remoteAddress, connection)
+  }
+
+  #ended(request: Request, code: string): void {
+    this.#checkOutside()
+    this.observer.ended(this.model, request, code)
+  }
+
+  #checkOutside(): void {
+    if (this.#inCall) this.observer.problem(new Error('a result inside a call'))
+  }
+}

@@ -1,0 +1,178 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import net, { type AddressInfo } from 'node:net'
+import { Connection, Listener, type ListenOptions, type SystemError } from '../../src/index.js'
+import { reservedPort } from '../activated.js'
+import { fillBacklog } from '../backlog.js'
+import { cleanUp, connect, listen, openFds, runNode, until } from '../helpers.js'
+import { needsFamilyOf, needsStrace } from '../needs.js'
+
+const addressOf = (listener: Listener) => listener.address() as AddressInfo
+
+/** What `Listener.listen` rejects with; it must leave no fd behind. */
+async function refusal(options: ListenOptions): Promise<SystemError & { option?: string; hostname?: string }> {
+  const before = openFds().length
+  const error = await Listener.listen(options).then(
+    async (listener) => {
+      await listener.close()
+      assert.fail(`it listens on ${JSON.stringify(listener.address())}`)
+    },
+    (error) => error,
+  )
+  assert.equal(openFds().length, before)
+  return error
+}
+
+/** Whether a client of that port at `host` gets to the listener. */
+async function reaches(listener: Listener, host: string): Promise<boolean> {
+  // The first address of a name, which the listener has, too: Node would leave it for the next after 250 ms.
+  const client = net.connect({ port: addressOf(listener).port, host, autoSelectFamily: false })
+  cleanUp(() => client.destroy())
+  await once(client, 'connect')
+  client.on('error', () => {})
+  const connection = await listener.accept()
+  connection.close()
+  return connection.remotePort === client.localPort
+}
+
+describe('Listener.listen on a TCP port', () => {
+  it('takes any free port by default, and a different one each time', async () => {
+    const [one, two] = [await listen(), await listen({ port: 0 })]
+    assert.ok(addressOf(one).port > 0)
+    assert.notEqual(addressOf(one).port, addressOf(two).port)
+  })
+
+  it('takes the port that it is told to take, as a number or as a string', async () => {
+    const port = reservedPort()
+    const first = await Listener.listen({ host: '127.0.0.1', port })
+    assert.deepEqual(first.address(), { address: '127.0.0.1', family: 'IPv4', port })
+    await first.close()
+    const second = await listen({ host: '127.0.0.1', port: String(port) as unknown as number })
+    assert.equal(addressOf(second).port, port)
+  })
+
+  it('listens again at once on a port with connections in TIME_WAIT', async () => {
+    const port = reservedPort()
+    const first = await Listener.listen({ host: '127.0.0.1', port })
+    const client = await connect(first)
+    const connection = await first.accept()
+    // Our end closes first, so it is ours that waits.
+    connection.close()
+    client.resume()
+    await once(client, 'end')
+    client.end()
+    await first.close()
+    const second = await listen({ host: '127.0.0.1', port })
+    assert.equal(addressOf(second).port, port)
+  })
+
+  it('rejects with what Node says of a port in use', async () => {
+    const { port } = addressOf(await listen({ host: '127.0.0.1' }))
+    const server = net.createServer().listen(port, '127.0.0.1')
+    const [expected] = (await once(server, 'error')) as [SystemError]
+    const error = await refusal({ host: '127.0.0.1', port })
+    const { code, errno, address } = expected
+    assert.deepEqual(
+      { code: error.code, errno: error.errno, address: error.address, port: error.port },
+      { code, errno, address, port },
+    )
+    assert.equal(code, 'EADDRINUSE')
+    assert.equal(error.syscall, 'bind')
+    assert.equal(error.message, `bind EADDRINUSE: address already in use 127.0.0.1:${port}`)
+  })
+
+  it('resolves a host name', async () => {
+    const listener = await listen({ host: 'localhost' })
+    assert.match(addressOf(listener).address, /^(127\.0\.0\.1|::1)$/)
+    assert.ok(await reaches(listener, 'localhost'))
+  })
+
+  it('rejects with the error of the look-up when there is no such host', async () => {
+    // Too long for the DNS: no server is asked, which might not answer.
+    const host = `${'x'.repeat(64)}.invalid`
+    const error = await refusal({ host })
+    assert.deepEqual([error.code, error.syscall, error.hostname], ['ENOTFOUND', 'getaddrinfo', host])
+  })
+
+  it('rejects an address that is not ours, with the address', async () => {
+    const { code, syscall, address, port } = await refusal({ host: '192.0.2.1', port: 0 })
+    assert.deepEqual([code, syscall, address, port], ['EADDRNOTAVAIL', 'bind', '192.0.2.1', 0])
+  })
+
+  describe('with IPv6', () => {
+    before(function () {
+      needsFamilyOf(this, '::1')
+    })
+
+    it("takes clients of both families on '::' when no host is given", async () => {
+      const listener = await listen()
+      assert.deepEqual({ ...addressOf(listener), port: 0 }, { address: '::', family: 'IPv6', port: 0 })
+      assert.ok(await reaches(listener, '127.0.0.1'))
+      assert.ok(await reaches(listener, '::1'))
+    })
+
+    it('leaves the same port of IPv4 to others with ipv6Only', async () => {
+      const six = await listen({ ipv6Only: true })
+      // Another process may have that port of IPv4 already; then this one cannot show what it is to show.
+      const four = await listen({ host: '0.0.0.0', port: addressOf(six).port }).catch((error) => {
+        if (error.code !== 'EADDRINUSE') throw error
+      })
+      if (four !== undefined) assert.ok(await reaches(four, '127.0.0.1'))
+      assert.ok(await reaches(six, '::1'))
+      assert.equal(six.backlog().queued, 0)
+    })
+  })
+
+  describe('on a host without IPv6', () => {
+    // As where it was compiled out: strace makes the first socket(2) of the process fail.
+    const fails = ['-e', 'trace=socket', '-e', 'inject=socket:error=EAFNOSUPPORT:when=1']
+    const without = ['strace', '-f', '-qq', '--seccomp-bpf', '-o', '/dev/null', ...fails]
+
+    before(function () {
+      needsStrace(this)
+    })
+
+    it('takes 0.0.0.0 when no host is given', async () => {
+      const { stdout, stderr } = await runNode('opening.mjs', ['{}'], without)
+      assert.deepEqual([stderr, JSON.parse(stdout).address], ['', '0.0.0.0'])
+    })
+
+    it('rejects when IPv4 was ruled out', async () => {
+      const { stdout, stderr } = await runNode('opening.mjs', ['{"ipv6Only":true}'], without)
+      assert.deepEqual([stderr, JSON.parse(stdout)], ['', { code: 'EAFNOSUPPORT', syscall: 'socket' }])
+    })
+  })
+
+  describe('backlog', () => {
+    it('limits how many clients may wait', async () => {
+      assert.deepEqual((await listen({ host: '127.0.0.1', backlog: 7 })).backlog(), { queued: 0, limit: 7 })
+      assert.deepEqual((await listen({ host: '127.0.0.1', backlog: 0 })).backlog(), { queued: 0, limit: 0 })
+    })
+
+    it('lets no more clients wait than that', async () => {
+      const listener = await listen({ host: '127.0.0.1', backlog: 2 })
+      // Linux takes one more than the limit.
+      await fillBacklog(listener, 3)
+      assert.equal(listener.backlog().limit, 2)
+      const late = net.connect(addressOf(listener).port, '127.0.0.1')
+      cleanUp(() => late.destroy())
+      // Its handshake cannot end before one of the others has been accepted.
+      ;(await listener.accept()).close()
+      await once(late, 'connect')
+      await until(() => listener.backlog().queued === 3)
+    })
+
+    it('is as much as the system allows by default', async () => {
+      const { limit } = (await listen()).backlog()
+      const { stdout } = spawnSync('cat', ['/proc/sys/net/core/somaxconn'], { encoding: 'utf8' })
+      assert.equal(limit, Math.min(Number(stdout), 65535))
+    })
+  })
+
+  it('leaves the listening fd, and accepted ones, for nobody else to close', async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    assert.throws(() => Connection.fromFd(listener.fd), { code: 'ERR_SOCKET_LISTENING' })
+    assert.throws(() => Listener.fromFd(listener.fd), { code: 'ERR_FD_IN_USE' })
+  })
+})

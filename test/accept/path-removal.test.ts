@@ -1,0 +1,220 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { closeSync, existsSync, lstatSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
+import net from 'node:net'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { Worker } from 'node:worker_threads'
+import { FdChannel, Listener, serve, spawnActivated } from '../../src/index.js'
+import { ours } from '../activated.js'
+import { cleanUp, listen, openFds, runNode, startNode, temporaryDirectory, until } from '../helpers.js'
+import { leaveNoFds } from '../leaks.js'
+import { needsStrace } from '../needs.js'
+import { takeWarnings, untilCollected, type Warning } from '../warnings.js'
+
+const newPath = () => join(temporaryDirectory(), 'socket')
+
+/** A child that has the listener until it is told to end. */
+function sharer(listener: Listener) {
+  const child = ours(spawnActivated('cat', [], { listener }, { stdio: ['pipe', 'ignore', 'inherit'] }))
+  return {
+    async end() {
+      const exited = once(child, 'exit')
+      child.stdin?.end()
+      await exited
+    },
+  }
+}
+
+/** A thread that has a copy of the listener until it is told to close it. */
+async function sharingThread(listener: Listener) {
+  const program = `import('${new URL('../dist/index.js', import.meta.url)}').then(({ Listener }) => {
+    const { parentPort, workerData } = require('node:worker_threads')
+    const copy = Listener.fromFd(workerData, { dup: true })
+    parentPort.once('message', () => copy.close())
+    parentPort.postMessage('up')
+  })`
+  const worker = new Worker(program, { eval: true, workerData: listener.fd })
+  cleanUp(() => worker.terminate())
+  await once(worker, 'message')
+  return {
+    async end() {
+      const exited = once(worker, 'exit')
+      worker.postMessage('close')
+      await exited
+    },
+  }
+}
+
+describe('The path of a listener that ends', () => {
+  leaveNoFds()
+
+  /** Whether the path is left when test/fixtures/path-ends.mjs has ended. `meanwhile`: while it listens. */
+  async function left(words: readonly string[], meanwhile: (path: string) => unknown = () => {}): Promise<boolean> {
+    const path = newPath()
+    const [ending = '', ...more] = words
+    const child = startNode('path-ends.mjs', [ending, path, ...more])
+    const closed = once(child, 'close')
+    await once(child.stdout as NodeJS.ReadableStream, 'data')
+    assert.ok(lstatSync(path).isSocket())
+    await meanwhile(path)
+    child.stdin?.write('\n')
+    await closed
+    return existsSync(path)
+  }
+
+  for (const ending of ['terminate', 'exit', 'throw', 'reject', 'idle']) {
+    it(`goes with the thread that made it, as net.Server's does: ${ending}`, async () => {
+      assert.equal(await left([ending, 'thread', 'net']), false)
+      assert.equal(await left([ending, 'thread']), false)
+    })
+  }
+
+  for (const ending of ['exit', 'throw', 'reject', 'idle']) {
+    it(`is left or removed by the end of the process as net.Server's is: ${ending}`, async () => {
+      assert.equal(await left([ending]), await left([ending, 'net']))
+    })
+  }
+
+  it('stays at the end of a thread when another file has taken its place', async () => {
+    const replace = async (path: string) => {
+      unlinkSync(path)
+      const server = net.createServer().listen(path)
+      cleanUp(() => server.close())
+      await once(server, 'listening')
+    }
+    const overwrite = (path: string) => {
+      unlinkSync(path)
+      writeFileSync(path, 'file')
+    }
+    assert.equal(await left(['terminate', 'thread'], replace), true)
+    assert.equal(await left(['terminate', 'thread'], (path) => renameSync(path, `${path}.moved`)), false)
+    assert.equal(await left(['terminate', 'thread'], overwrite), true)
+  })
+
+  it('is never left by a thread that is terminated while it opens and closes listeners', async function () {
+    this.timeout(120_000)
+    const path = newPath()
+    const program = `import('${new URL('../dist/index.js', import.meta.url)}').then(async ({ Listener }) => {
+      for (;;) await (await Listener.listen({ path: require('node:worker_threads').workerData })).close()
+    })`
+    for (let round = 0; round < 15; round++) {
+      const worker = new Worker(program, { eval: true, workerData: path })
+      await until(() => existsSync(path))
+      // At some other point each time.
+      for (let turn = 0; turn < round; turn++) await new Promise(setImmediate)
+      await worker.terminate()
+      assert.equal(existsSync(path), false)
+    }
+  })
+
+  it('goes with a Listener that is collected, with a warning', async () => {
+    const warnings = takeWarnings()
+    const path = newPath()
+    const forget = async () => void (await Listener.listen({ path }))
+    await forget()
+    await untilCollected(() => !existsSync(path) && warnings.length > 0)
+    const { code, message } = warnings[0] as Warning
+    assert.equal(code, 'ASYNC_ACCEPT_UNCLOSED_LISTENER')
+    assert.ok(message.includes(path), message)
+  })
+
+  const sharings = { 'a child process': sharer, 'another thread': sharingThread }
+  for (const [who, share] of Object.entries(sharings)) {
+    it(`stays while ${who} has the socket, and goes when it has not`, async () => {
+      const [path, other] = [newPath(), newPath()]
+      const listener = await listen({ path })
+      const has = await share(listener)
+      await listener.close()
+      assert.ok(existsSync(path))
+      // It is not a dead one.
+      const client = net.connect(path)
+      await once(client, 'connect')
+      client.on('error', () => {}).destroy()
+      await has.end()
+
+      const second = await listen({ path: other })
+      await (await share(second)).end()
+      await second.close()
+      assert.equal(existsSync(other), false)
+    })
+  }
+
+  it('stays at serving.drain({ closeListener: true }) while a child has the socket', async () => {
+    const path = newPath()
+    const listener = await listen({ path })
+    const serving = serve(listener, net.createServer())
+    const child = sharer(listener)
+    await serving.drain({ closeListener: true })
+    assert.ok(existsSync(path))
+    await child.end()
+  })
+
+  it('stays while the socket is on its way to another process', async () => {
+    const path = newPath()
+    const listener = await listen({ path })
+    const { channel, fd } = FdChannel.pair()
+    const other = FdChannel.fromFd(fd)
+    cleanUp(() => {
+      channel.close()
+      other.close()
+    })
+    await channel.send('take this', [listener.fd])
+    await listener.close()
+    assert.ok(existsSync(path))
+    const { value } = await other[Symbol.asyncIterator]().next()
+    const heir = Listener.fromFd(value.fds[0].detach())
+    cleanUp(() => heir.close())
+    const client = net.connect(path)
+    const connection = await heir.accept()
+    connection.toSocket().end('served by the heir')
+    assert.equal(await text(client), 'served by the heir')
+  })
+
+  it('is given away by detach, and stays', async () => {
+    const path = newPath()
+    const listener = await listen({ path })
+    closeSync(listener.detach())
+    assert.ok(existsSync(path))
+  })
+
+  it('is removed by the right listener when fd numbers are used again', async () => {
+    const [first, second] = [newPath(), newPath()]
+    const listener = await listen({ path: first })
+    const { fd } = listener
+    closeSync(listener.detach())
+    const other = await listen({ path: second })
+    assert.equal(other.fd, fd)
+    await other.close()
+    assert.deepEqual([existsSync(first), existsSync(second)], [true, false])
+  })
+
+  it('is removed at the fd limit', async () => {
+    const path = newPath()
+    const { stdout, stderr } = await runNode('path-at-limit.mjs', [path], ['prlimit', '--nofile=64'])
+    assert.deepEqual([stderr, stdout.trim()], ['', 'false'])
+  })
+
+  it('stays where sock_diag may not be asked, when it was passed on, and only then', async function () {
+    needsStrace(this)
+    // Nothing else here receives with this call but the addon, from sock_diag.
+    for (const [words, stays] of [
+      [[], 'false'],
+      [['passed'], 'true'],
+    ] as const) {
+      const path = newPath()
+      const trace = ['strace', '-f', '-qq', '--seccomp-bpf', '-o', '/dev/null', '-e', 'trace=recvfrom']
+      const inject = ['-e', 'inject=recvfrom:error=EPERM']
+      const { stdout, stderr } = await runNode('path-closes.mjs', [path, ...words], [...trace, ...inject])
+      assert.deepEqual([stderr, stdout.trim()], ['', stays])
+    }
+  })
+
+  it('takes no fds for longer than a close', async () => {
+    const before = openFds().length
+    const listener = await listen({ path: newPath() })
+    assert.equal(openFds().length, before + 1)
+    await listener.close()
+    assert.equal(openFds().length, before)
+  })
+})

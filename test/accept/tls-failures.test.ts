@@ -1,0 +1,353 @@
+import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
+import { getEventListeners, once } from 'node:events'
+import { text } from 'node:stream/consumers'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import type tls from 'node:tls'
+import { codeOf, listen, target } from '../helpers.js'
+import { leaveNoFds } from '../leaks.js'
+import {
+  clientHello,
+  dialTLS,
+  ended,
+  localhost,
+  plain,
+  refused,
+  rejection,
+  rejectionCode,
+  upgraded,
+} from '../tls-peers.js'
+
+const watchers = (signal: AbortSignal) => getEventListeners(signal, 'abort').length
+
+describe('Connection.toTLS, when the handshake fails', () => {
+  leaveNoFds()
+
+  describe('because of what the client sends', () => {
+    it('names plaintext HTTP', async () => {
+      const pair = await plain()
+      pair.client.write('GET / HTTP/1.1\r\nHost: localhost\r\n\r\n')
+      assert.equal(await rejectionCode(pair, await localhost()), 'ERR_SSL_HTTP_REQUEST')
+    })
+
+    it('has a code for garbage', async () => {
+      for (const garbage of ['SSH-2.0-OpenSSH_9.6\r\n', Buffer.alloc(1000), Buffer.alloc(1000, 255)]) {
+        const pair = await plain()
+        pair.client.write(garbage)
+        assert.match((await rejectionCode(pair, await localhost())) ?? '', /^ERR_SSL_/)
+      }
+    })
+
+    it('has a code for garbage after a ClientHello', async () => {
+      const pair = await plain()
+      pair.client.write(Buffer.concat([await clientHello(), Buffer.from('and now for something different')]))
+      assert.match((await rejectionCode(pair, await localhost())) ?? '', /^ERR_SSL_/)
+    })
+
+    it('names a protocol version that the server does not speak', async () => {
+      const { error } = await refused(await localhost({ minVersion: 'TLSv1.3' }), { maxVersion: 'TLSv1.2' })
+      assert.equal(codeOf(error), 'ERR_SSL_UNSUPPORTED_PROTOCOL')
+    })
+
+    it('ends well when the client resets what was rejected', async () => {
+      const { connection, client } = await plain()
+      client.write('GET / HTTP/1.0\r\n\r\n')
+      const error = await rejection(connection, await localhost())
+      client.resetAndDestroy()
+      // An 'error' that nobody handles would be an uncaught exception.
+      for (let turn = 0; turn < 20; turn++) await nextTurn()
+      assert.equal(codeOf(error), 'ERR_SSL_HTTP_REQUEST')
+    })
+  })
+
+  describe('because the client hangs up', () => {
+    const hello = Buffer.from('160301020001', 'hex')
+    const before: [string, () => Promise<Uint8Array>][] = [
+      ['before it says anything', async () => new Uint8Array()],
+      ['in the middle of its ClientHello', async () => hello],
+      ['after its ClientHello', () => clientHello()],
+    ]
+    for (const [when, says] of before) {
+      it(`says ECONNRESET: by an end ${when}`, async () => {
+        const pair = await plain()
+        pair.client.end(await says())
+        assert.equal(await rejectionCode(pair, await localhost()), 'ECONNRESET')
+      })
+
+      it(`says ECONNRESET: by a reset ${when}`, async () => {
+        const { connection, client } = await plain()
+        const bytes = await says()
+        if (bytes.length > 0) await new Promise((written) => client.write(bytes, written))
+        client.resetAndDestroy()
+        assert.equal(codeOf(await rejection(connection, await localhost())), 'ECONNRESET')
+      })
+    }
+
+    it('says ECONNRESET when the handshake has begun', async () => {
+      const pair = await plain()
+      const options = await localhost()
+      pair.client.write(await clientHello())
+      const code = rejectionCode(pair, options)
+      await once(pair.client, 'data')
+      pair.client.end()
+      assert.equal(await code, 'ECONNRESET')
+    })
+
+    it('does not wait for one that has ended its side only, with allowHalfOpen', async () => {
+      const pair = await plain()
+      pair.client.end(await clientHello())
+      assert.equal(await rejectionCode(pair, await localhost({ allowHalfOpen: true })), 'ECONNRESET')
+    })
+  })
+
+  describe('because the client is slow', () => {
+    it('ends at the deadline when it is silent', async () => {
+      const error = codeOf(await rejection((await plain()).connection, await localhost(), { timeout: 10 }))
+      assert.equal(error, 'ERR_TLS_HANDSHAKE_TIMEOUT')
+      assert.equal(await rejectionCode(await plain(), await localhost(), { timeout: 10 }), 'ERR_TLS_HANDSHAKE_TIMEOUT')
+    })
+
+    it('ends at the deadline when it stops in the middle', async () => {
+      const pair = await plain()
+      pair.client.write(await clientHello())
+      assert.equal(await rejectionCode(pair, await localhost(), { timeout: 10 }), 'ERR_TLS_HANDSHAKE_TIMEOUT')
+    })
+
+    it('ends at the deadline when it drips', async () => {
+      const pair = await plain()
+      let over = false
+      const rejected = rejectionCode(pair, await localhost(), { timeout: 30 }).finally(() => {
+        over = true
+      })
+      // The beginning of a record of 16 kB that holds a part of a ClientHello of 128 kB, and then byte after byte.
+      pair.client.write(Buffer.from('160301400001020000', 'hex'))
+      while (!over) {
+        if (pair.client.writable) pair.client.write('\0')
+        await nextTurn()
+      }
+      assert.equal(await rejected, 'ERR_TLS_HANDSHAKE_TIMEOUT')
+    })
+
+    it("ends at the deadline when it is the server's own callback that is slow", async () => {
+      const never = await localhost({ SNICallback: () => {} })
+      const listener = await listen()
+      const accepted = listener.accept()
+      const client = await dialTLS(target(listener))
+      const error = await rejection(await accepted, never, { timeout: 10 })
+      assert.equal(codeOf(error), 'ERR_TLS_HANDSHAKE_TIMEOUT')
+      await ended(client)
+    })
+
+    it('ends at the handshakeTimeout of the options, when that is earlier', async () => {
+      const options = await localhost({ handshakeTimeout: 10 })
+      assert.equal(await rejectionCode(await plain(), options, { timeout: 0 }), 'ERR_TLS_HANDSHAKE_TIMEOUT')
+    })
+
+    for (const timeout of [0, -1, Number.POSITIVE_INFINITY, 2 ** 31, Number.MAX_SAFE_INTEGER]) {
+      it(`has no early deadline with a timeout of ${timeout}`, async () => {
+        const { connection, client } = await plain()
+        const accepted = upgraded(connection, await localhost(), { timeout })
+        // What Node cannot set a timer to, it takes for 1 ms. That would be over before this is.
+        assert.equal(await rejectionCode(await plain(), {}, { timeout: 1 }), 'ERR_TLS_HANDSHAKE_TIMEOUT')
+        const secureClient = await dialTLS({ socket: client })
+        await once(secureClient, 'secureConnect')
+        assert.equal((await accepted).encrypted, true)
+      })
+    }
+  })
+
+  describe('because it is aborted', () => {
+    it('rejects with the reason as its cause', async () => {
+      const pair = await plain()
+      const controller = new AbortController()
+      const { signal } = controller
+      const options = await localhost()
+      pair.client.write(await clientHello())
+      const rejected = rejection(pair.connection, options, { signal })
+      await once(pair.client, 'data')
+      assert.equal(watchers(signal), 1)
+      const reason = new Error('enough')
+      controller.abort(reason)
+      const error = await rejected
+      assert.equal(error.name, 'AbortError')
+      assert.equal(codeOf(error), 'ABORT_ERR')
+      assert.equal(error.cause, reason)
+      await ended(pair.client)
+    })
+
+    it('rejects when it was aborted before, and ends the connection', async () => {
+      const pair = await plain()
+      assert.equal(await rejectionCode(pair, await localhost(), { signal: AbortSignal.abort() }), 'ABORT_ERR')
+    })
+
+    it('rejects every handshake under one signal', async () => {
+      const controller = new AbortController()
+      const { signal } = controller
+      const options = await localhost()
+      const pairs = []
+      while (pairs.length < 20) pairs.push(await plain())
+      const codes = pairs.map((pair) => rejectionCode(pair, options, { signal }))
+      assert.equal(watchers(signal), 1)
+      controller.abort()
+      assert.deepEqual(new Set(await Promise.all(codes)), new Set(['ABORT_ERR']))
+    })
+
+    it('leaves nothing on a signal that was not aborted', async () => {
+      const { signal } = new AbortController()
+      const options = await localhost()
+      const [first, second] = [await plain(), await plain()]
+      const failing = rejectionCode(first, options, { signal, timeout: 10 })
+      const other = upgraded(second.connection, options, { signal })
+      assert.equal(await failing, 'ERR_TLS_HANDSHAKE_TIMEOUT')
+      assert.equal(watchers(signal), 1)
+      const client = await dialTLS({ socket: second.client })
+      await Promise.all([other, once(client, 'secureConnect')])
+      assert.equal(watchers(signal), 0)
+    })
+
+    const callbacks: [string, (abort: () => void) => tls.TlsOptions][] = [
+      [
+        'SNICallback, which goes on',
+        (abort) => ({
+          SNICallback(_name, done) {
+            abort()
+            done(null)
+          },
+        }),
+      ],
+      [
+        'SNICallback, which goes on later',
+        (abort) => ({
+          SNICallback(_name, done) {
+            abort()
+            setImmediate(done, null)
+          },
+        }),
+      ],
+      [
+        'SNICallback, which fails then',
+        (abort) => ({
+          SNICallback(_name, done) {
+            abort()
+            done(new Error('failed'))
+          },
+        }),
+      ],
+      [
+        'ALPNCallback, which throws then',
+        (abort) => ({
+          ALPNCallback() {
+            abort()
+            throw new Error('failed')
+          },
+        }),
+      ],
+      [
+        'ALPNCallback',
+        (abort) => ({
+          ALPNCallback() {
+            abort()
+            return 'one'
+          },
+        }),
+      ],
+    ]
+    for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
+      for (const [where, callback] of callbacks) {
+        it(`rejects when it is aborted in ${where} (${maxVersion})`, async () => {
+          const controller = new AbortController()
+          const options = await localhost({ maxVersion, ...callback(() => controller.abort()) })
+          const listener = await listen()
+          const accepted = listener.accept()
+          const client = await dialTLS({ ...target(listener), ALPNProtocols: ['one'] })
+          const error = await rejection(await accepted, options, { signal: controller.signal })
+          assert.equal(codeOf(error), 'ABORT_ERR')
+          await ended(client)
+        })
+      }
+    }
+
+    it('destroys what a handshake gives that ends all the same', async () => {
+      const controller = new AbortController()
+      const options = await localhost({
+        SNICallback(this: tls.TLSSocket, _name, done) {
+          this.prependListener('secure', () => controller.abort())
+          done(null)
+        },
+      })
+      const listener = await listen()
+      const accepted = listener.accept()
+      const client = await dialTLS(target(listener))
+      const error = await rejection(await accepted, options, { signal: controller.signal })
+      assert.equal(codeOf(error), 'ABORT_ERR')
+      await ended(client)
+    })
+
+    it('does nothing once the handshake is made, not even before the promise tells', async () => {
+      const controller = new AbortController()
+      const options = await localhost({
+        SNICallback(this: tls.TLSSocket, _name, done) {
+          this.on('secure', () => controller.abort())
+          done(null)
+        },
+      })
+      const listener = await listen()
+      const accepted = listener.accept()
+      const client = await dialTLS(target(listener))
+      const secure = await upgraded(await accepted, options, { signal: controller.signal })
+      assert.equal(controller.signal.aborted, true)
+      secure.end('still here')
+      assert.equal(await text(client), 'still here')
+    })
+  })
+
+  describe('because a callback of the options fails', () => {
+    const reason = new Error('not this one')
+    const failing: [string, tls.TlsOptions][] = [
+      ['SNICallback gives an error', { SNICallback: (_name, done) => done(reason) }],
+      ['SNICallback gives an error later', { SNICallback: (_name, done) => setImmediate(done, reason) }],
+      [
+        'SNICallback throws',
+        {
+          SNICallback() {
+            throw reason
+          },
+        },
+      ],
+      [
+        'ALPNCallback throws',
+        {
+          ALPNCallback() {
+            throw reason
+          },
+        },
+      ],
+    ]
+    for (const [what, options] of failing) {
+      it(`rejects with its error: ${what}`, async () => {
+        const { error } = await refused(await localhost(options), { ALPNProtocols: ['one'] })
+        assert.equal(error, reason)
+      })
+    }
+
+    it('has a code for an ALPNCallback that makes something up', async () => {
+      const { error } = await refused(await localhost({ ALPNCallback: () => 'mine' }), { ALPNProtocols: ['one'] })
+      assert.equal(codeOf(error), 'ERR_TLS_ALPN_CALLBACK_INVALID_RESULT')
+    })
+
+    it('has a code for a pskCallback that knows nobody', async () => {
+      const only = { ciphers: 'PSK+HIGH', maxVersion: 'TLSv1.2' } as const
+      const psk = randomBytes(32)
+      const { error } = await refused(
+        { ...only, pskCallback: () => null },
+        { ...only, pskCallback: () => ({ psk, identity: 'somebody' }), checkServerIdentity: () => undefined },
+      )
+      assert.match(codeOf(error) ?? '', /^ERR_SSL_/)
+    })
+  })
+
+  it('has a code for a server without a certificate', async () => {
+    const { error } = await refused({})
+    assert.match(codeOf(error) ?? '', /^ERR_SSL_NO_(SHARED_CIPHER|SUITABLE_SIGNATURE_ALGORITHM)$/)
+  })
+})

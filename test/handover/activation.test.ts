@@ -1,0 +1,398 @@
+import assert from 'node:assert/strict'
+import { spawn, spawnSync } from 'node:child_process'
+import dgram from 'node:dgram'
+import { once } from 'node:events'
+import { constants, openSync } from 'node:fs'
+import type net from 'node:net'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { binding } from '../../src/core/binding.js'
+import { activation, Listener } from '../../src/index.js'
+import {
+  ended,
+  fixture,
+  ours,
+  plainEnvironment,
+  printed,
+  program,
+  type Report,
+  reportOf,
+  startActivated,
+} from '../activated.js'
+import { makeBlocking, openFile, pair, temporaryFd } from '../descriptors.js'
+import { cleanUp, connect, flagsOf, listen, O_CLOEXEC, O_NONBLOCK, temporaryDirectory } from '../helpers.js'
+import { leaveNoFds } from '../leaks.js'
+import { needsFamilyOf } from '../needs.js'
+
+const { AF_INET, AF_UNIX, SOCK_DGRAM } = binding.constants as Record<string, number>
+
+/** A datagram socket, bound. */
+function datagram(path?: string): number {
+  const fd = binding.socket((path === undefined ? AF_INET : AF_UNIX) as number, SOCK_DGRAM as number)
+  assert.ok(fd >= 0)
+  binding.release(fd)
+  temporaryFd(fd)
+  assert.equal(path === undefined ? binding.bindIp(fd, '127.0.0.1', 0) : binding.bindPath(fd, path), 0)
+  return fd
+}
+
+/** Nothing was changed. */
+function untouched({ before, after }: Report): void {
+  assert.deepEqual(after, before)
+}
+
+const one = { LISTEN_FDS: '1' }
+
+describe('activation', () => {
+  leaveNoFds()
+
+  it('gives nothing to a process that was not activated', async () => {
+    const { found, error } = await reportOf([], { LISTEN_PID: undefined })
+    assert.deepEqual({ found, error }, { found: [], error: undefined })
+  })
+
+  it('describes every kind of fd, in order', async function () {
+    needsFamilyOf(this, '::1')
+    const directory = temporaryDirectory()
+    const tcp4 = await listen({ host: '127.0.0.1' })
+    const tcp6 = await listen({ host: '::1' })
+    const unix = await listen({ path: join(directory, 'unix') })
+    const abstract = await listen({ path: `\0${directory}` })
+    const { connection } = await pair({ host: '127.0.0.1' })
+    const fifo = join(directory, 'fifo')
+    spawnSync('mkfifo', [fifo])
+    const fds = [
+      tcp4.fd,
+      tcp6.fd,
+      unix.fd,
+      abstract.fd,
+      connection.fd,
+      datagram(),
+      datagram(join(directory, 'datagram')),
+      temporaryFd(openSync(fifo, constants.O_RDWR)),
+      openFile(fixture),
+      openFile('/dev/null'),
+    ]
+    const names = 'web web path hidden client udp log fifo file device'
+    const { found, error } = await reportOf(fds, { LISTEN_FDS: '10', LISTEN_FDNAMES: names.replaceAll(' ', ':') })
+    assert.equal(error, undefined)
+    assert.deepEqual(
+      found.map(({ fd, name }) => `${fd} ${name}`),
+      names.split(' ').map((name, i) => `${3 + i} ${name}`),
+    )
+    const ip = (domain: 'IPv4' | 'IPv6', type: string, address: unknown) => ({ domain, type, address })
+    const expected = [
+      { kind: 'listener', ...ip('IPv4', 'stream', tcp4.address()) },
+      { kind: 'listener', ...ip('IPv6', 'stream', tcp6.address()) },
+      { kind: 'listener', domain: 'unix', type: 'stream', address: unix.address() },
+      { kind: 'listener', domain: 'unix', type: 'stream', address: abstract.address() },
+      {
+        kind: 'connection',
+        ...ip('IPv4', 'stream', { address: '127.0.0.1', port: connection.localPort, family: 'IPv4' }),
+      },
+      { kind: 'datagram', ...ip('IPv4', 'datagram', binding.localAddress(fds[5] as number)) },
+      { kind: 'datagram', domain: 'unix', type: 'datagram', address: join(directory, 'datagram') },
+      { kind: 'fifo' },
+      { kind: 'file' },
+      { kind: 'other' },
+    ]
+    assert.deepEqual(
+      found.map(({ fd, name, ...rest }) => rest),
+      expected,
+    )
+  })
+
+  it('finds a seqpacket listener', async () => {
+    const script = [
+      'import os, socket, sys',
+      's = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)',
+      's.bind("\\0" + sys.argv[1])',
+      's.listen()',
+      'os.set_inheritable(s.fileno(), True)',
+      'os.environ["LISTEN_PID"] = str(os.getpid())',
+      'os.execv(sys.argv[2], sys.argv[2:])',
+    ]
+    const { found } = await python(script, [temporaryDirectory(), ...program('print')], one)
+    assert.deepEqual(
+      found.map(({ kind, domain, type }) => ({ kind, domain, type })),
+      [{ kind: 'listener', domain: 'unix', type: 'seqpacket' }],
+    )
+  })
+
+  it('says nothing of the address of a netlink socket', async () => {
+    const script = [
+      'import os, socket, sys',
+      's = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)',
+      'os.set_inheritable(s.fileno(), True)',
+      'os.environ["LISTEN_PID"] = str(os.getpid())',
+      'os.execv(sys.argv[1], sys.argv[1:])',
+    ]
+    const { found } = await python(script, program('print'), one)
+    assert.deepEqual(found, [{ name: 'unknown', fd: 3, kind: 'other', domain: 'other', type: 'other' }])
+  })
+
+  it('gives all of one name the name "unknown" when there are no names', async () => {
+    const { fd } = await listen()
+    const { found } = await reportOf([fd, fd], { LISTEN_FDS: '2' })
+    assert.deepEqual(
+      found.map(({ name, kind }) => `${name} ${kind}`),
+      ['unknown listener', 'unknown listener'],
+    )
+  })
+
+  it('makes the fds close-on-exec', async () => {
+    const { fd } = await listen()
+    const { after } = await reportOf([fd, fd], { LISTEN_FDS: '2' })
+    for (const flags of after.flags.slice(3, 5)) {
+      assert.notEqual(Number.parseInt(flags as string, 8) & O_CLOEXEC, 0)
+    }
+  })
+
+  it('leaves no variables for the children of the process', async () => {
+    const { fd } = await listen()
+    const { found, before, after } = await reportOf([fd], { ...one, LISTEN_FDNAMES: 'web' })
+    assert.equal(found.length, 1)
+    assert.deepEqual(Object.keys(before.environment).sort(), ['LISTEN_FDNAMES', 'LISTEN_FDS', 'LISTEN_PID'])
+    assert.deepEqual(after.environment, {})
+  })
+
+  it('leaves them with keepEnvironment', async () => {
+    const { fd } = await listen()
+    const report = await reportOf([fd], { ...one, LISTEN_FDNAMES: 'web' }, 'print', 'keep')
+    assert.equal(report.found.length, 1)
+    untouched(report)
+  })
+
+  for (const pid of ['1', String(process.pid)]) {
+    it(`leaves to another process what is for process ${pid === '1' ? pid : 'that is its parent'}`, async () => {
+      const { fd } = await listen()
+      const { found, error } = await reportOf([fd], { ...one, LISTEN_PID: pid })
+      assert.deepEqual({ found, error }, { found: [], error: undefined })
+    })
+  }
+
+  describe('with LISTEN_PIDFDID', () => {
+    const script = (id: string) => [
+      'import os, sys',
+      'pid = os.getpid()',
+      'own = os.fstat(os.pidfd_open(pid)).st_ino',
+      `os.environ.update(LISTEN_PID=str(pid), LISTEN_PIDFDID=${id})`,
+      'os.execv(sys.argv[1], sys.argv[1:])',
+    ]
+
+    it('takes what is for this process', async () => {
+      const { fd } = await listen()
+      const { found, after } = await python(script('str(own)'), program('print'), one, [fd])
+      assert.equal(found.length, 1)
+      assert.deepEqual(after.environment, {})
+    })
+
+    it('leaves what was for an earlier process of the same number', async () => {
+      const { fd } = await listen()
+      const { found, error } = await python(script('str(own + 1)'), program('print'), one, [fd])
+      assert.deepEqual({ found, error }, { found: [], error: undefined })
+    })
+
+    it('refuses what is no number', async () => {
+      const { fd } = await listen()
+      const report = await python(script('"0x1f"'), program('print'), one, [fd])
+      assert.equal(report.error?.code, 'ERR_ACTIVATION')
+      untouched(report)
+    })
+  })
+
+  const malformed: Record<string, NodeJS.ProcessEnv> = {
+    'a count that is no number': { LISTEN_FDS: 'two' },
+    'a count below zero': { LISTEN_FDS: '-1' },
+    'a count with a fraction': { LISTEN_FDS: '1.0' },
+    'an empty count': { LISTEN_FDS: '' },
+    'more fds than there are': { LISTEN_FDS: '3' },
+    'more fds than any process has': { LISTEN_FDS: '4294967299' },
+    'too few names': { LISTEN_FDS: '2', LISTEN_FDNAMES: 'web' },
+    'too many names': { LISTEN_FDS: '2', LISTEN_FDNAMES: 'web:web:' },
+    'a pid that is no number': { LISTEN_FDS: '2', LISTEN_PID: ' 1' },
+  }
+  for (const [what, env] of Object.entries(malformed)) {
+    it(`throws at ${what}, and leaves everything as it was`, async () => {
+      const { fd } = await listen()
+      const report = await reportOf([fd, fd], env)
+      assert.equal(report.error?.code, 'ERR_ACTIVATION')
+      untouched(report)
+    })
+  }
+
+  it('is for the main thread, which still gets all of it when a worker has asked', async () => {
+    const { fd } = await listen()
+    const { worker, found } = await reportOf([fd], one, 'worker')
+    assert.equal(worker?.error?.code, 'ERR_ACTIVATION_THREAD')
+    untouched(worker as Report)
+    assert.equal(found.length, 1)
+  })
+
+  it('refuses options that are none', () => {
+    for (const options of [null, { inetd: 1 }, { keepEnvironment: 'yes' }] as never[]) {
+      assert.throws(() => activation(options), { code: 'ERR_INVALID_ARG_TYPE' })
+    }
+  })
+})
+
+describe('The environment of an activation', () => {
+  leaveNoFds()
+
+  it('makes sense or is refused, and reading it changes nothing', async () => {
+    const { fd } = await listen()
+    const child = ours(
+      spawn(process.execPath, [fileURLToPath(new URL('../fixtures/fuzzed-environment.mjs', import.meta.url)), '3'], {
+        stdio: ['ignore', 'pipe', 'pipe', fd, fd, fd],
+        env: plainEnvironment(),
+      }),
+    )
+    const { code, stdout, stderr } = await ended(child)
+    assert.deepEqual({ code, stderr }, { code: 0, stderr: '' })
+    assert.equal(stdout.split('\n').length - 1, 5)
+  })
+})
+
+describe('What was activated', () => {
+  leaveNoFds()
+
+  it('serves', async () => {
+    const listeners = [await listen({ host: '127.0.0.1' }), await listen({ host: '127.0.0.1' })]
+    for (const { fd } of listeners) makeBlocking(fd)
+    startActivated(
+      listeners.map(({ fd }) => fd),
+      { LISTEN_FDS: '2', LISTEN_FDNAMES: 'web:web' },
+      'serve',
+    )
+    for (const listener of listeners) {
+      const { found } = JSON.parse(await text(await connect(listener))) as Report
+      assert.deepEqual(
+        found.map(({ name }) => name),
+        ['web', 'web'],
+      )
+      // It is one open file description.
+      assert.notEqual((flagsOf(listener.fd) as number) & O_NONBLOCK, 0)
+    }
+  })
+
+  it('gives dgram its datagram sockets', async () => {
+    const fd = datagram()
+    makeBlocking(fd)
+    startActivated([fd], { ...one, LISTEN_FDNAMES: 'udp' }, 'serve')
+    const client = dgram.createSocket('udp4')
+    cleanUp(() => client.close())
+    const { port, address } = binding.localAddress(fd) as { port: number; address: string }
+    client.send('who are you?', port, address)
+    const [message] = await once(client, 'message')
+    assert.equal(JSON.parse(String(message)).found[0].name, 'udp')
+  })
+
+  describe('as a connection', () => {
+    const serve = async (remote: (client: net.Socket) => NodeJS.ProcessEnv, host = '127.0.0.1') => {
+      const { connection, client } = await pair({ host })
+      makeBlocking(connection.fd)
+      const child = startActivated(
+        [connection.fd],
+        { ...one, LISTEN_FDNAMES: 'connection', ...remote(client) },
+        'serve',
+      )
+      connection.close()
+      return { child, client }
+    }
+    const served = async (client: net.Socket) => JSON.parse(await text(client)) as Report
+
+    it('serves its client', async () => {
+      const { client } = await serve(() => ({}))
+      const { found } = await served(client)
+      assert.deepEqual([found[0]?.kind, found[0]?.name], ['connection', 'connection'])
+    })
+
+    for (const host of ['127.0.0.1', '::1']) {
+      it(`serves the client that REMOTE_ADDR and REMOTE_PORT name: ${host}`, async function () {
+        needsFamilyOf(this, host)
+        const remote = ({ localPort }: net.Socket) => ({ REMOTE_ADDR: host, REMOTE_PORT: String(localPort) })
+        const { client } = await serve(remote, host)
+        assert.equal((await served(client)).error, undefined)
+      })
+    }
+
+    it('serves the client of a dual-stack socket that REMOTE_ADDR names by its IPv4 address', async function () {
+      needsFamilyOf(this, '::')
+      const { client } = await serve(() => ({ REMOTE_ADDR: '127.0.0.1' }), '::')
+      assert.equal((await served(client)).error, undefined)
+    })
+
+    for (const [what, remote] of [
+      ['REMOTE_ADDR', { REMOTE_ADDR: '127.0.0.2' }],
+      ['REMOTE_PORT', { REMOTE_ADDR: '127.0.0.1', REMOTE_PORT: '1' }],
+    ] as const) {
+      it(`is refused when ${what} names somebody else`, async () => {
+        const { connection } = await pair()
+        const { code, stderr } = await ended(startActivated([connection.fd], { ...one, ...remote }, 'serve'))
+        assert.equal(code, 1)
+        assert.match(stderr, /ERR_ACTIVATION/)
+        assert.ok(stderr.includes(what))
+      })
+    }
+  })
+
+  it('does not block when another process has the same socket and takes clients too', async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    const listening = temporaryFd(listener.detach())
+    makeBlocking(listening)
+    // Of its two threads each time at least one wakes for nothing, and so do we.
+    const script = [
+      'import os, select, socket, threading',
+      's = socket.socket(fileno=3)',
+      'def take():',
+      '    while True:',
+      '        select.select([s], [], [])',
+      '        try: client, _ = s.accept()',
+      '        except BlockingIOError: continue',
+      '        client.sendall(b"other")',
+      '        client.close()',
+      'for _ in range(2): threading.Thread(target=take, daemon=True).start()',
+      'print("ready", flush=True)',
+      'os.read(0, 1)',
+      'os._exit(0)',
+    ]
+    const other = ours(spawn('python3', ['-c', script.join('\n')], { stdio: ['pipe', 'pipe', 'inherit', listening] }))
+    await once(other.stdout as NodeJS.ReadableStream, 'data')
+    const shared = Listener.fromFd(listening)
+    cleanUp(() => shared.close())
+    let taken = 0
+    const serving = (async () => {
+      for await (const connection of shared) {
+        taken++
+        connection.toSocket().end('ours')
+      }
+    })()
+    const answers: string[] = []
+    for (let round = 0; round < 20; round++) {
+      const clients = await Promise.all(Array.from({ length: 10 }, () => connect(shared)))
+      answers.push(...(await Promise.all(clients.map((client) => text(client)))))
+    }
+    assert.equal(answers.filter((answer) => answer === 'ours').length, taken)
+    assert.equal(answers.filter((answer) => answer === 'other').length, 200 - taken)
+    await shared.close()
+    await serving
+  })
+})
+
+/** What the fixture prints that `script` executes: a launcher that can do what a shell cannot. */
+function python(
+  script: readonly string[],
+  args: readonly string[],
+  env: NodeJS.ProcessEnv,
+  fds: readonly number[] = [],
+): Promise<Report> {
+  return printed(
+    ours(
+      spawn('python3', ['-c', script.join('\n'), ...args], {
+        stdio: ['ignore', 'pipe', 'pipe', ...fds],
+        env: plainEnvironment(env),
+      }),
+    ),
+  )
+}

@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import http from 'node:http'
+import { text } from 'node:stream/consumers'
+import { FdChannel } from '../../src/index.js'
+import { next, temporaryChannel } from '../channels.js'
+import { cleanUp, temporaryDirectory, until } from '../helpers.js'
+import { leaveNoFds } from '../leaks.js'
+import { lookedBefore } from '../looked-before.js'
+import { startExample } from '../running-example.js'
+
+const restarts = 100
+
+/** A client that makes one request after the other until it is told to end, and throws when one fails. */
+class Client {
+  readonly servers = new Map<string, number>()
+  reused = 0
+  readonly #agent: http.Agent
+  readonly #port: number
+  #end = false
+
+  constructor(port: number, keepAlive: boolean) {
+    this.#port = port
+    this.#agent = new http.Agent({ keepAlive, maxSockets: 1 })
+    cleanUp(() => this.#agent.destroy())
+  }
+
+  async run(): Promise<void> {
+    while (!this.#end) {
+      const request = http.get({ host: '127.0.0.1', port: this.#port, agent: this.#agent })
+      const [response] = await once(request, 'response')
+      const answer = await text(response)
+      assert.equal(response.statusCode, 200)
+      this.servers.set(answer, (this.servers.get(answer) ?? 0) + 1)
+      if (request.reusedSocket) this.reused++
+    }
+  }
+
+  end(): void {
+    this.#end = true
+  }
+}
+
+describe('A server that is restarted with FdChannel', () => {
+  lookedBefore()
+  leaveNoFds()
+
+  it(`refuses and resets nobody while it is restarted ${restarts} times under load`, async function () {
+    this.timeout(300_000)
+    const args = ['0', `${temporaryDirectory()}/socket`]
+    let server = startExample('restart.mjs', args)
+    cleanUp(() => server.ended)
+    cleanUp(() => server.signal('SIGTERM'))
+    const [, , port] = await server.says(/^process (\d+) serves port (\d+)\n/)
+    const brief = Array.from({ length: 3 }, () => new Client(Number(port), false))
+    const keeping = Array.from({ length: 3 }, () => new Client(Number(port), true))
+    const clients = [...brief, ...keeping]
+    const running = Promise.all(clients.map((client) => client.run()))
+    const failed = running.then(() => {
+      throw new Error('the clients have ended')
+    })
+    failed.catch(() => {})
+    for (let i = 0; i < restarts; i++) {
+      const successor = startExample('restart.mjs', args)
+      const [, pid] = await Promise.race([successor.says(/^process (\d+) serves/), failed])
+      assert.equal(await Promise.race([server.ended, failed]), 0, server.stderr)
+      assert.match(server.stdout, /^ended: \d+ finished, 0 cut off$/m)
+      server = successor
+      // Each client has met each version.
+      const answer = `hello from process ${pid}\n`
+      const met = until(() => clients.every(({ servers }) => servers.has(answer)))
+      await Promise.race([met, failed])
+    }
+    for (const client of clients) client.end()
+    await running
+    assert.equal(server.stderr, '')
+    // Most requests of those that keep their connection came on one that was there.
+    for (const { reused } of brief) assert.equal(reused, 0)
+    for (const { reused, servers } of keeping) assert.ok(reused > servers.size, `${reused} reused`)
+  })
+
+  it('goes on when its successor dies before it is ready', async () => {
+    const path = `${temporaryDirectory()}/socket`
+    const server = startExample('restart.mjs', ['0', path])
+    const [, , port] = await server.says(/^process (\d+) serves port (\d+)\n/)
+    for (let i = 0; i < 3; i++) {
+      const channel = temporaryChannel(FdChannel.connect(path))
+      const message = await next(channel)
+      assert.equal(message?.fds.length, 2)
+      for (const fd of message?.fds ?? []) fd.close()
+      channel.close()
+    }
+    const response = await fetch(`http://127.0.0.1:${port}`, { headers: { Connection: 'close' } })
+    assert.match(await response.text(), /^hello from process/)
+    server.signal('SIGTERM')
+    assert.equal(await server.ended, 'SIGTERM')
+    assert.equal(server.stderr, '')
+  })
+})

@@ -1,0 +1,91 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { until } from '../helpers.js'
+import { needs, skip } from '../needs.js'
+
+/** A real systemd, for one user, that has the units it is given. */
+export class ServiceManager {
+  readonly #directory: string
+  readonly #child: ReturnType<typeof spawn>
+  #said = ''
+
+  private constructor() {
+    this.#directory = mkdtempSync(join(tmpdir(), 'async-accept-'))
+    mkdirSync(this.#units)
+    const script = fileURLToPath(new URL('../fixtures/systemd-user.sh', import.meta.url))
+    this.#child = spawn('bash', [script, this.#directory], { stdio: ['pipe', 'pipe', 'pipe'] })
+    for (const stream of [this.#child.stdout, this.#child.stderr]) {
+      stream?.setEncoding('utf8').on('data', (data) => {
+        this.#said += data
+      })
+    }
+  }
+
+  get #units(): string {
+    return join(this.#directory, 'units')
+  }
+
+  /** Skips the suite, and says why, where there can be none. */
+  static async start(context: Mocha.Context): Promise<ServiceManager> {
+    const why = impossible()
+    if (why !== undefined) skip(context, why)
+    for (const program of ['systemctl', 'nsenter', 'unshare']) needs(context, program, '--version')
+    const manager = new ServiceManager()
+    const running = () => manager.#systemctl('is-system-running').stdout === 'running\n'
+    await until(() => manager.#child.exitCode !== null || (manager.#pid !== undefined && running()))
+    if (manager.#child.exitCode === null) return manager
+    await manager.end()
+    return skip(context, `no systemd --user can be started here: ${manager.#said}`)
+  }
+
+  get #pid(): string | undefined {
+    const file = join(this.#directory, 'pid')
+    return existsSync(file) ? readFileSync(file, 'utf8').trim() || undefined : undefined
+  }
+
+  #systemctl(...args: string[]) {
+    const inside = ['-t', this.#pid as string, '-m', '-C', 'env', 'XDG_RUNTIME_DIR=/run/user/0']
+    return spawnSync('nsenter', [...inside, 'systemctl', '--user', ...args], { encoding: 'utf8' })
+  }
+
+  /** Adds units, by name. */
+  units(units: Record<string, string>): void {
+    for (const [name, text] of Object.entries(units)) writeFileSync(join(this.#units, name), text)
+    this.control('daemon-reload')
+  }
+
+  /** systemctl(1); throws what it says when it fails. */
+  control(...args: string[]): string {
+    const { status, stdout, stderr } = this.#systemctl(...args)
+    if (status !== 0) throw new Error(`systemctl ${args.join(' ')}: ${stderr}`)
+    return stdout
+  }
+
+  show(unit: string, property: string): string {
+    return this.control('show', unit, '--value', '-p', property).trim()
+  }
+
+  /** With all that it has started. */
+  async end(): Promise<void> {
+    this.#child.stdin?.end()
+    if (this.#child.exitCode === null) await once(this.#child, 'close')
+    rmSync(this.#directory, { recursive: true })
+  }
+}
+
+function impossible(): string | undefined {
+  if (process.getuid?.() !== 0) return 'a service manager of our own needs root'
+  if (!existsSync('/lib/systemd/systemd')) return 'systemd is not installed'
+  const root = ['/sys/fs/cgroup/unified', '/sys/fs/cgroup'].find((each) => existsSync(join(each, 'cgroup.procs')))
+  if (root === undefined) return 'there are no cgroups version 2'
+  try {
+    accessSync(root, constants.W_OK)
+  } catch {
+    return `${root} is read-only`
+  }
+  return undefined
+}

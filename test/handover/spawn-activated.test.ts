@@ -1,0 +1,168 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { Listener, type Passed, type SpawnActivatedOptions, spawnActivated } from '../../src/index.js'
+import { ended, ours, plainEnvironment, printed, program, type Report } from '../activated.js'
+import { cleanUp, connect, flagsOf, listen, temporaryDirectory } from '../helpers.js'
+import { leaveNoFds } from '../leaks.js'
+
+/** The fixture as a child that has `passed`. */
+function start(passed: Passed, options: Parameters<typeof spawnActivated>[3] = {}, ...words: string[]) {
+  const [node, ...args] = program(...words)
+  return ours(spawnActivated(node, args, passed, { env: plainEnvironment(), ...options }))
+}
+
+describe('spawnActivated', () => {
+  leaveNoFds()
+
+  it('starts a child that finds our listeners by name', async () => {
+    const web = [await listen({ host: '127.0.0.1' }), await listen({ host: '127.0.0.1' })]
+    const control = await listen({ path: join(temporaryDirectory(), 'control') })
+    const { found, after } = await printed(start({ web, control }, {}, 'print'))
+    assert.deepEqual(
+      found.map(({ fd, name, address }) => ({ fd, name, address })),
+      [
+        { fd: 3, name: 'web', address: web[0]?.address() },
+        { fd: 4, name: 'web', address: web[1]?.address() },
+        { fd: 5, name: 'control', address: control.address() },
+      ],
+    )
+    assert.deepEqual(after.environment, {})
+  })
+
+  it('shares them: the child serves, and so do we', async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    const child = start({ web: listener }, {}, 'serve')
+    const closed = once(child, 'close')
+    const client = await connect(listener)
+    const { found } = JSON.parse(await text(client)) as Report
+    assert.equal(found[0]?.name, 'web')
+    client.destroy()
+    await closed
+    const accepting = listener.accept()
+    await connect(listener)
+    ;(await accepting).close()
+  })
+
+  it('passes nothing when there is nothing to pass: no LISTEN_FDS, which sd_listen_fds(3) refuses when it is 0', async () => {
+    for (const passed of [{}, { web: [] }] as Passed[]) {
+      const { found, error, before } = await printed(start(passed, {}, 'print'))
+      assert.deepEqual({ found, error }, { found: [], error: undefined })
+      assert.deepEqual(Object.keys(before.environment), ['LISTEN_PID'])
+    }
+  })
+
+  it('passes one listener by two names, as two fds', async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    const { found } = await printed(start({ web: listener, other: [listener] }, {}, 'print'))
+    assert.deepEqual(
+      found.map(({ fd, name, address }) => ({ fd, name, address })),
+      ['web', 'other'].map((name, i) => ({ fd: 3 + i, name, address: listener.address() })),
+    )
+  })
+
+  it('passes hundreds of listeners', async () => {
+    const web = await Promise.all(Array.from({ length: 300 }, () => listen({ host: '127.0.0.1' })))
+    const { found } = await printed(start({ web }, {}, 'print'))
+    assert.deepEqual(
+      found.map(({ fd, address }) => [fd, address]),
+      web.map((listener, i) => [3 + i, listener.address()]),
+    )
+  })
+
+  it('has a channel behind the listeners, with the serialization that is asked for', async () => {
+    const web = [await listen({ host: '127.0.0.1' }), await listen({ host: '127.0.0.1' })]
+    for (const serialization of ['json', 'advanced'] as const) {
+      const program = `process.on('message', (message) => {
+        process.send([message, process.env.LISTEN_FDS, process.env.LISTEN_PID === String(process.pid)])
+        process.disconnect()
+      })`
+      const options = {
+        env: plainEnvironment(),
+        stdio: ['ignore', 'inherit', 'inherit', 'ipc'] as const,
+        serialization,
+      }
+      const child = ours(spawnActivated(process.execPath, ['-e', program], { web }, options as never))
+      child.send({ hello: 1 })
+      const [answer] = await once(child, 'message')
+      assert.deepEqual(answer, [{ hello: 1 }, '2', true])
+    }
+  })
+
+  it('gives the child none of what we were activated with ourselves', async () => {
+    const listener = await listen()
+    const env = plainEnvironment({ LISTEN_PID: '1', LISTEN_PIDFDID: '1', LISTEN_FDS: '9', LISTEN_FDNAMES: 'a:b' })
+    const { found } = await printed(start({ web: listener }, { env }, 'print'))
+    assert.deepEqual(
+      found.map(({ name }) => name),
+      ['web'],
+    )
+  })
+
+  it('keeps to the pid that it says, arguments included', async () => {
+    const child = ours(spawnActivated('/bin/sh', ['-c', 'echo $$ $LISTEN_PID "$1"', 'sh', "it's $HOME"], {}))
+    const { stdout } = await ended(child)
+    assert.equal(stdout, `${child.pid} ${child.pid} it's $HOME\n`)
+  })
+
+  it('leaves the standard streams as they are asked for', async () => {
+    const child = ours(spawnActivated('cat', [], {}, { stdio: ['pipe', 'pipe'] }))
+    child.stdin?.end('through the child')
+    assert.equal((await ended(child)).stdout, 'through the child')
+  })
+
+  it('keeps our service manager to ourselves, unless it is asked to pass it on', async () => {
+    const print = ['-c', 'echo "$NOTIFY_SOCKET $WATCHDOG_USEC $WATCHDOG_PID"']
+    const inherited = { NOTIFY_SOCKET: '/run/ours', WATCHDOG_USEC: '7', WATCHDOG_PID: String(process.pid) }
+    const before = { ...process.env }
+    Object.assign(process.env, inherited)
+    cleanUp(() => {
+      for (const name of Object.keys(inherited)) delete process.env[name]
+      Object.assign(process.env, before)
+    })
+    const web = await listen({ host: '127.0.0.1' })
+    const said = async (options: SpawnActivatedOptions) =>
+      (await ended(ours(spawnActivated('/bin/sh', print, { web }, options)))).stdout.trim()
+    assert.equal(await said({}), '')
+    assert.equal(await said({ env: { ...process.env } }), '')
+    const ourOwn = `/run/ours 7 ${process.pid}`
+    assert.equal(await said({ inheritNotify: true }), ourOwn)
+    assert.equal(await said({ inheritNotify: true, env: {} }), ourOwn)
+    assert.equal(await said({ inheritNotify: true, env: { NOTIFY_SOCKET: '/x' } }), ourOwn.replace('/run/ours', '/x'))
+    assert.equal(await said({ env: { ...process.env, NOTIFY_SOCKET: '/run/theirs' } }), '/run/theirs')
+    assert.equal(await said({ env: { NOTIFY_SOCKET: '@theirs', WATCHDOG_USEC: '8' } }), '@theirs 8')
+  })
+
+  it('refuses what it cannot pass, and starts nothing', async () => {
+    const listener = await listen()
+    const fd = listener.fd
+    const wrong: [Passed, object, string][] = [
+      [null as never, {}, 'ERR_INVALID_ARG_TYPE'],
+      [{ web: fd as never }, {}, 'ERR_INVALID_ARG_TYPE'],
+      [{ web: [listener, null as never] }, {}, 'ERR_INVALID_ARG_TYPE'],
+      [{ 'a:b': listener }, {}, 'ERR_INVALID_ARG_VALUE'],
+      [{ '': listener }, {}, 'ERR_INVALID_ARG_VALUE'],
+      [{ '\u00e9': listener }, {}, 'ERR_INVALID_ARG_VALUE'],
+      [{ web: listener }, { shell: true }, 'ERR_INVALID_ARG_VALUE'],
+      [{ web: listener }, { shell: '/bin/bash' }, 'ERR_INVALID_ARG_VALUE'],
+      [{ web: listener }, { stdio: ['pipe', 'pipe', 'pipe', 'pipe'] }, 'ERR_INVALID_ARG_VALUE'],
+      [{ web: listener }, { stdio: ['pipe', 'pipe', 'pipe', 'ipc', 'pipe'] }, 'ERR_INVALID_ARG_VALUE'],
+      [{ web: listener }, { stdio: ['pipe', 'pipe', 'pipe', fd] }, 'ERR_INVALID_ARG_VALUE'],
+      [{ web: listener }, { stdio: 'ipc' }, 'ERR_INVALID_ARG_VALUE'],
+      [{ web: listener }, { inheritNotify: 'yes' }, 'ERR_INVALID_ARG_TYPE'],
+      [{ web: listener }, null as never, 'ERR_INVALID_ARG_TYPE'],
+    ]
+    for (const [passed, options, code] of wrong) {
+      assert.throws(() => spawnActivated('true', [], passed, options), { code })
+    }
+    assert.throws(() => spawnActivated('true', 'true' as never, { web: listener }), { code: 'ERR_INVALID_ARG_TYPE' })
+    assert.notEqual(flagsOf(fd), undefined)
+  })
+
+  it('refuses a listener that is closed', async () => {
+    const listener = await Listener.listen()
+    await listener.close()
+    assert.throws(() => spawnActivated('true', [], { web: listener }), { code: 'ERR_LISTENER_CLOSED' })
+  })
+})

@@ -1,0 +1,248 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import net from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import type { Activated } from '../../src/index.js'
+import { reservedPort } from '../activated.js'
+import { temporary } from '../descriptors.js'
+import { cleanUp, temporaryDirectory, until } from '../helpers.js'
+import { leaveNoFds } from '../leaks.js'
+import { needs } from '../needs.js'
+import { ServiceManager } from './service-manager.js'
+
+const service = fileURLToPath(new URL('../fixtures/service.mjs', import.meta.url))
+
+interface Hello {
+  pid: number
+  found: Activated[]
+  remotePort?: number
+  REMOTE_ADDR?: string
+  REMOTE_PORT?: string
+}
+
+/** A client of fixtures/service.mjs. */
+class Client {
+  readonly socket: net.Socket
+  readonly #lines: AsyncIterator<string>
+
+  constructor(where: net.NetConnectOpts) {
+    this.socket = temporary(net.connect(where))
+    this.#lines = createInterface(this.socket)[Symbol.asyncIterator]()
+  }
+
+  async line<Line = Hello>(): Promise<Line> {
+    const { value, done } = await this.#lines.next()
+    if (done) throw new Error('the service has hung up')
+    return JSON.parse(value)
+  }
+
+  order(what: string): void {
+    this.socket.write(`${what}\n`)
+  }
+
+  /** When it is done. */
+  async done(what: string): Promise<void> {
+    this.order(what)
+    assert.equal(await this.line<string>(), what)
+  }
+}
+
+describe('Under systemd', function () {
+  // The manager's own start, and Node's at each activation.
+  this.timeout(60_000)
+
+  let manager: ServiceManager
+  let directory: string
+  let count = 0
+
+  before(async function () {
+    manager = await ServiceManager.start(this)
+    directory = mkdtempSync(join(tmpdir(), 'async-accept-'))
+  })
+  after(async () => {
+    await manager?.end()
+    if (directory !== undefined) rmSync(directory, { recursive: true })
+  })
+  leaveNoFds()
+
+  /** A service and its sockets, which are started, by names of their own. */
+  function install(sockets: Record<string, string[]>, lines: string[] = [], words: string[] = []) {
+    const name = `test${++count}`
+    const each = Object.entries(sockets).map(
+      ([socket, socketLines]) => [`${name}-${socket}.socket`, socketLines] as const,
+    )
+    const accepting = each.some(([, socketLines]) => socketLines.includes('Accept=yes'))
+    const units: Record<string, string> = {}
+    for (const [unit, socketLines] of each) {
+      // A template is found by the socket's own name.
+      const belongs = accepting ? [] : [`Service=${name}.service`]
+      units[unit] = ['[Socket]', ...belongs, ...socketLines, ''].join('\n')
+    }
+    const names = each.map(([unit]) => unit)
+    const file = accepting ? (names[0] as string).replace('.socket', '@.service') : `${name}.service`
+    units[file] = [
+      '[Service]',
+      `ExecStart=${[process.execPath, service, ...words].join(' ')}`,
+      ...(accepting ? [] : [`Sockets=${names.join(' ')}`]),
+      ...lines,
+      '',
+    ].join('\n')
+    manager.units(units)
+    manager.control('start', ...names)
+    cleanUp(() => manager.control('stop', ...names, ...(accepting ? [`${file.replace('.service', '*')}`] : [file])))
+    return file
+  }
+
+  const path = () => join(directory, `socket${count + 1}`)
+
+  it('a service starts with its first client, gets its sockets by name and says when it is ready', async () => {
+    const control = path()
+    const port = reservedPort()
+    const unit = install(
+      {
+        web: [`ListenStream=127.0.0.1:${port}`, 'FileDescriptorName=web'],
+        control: [`ListenStream=${control}`, 'FileDescriptorName=control'],
+      },
+      ['Type=notify'],
+    )
+    assert.equal(manager.show(unit, 'ActiveState'), 'inactive')
+    const client = new Client({ port, host: '127.0.0.1' })
+    const { pid, found } = await client.line()
+    assert.deepEqual(found.map(({ name, kind }) => `${name} ${kind}`).sort(), ['control listener', 'web listener'])
+    await until(() => manager.show(unit, 'ActiveState') === 'active')
+    assert.match(manager.show(unit, 'StatusText'), /^serving (web,control|control,web)$/)
+    assert.equal(manager.show(unit, 'MainPID'), String(pid))
+    assert.equal((await new Client({ path: control }).line()).pid, pid)
+  })
+
+  it('a socket without a name has that of its unit', async () => {
+    const where = path()
+    const unit = install({ main: [`ListenStream=${where}`, `ListenStream=${where}.too`] }, ['Type=notify'])
+    const { found } = await new Client({ path: where }).line()
+    const name = unit.replace('.service', '-main.socket')
+    assert.deepEqual(
+      found.map((each) => each.name),
+      [name, name],
+    )
+  })
+
+  it('says that it reloads, and that it has', async () => {
+    const where = path()
+    const unit = install({ main: [`ListenStream=${where}`] }, ['Type=notify'])
+    const client = new Client({ path: where })
+    await client.line()
+    await until(() => manager.show(unit, 'ActiveState') === 'active')
+    await client.done('reload')
+    assert.equal(manager.show(unit, 'ActiveState'), 'reloading')
+    await client.done('reloaded')
+    assert.equal(manager.show(unit, 'ActiveState'), 'active')
+    assert.equal(manager.show(unit, 'StatusText'), 'reloaded')
+  })
+
+  it('a service with Accept=yes serves its one connection, and knows who that is', async () => {
+    const port = reservedPort()
+    install({ each: [`ListenStream=127.0.0.1:${port}`, 'Accept=yes'] })
+    const clients = [1, 2].map(() => new Client({ port, host: '127.0.0.1' }))
+    const hellos = await Promise.all(clients.map((client) => client.line()))
+    for (const [i, { found, remotePort, REMOTE_ADDR, REMOTE_PORT }] of hellos.entries()) {
+      assert.deepEqual(
+        found.map(({ fd, name, kind }) => ({ fd, name, kind })),
+        [{ fd: 3, name: 'connection', kind: 'connection' }],
+      )
+      assert.equal(remotePort, clients[i]?.socket.localPort)
+      assert.deepEqual([REMOTE_ADDR, REMOTE_PORT], ['127.0.0.1', String(remotePort)])
+    }
+    assert.notEqual(hellos[0]?.pid, hellos[1]?.pid)
+  })
+
+  it('a service with StandardInput=socket serves fd 0', async () => {
+    const where = path()
+    install({ each: [`ListenStream=${where}`, 'Accept=yes'] }, ['StandardInput=socket'], ['inetd'])
+    const { found } = await new Client({ path: where }).line()
+    assert.deepEqual(
+      found.map(({ fd, name, kind }) => ({ fd, name, kind })),
+      [{ fd: 0, name: 'stdin', kind: 'connection' }],
+    )
+  })
+
+  it('an established connection is kept over a restart, until it is removed', async () => {
+    const where = path()
+    const unit = install({ main: [`ListenStream=${where}`] }, ['Type=notify', 'FileDescriptorStoreMax=4'])
+    const client = new Client({ path: where })
+    const before = await client.line()
+    await client.done('store')
+    assert.equal(manager.show(unit, 'NFileDescriptorStore'), '1')
+    manager.control('restart', unit)
+    const after = await client.line()
+    assert.notEqual(after.pid, before.pid)
+    assert.deepEqual(
+      after.found.map(({ name, kind }) => [name, kind]),
+      [
+        [unit.replace('.service', '-main.socket'), 'listener'],
+        ['kept', 'connection'],
+      ],
+    )
+    await client.done('forget')
+    assert.equal(manager.show(unit, 'NFileDescriptorStore'), '0')
+  })
+
+  it('a loop that turns keeps the watchdog quiet, and one that hangs is ended', async () => {
+    const where = path()
+    const unit = install({ main: [`ListenStream=${where}`] }, ['Type=notify', 'WatchdogSec=5'])
+    const client = new Client({ path: where })
+    await client.line()
+    const last = () => Number(manager.show(unit, 'WatchdogTimestampMonotonic'))
+    await until(() => last() > 0)
+    const first = last()
+    await until(() => last() >= first + 2_000_000)
+    assert.equal(manager.show(unit, 'ActiveState'), 'active')
+    client.order('hang')
+    await until(() => manager.show(unit, 'Result') === 'watchdog')
+  })
+
+  it('the units of examples/activated serve', async () => {
+    const [web, each] = [reservedPort(), reservedPort()]
+    const units = exampleUnits({ 'web.socket': web, 'each.socket': each })
+    manager.units(units)
+    manager.control('start', 'web.socket', 'each.socket')
+    cleanUp(() => manager.control('stop', 'web.socket', 'each.socket', 'web.service', 'each@*.service'))
+    const { status } = await fetch(`http://127.0.0.1:${web}`)
+    assert.equal(status, 200)
+    await until(() => manager.show('web.service', 'ActiveState') === 'active')
+    assert.equal(manager.show('web.service', 'StatusText'), 'serving 1')
+    const client = temporary(net.connect(each, '127.0.0.1'))
+    client.end('a line\n')
+    assert.equal(await text(client), 'hello 127.0.0.1\na line\n')
+    manager.control('stop', 'web.service')
+    assert.equal(manager.show('web.service', 'Result'), 'success')
+  })
+})
+
+describe('The units of examples/activated', () => {
+  it('are as systemd-analyze verify wants them', function () {
+    needs(this, 'systemd-analyze', '--version')
+    const directory = temporaryDirectory()
+    const units = exampleUnits()
+    for (const [name, lines] of Object.entries(units)) writeFileSync(join(directory, name), lines)
+    const files = Object.keys(units).map((name) => join(directory, name))
+    const { status, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', ...files], { encoding: 'utf8' })
+    assert.deepEqual({ status, stderr }, { status: 0, stderr: '' })
+  })
+})
+
+/** They are written for a machine where everything has its usual place. */
+function exampleUnits(ports: Record<string, number> = {}): Record<string, string> {
+  const root = fileURLToPath(new URL('../..', import.meta.url))
+  const names = readdirSync(join(root, 'examples/activated')).filter((name) => /\.(socket|service)$/.test(name))
+  const changed = (name: string) =>
+    readFileSync(join(root, 'examples/activated', name), 'utf8')
+      .replace('/usr/bin/node', process.execPath)
+      .replace('/opt/async-accept/', root)
+      .replace(/^ListenStream=.*$/m, (line) => (name in ports ? `ListenStream=127.0.0.1:${ports[name]}` : line))
+  return Object.fromEntries(names.map((name) => [name, changed(name)]))
+}

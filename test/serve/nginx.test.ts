@@ -1,0 +1,143 @@
+import assert from 'node:assert/strict'
+import { existsSync, writeFileSync } from 'node:fs'
+import type net from 'node:net'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import type { Listener, ListenOptions } from '../../src/index.js'
+import { connect, listen, target, temporaryDirectory } from '../helpers.js'
+import { leaveNoFds } from '../leaks.js'
+import { lookedBefore } from '../looked-before.js'
+import { needs, needsFamilyOf, skip } from '../needs.js'
+import { echoed, runProxy } from './proxies.js'
+import { dialTLS, localhost, upgraded } from '../tls-peers.js'
+
+/** Where the module is that forwards streams; undefined when nginx was built with it inside. */
+function streamModule(context: Mocha.Context): string | undefined {
+  const built = needs(context, 'nginx', '-V')
+  if (/--with-stream(\s|$)/.test(built)) return undefined
+  const path = `${/--modules-path=(\S+)/.exec(built)?.[1]}/ngx_stream_module.so`
+  return existsSync(path) ? path : skip(context, `nginx has no stream module (${path})`)
+}
+
+/**
+ * nginx between a socket of its own, whose address is the result's, and `back`. It takes a PROXY header from `believes`,
+ * and names the client that it has read there.
+ */
+async function nginx(
+  back: Listener,
+  module: string | undefined,
+  options?: ListenOptions,
+  believes?: string,
+): Promise<Listener> {
+  const front = await listen(options ?? { host: '127.0.0.1' })
+  const address = front.address() as net.AddressInfo | string
+  const { port } = back.address() as net.AddressInfo
+  const directory = temporaryDirectory()
+  const lines = [
+    ...(module === undefined ? [] : [`load_module ${module};`]),
+    'daemon off;',
+    'worker_processes 1;',
+    `pid ${directory}/pid;`,
+    'error_log stderr;',
+    'events {}',
+    'stream {',
+    '  server {',
+    `    listen ${typeof address === 'string' ? `unix:${address}` : `${bracketed(address)}:${address.port}`}${believes ? ' proxy_protocol' : ''};`,
+    ...(believes === undefined ? [] : [`    set_real_ip_from ${believes};`]),
+    `    proxy_pass 127.0.0.1:${port};`,
+    '    proxy_protocol on;',
+    '    proxy_half_close on;',
+    '  }',
+    '}',
+  ]
+  writeFileSync(join(directory, 'nginx.conf'), `${lines.join('\n')}\n`)
+  // The variable names sockets that it inherits; the one in the configuration is known by its address.
+  runProxy(front, 'nginx', ['-p', directory, '-c', 'nginx.conf', '-e', 'stderr'], { NGINX: '3;' })
+  return front
+}
+
+const bracketed = ({ address, family }: net.AddressInfo) => (family === 'IPv6' ? `[${address}]` : address)
+
+/** A proxy that names this client, as if it had come to an address of the same family. */
+async function connectAndName(front: Listener, protocol: 'TCP4' | 'TCP6', client: string): Promise<net.Socket> {
+  const socket = await connect(front)
+  socket.write(`PROXY ${protocol} ${client} ${client} 5555 80\r\n`)
+  return socket
+}
+
+describe('proxyHeader behind nginx', () => {
+  lookedBefore()
+  leaveNoFds()
+
+  let module: string | undefined
+  beforeEach(function () {
+    module = streamModule(this)
+  })
+
+  for (const [family, host] of [
+    ['IPv4', '127.0.0.1'],
+    ['IPv6', '::1'],
+  ] as const) {
+    it(`names the client over ${family}`, async function () {
+      needsFamilyOf(this, host)
+      const back = await listen({ host: '127.0.0.1' })
+      const front = await nginx(back, module, { host })
+      const [connection, client] = await Promise.all([back.accept(), connect(front)])
+      const source = { address: host, port: client.localPort }
+      const destination = { address: host, port: (front.address() as net.AddressInfo).port }
+      assert.deepEqual(await echoed(connection, client), {
+        version: 1,
+        command: 'PROXY',
+        family,
+        transport: 'STREAM',
+        source,
+        destination,
+        tlvs: [],
+      })
+    })
+  }
+
+  for (const [host, protocol, family, client] of [
+    ['127.0.0.1', 'TCP6', 'IPv6', '2001:db8::9'],
+    ['::1', 'TCP4', 'IPv4', '203.0.113.9'],
+  ] as const) {
+    it(`names a client over ${family} that another proxy has named to it at ${host}`, async function () {
+      needsFamilyOf(this, host)
+      if (!needs(this, 'nginx', '-V').includes('--with-stream_realip_module')) skip(this, 'nginx has no realip module')
+      const back = await listen({ host: '127.0.0.1' })
+      const front = await nginx(back, module, { host }, host)
+      const [connection, proxy] = await Promise.all([back.accept(), connectAndName(front, protocol, client)])
+      const header = await echoed(connection, proxy)
+      const { port } = front.address() as net.AddressInfo
+      assert.equal(header.family, family)
+      assert.deepEqual(header.source, { address: client, port: 5555 })
+      assert.deepEqual(header.destination, { address: host, port })
+    })
+  }
+
+  it('does not name a client of a unix socket', async () => {
+    const back = await listen({ host: '127.0.0.1' })
+    const front = await nginx(back, module, { path: join(temporaryDirectory(), 'socket') })
+    const [connection, client] = await Promise.all([back.accept(), connect(front)])
+    const header = await echoed(connection, client)
+    assert.equal(header.family, 'UNSPEC')
+    assert.equal(header.source, undefined)
+  })
+
+  it('leaves a TLS handshake that passes through for clientHello and toTLS', async () => {
+    const back = await listen({ host: '127.0.0.1' })
+    const front = await nginx(back, module)
+    const client = await dialTLS({ ...target(front), ALPNProtocols: ['h2', 'http/1.1'] })
+    const connection = await back.accept()
+    const header = await connection.proxyHeader()
+    assert.deepEqual(header?.source, { address: '127.0.0.1', port: client.localPort })
+    const hello = await connection.clientHello()
+    assert.equal(hello?.serverName, 'localhost')
+    assert.deepEqual(hello?.alpnProtocols, ['h2', 'http/1.1'])
+    const secure = await upgraded(connection, await localhost({ ALPNProtocols: ['http/1.1'] }))
+    secure.pipe(secure)
+    client.end('hello')
+    assert.equal(await text(client), 'hello')
+    assert.equal(secure.alpnProtocol, 'http/1.1')
+  })
+})

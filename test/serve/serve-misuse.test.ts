@@ -1,0 +1,138 @@
+import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
+import http from 'node:http'
+import net from 'node:net'
+import { join } from 'node:path'
+import tls from 'node:tls'
+import { binding } from '../../src/core/binding.js'
+import { type ConnectionHandler, Listener, type ServeOptions, serve } from '../../src/index.js'
+import { cleanUp, listen, temporaryDirectory } from '../helpers.js'
+import { leaveNoFds } from '../leaks.js'
+
+const application = Object.assign(() => {}, { listen() {} })
+const aborted = AbortSignal.abort()
+const wrongType = 'ERR_INVALID_ARG_TYPE'
+const wrongValue = 'ERR_INVALID_ARG_VALUE'
+const outOfRange = 'ERR_OUT_OF_RANGE'
+const trust = ['127.0.0.1']
+
+const wrongOptions: [options: unknown, code: string, name: RegExp][] = [
+  [null, wrongType, /"options"/],
+  [[], wrongType, /"options"/],
+  [1, wrongType, /"options"/],
+  [{ maxConnections: '1' }, wrongType, /"options.maxConnections"/],
+  [{ maxConnections: null }, wrongType, /"options.maxConnections"/],
+  [{ maxConnections: -1 }, outOfRange, /"options.maxConnections"/],
+  [{ maxConnections: 1.5 }, outOfRange, /"options.maxConnections"/],
+  [{ maxConnections: Number.NaN }, outOfRange, /"options.maxConnections"/],
+  [{ alarm: 10 }, wrongType, /"options.alarm"/],
+  [{ alarm: null }, wrongType, /"options.alarm"/],
+  [{ alarm: {} }, wrongType, /"options.alarm.threshold"/],
+  [{ alarm: { threshold: 0 } }, outOfRange, /"options.alarm.threshold"/],
+  [{ alarm: [{ threshold: 1 }, { threshold: '2' }] }, wrongType, /"options.alarm.threshold"/],
+  [{ alarm: { threshold: 1, cooldown: -1 } }, outOfRange, /"options.alarm.cooldown"/],
+  [{ alarm: { threshold: 1, cooldown: '1' } }, wrongType, /"options.alarm.cooldown"/],
+  [{ proxyProtocol: true, trust }, wrongType, /"options.proxyProtocol"/],
+  [{ proxyProtocol: 'always', trust }, wrongValue, /'options.proxyProtocol'/],
+  [{ proxyProtocol: 'require' }, wrongType, /"options.trust"/],
+  [{ trust: '127.0.0.1' }, wrongType, /"options.trust"/],
+  [{ trust: ['localhost'] }, wrongValue, /'options.trust'/],
+  [{ trust: ['10.0.0.0/33'] }, wrongValue, /'options.trust'/],
+  [{ trust: ['::1/129'] }, wrongValue, /'options.trust'/],
+  [{ trust: ['10.0.0.0/8/8'] }, wrongValue, /'options.trust'/],
+  [{ trust: [1] }, wrongValue, /'options.trust'/],
+  [{ tls: true }, wrongType, /"options/],
+  [{ tls: null }, wrongType, /"options/],
+  [{ tls: net.createServer() }, wrongType, /"options/],
+  [{ tls: { cert: 1 } }, wrongType, /"options.cert"/],
+  [{ handshakeTimeout: '1' }, wrongType, /"options.handshakeTimeout"/],
+  [{ handshakeTimeout: null }, wrongType, /"options.handshakeTimeout"/],
+  [{ handshakeTimeout: Number.NaN }, outOfRange, /"options.handshakeTimeout"/],
+  [{ signal: {} }, wrongType, /"options.signal"/],
+  [{ signal: null }, wrongType, /"options.signal"/],
+  [{ signal: aborted }, 'ABORT_ERR', /aborted/],
+]
+
+const { AF_UNIX, SOCK_SEQPACKET } = binding.constants as Record<string, number>
+
+function seqpacketListener(): Listener {
+  const fd = binding.socket(AF_UNIX as number, SOCK_SEQPACKET as number)
+  assert.equal(binding.bindPath(fd, `\0async-accept-${randomUUID()}`), 0)
+  assert.equal(binding.listen(fd, 1), 0)
+  binding.release(fd)
+  const listener = Listener.fromFd(fd)
+  cleanUp(() => listener.close())
+  return listener
+}
+
+describe('serve, told something wrong', () => {
+  leaveNoFds()
+
+  /** Nothing has happened: the listener and the server are free for whoever serves next. */
+  function refused(listener: Listener, target: unknown, options: unknown, code: string, message: RegExp = /./): void {
+    assert.throws(() => serve(listener, target as ConnectionHandler, options as ServeOptions), { code, message })
+    assert.equal(listener.pending, 0)
+    assert.equal(listener.listenerCount('accept'), 0)
+    if (target instanceof net.Server) assert.equal(target.listening, false)
+  }
+
+  it('refuses what is no listener', async () => {
+    const { fd } = await listen({ host: '127.0.0.1' })
+    for (const listener of [undefined, null, {}, fd, net.createServer(), Listener])
+      assert.throws(() => serve(listener as Listener, () => {}), { code: wrongType, message: /"listener"/ })
+  })
+
+  it('refuses what is neither a server nor a function', async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    for (const target of [undefined, null, {}, 'server', 3000, { listen() {} }, new net.Socket()]) {
+      refused(listener, target, undefined, wrongType, /"target"/)
+    }
+  })
+
+  it("refuses a framework's application, which would take the connection for a request", async () => {
+    refused(await listen({ host: '127.0.0.1' }), application, undefined, wrongValue, /'target'.*framework/)
+  })
+
+  for (const [options, code, message] of wrongOptions) {
+    it(`refuses the options ${JSON.stringify(options)?.slice(0, 60)} with ${code}`, async () => {
+      const listener = await listen({ host: '127.0.0.1' })
+      refused(listener, () => {}, options, code, message)
+      refused(listener, http.createServer(), options, code, message)
+    })
+  }
+
+  it("refuses the option 'tls' for a server that has TLS of its own", async () => {
+    refused(await listen({ host: '127.0.0.1' }), tls.createServer(), { tls: {} }, wrongValue, /'options.tls'/)
+  })
+
+  it('refuses a listener that is closed or detached', async () => {
+    for (const end of ['close', 'detach'] as const) {
+      const listener = await listen({ host: '127.0.0.1' })
+      const fd = listener[end]()
+      for (const target of [() => {}, net.createServer()]) refused(listener, target, undefined, 'ERR_LISTENER_CLOSED')
+      if (typeof fd === 'number') await Listener.fromFd(fd).close()
+    }
+  })
+
+  it('refuses to serve a server over a seqpacket socket, which a function can take', async () => {
+    const listener = seqpacketListener()
+    refused(listener, net.createServer(), undefined, 'ERR_SOCKET_TYPE')
+    await serve(listener, () => {}).close()
+  })
+
+  it('refuses a server that is listening, which goes on', async () => {
+    const server = net.createServer().listen(0)
+    const listener = await listen({ host: '127.0.0.1' })
+    assert.throws(() => serve(listener, server), { code: 'ERR_SERVER_ALREADY_LISTEN' })
+    assert.equal(server.listening, true)
+    assert.equal(listener.pending, 0)
+    await new Promise((resolve) => server.close(resolve))
+  })
+
+  it('takes an option that is undefined for one that is not there', async () => {
+    const listener = await listen({ path: join(temporaryDirectory(), 'socket') })
+    const names = ['maxConnections', 'alarm', 'proxyProtocol', 'trust', 'tls', 'handshakeTimeout', 'signal']
+    const options = Object.fromEntries(names.map((name) => [name, undefined]))
+    await serve(listener, () => {}, options).close()
+  })
+})
