@@ -70,7 +70,7 @@ size_t as_a_kernel_would(msghdr* message) {
       case 0: {  // scm_detach_fds: as many as there is room for, and they are installed only if they are told of
         size_t room = message->msg_controllen - used;
         size_t most = room < CMSG_LEN(0) ? 0 : (room - CMSG_LEN(0)) / sizeof(int);
-        auto count = input.ConsumeIntegralInRange<size_t>(1, messages::kMostFds);
+        auto count = input.ConsumeIntegralInRange<size_t>(1, messages::kMaxFds);
         if (count > most) message->msg_flags |= MSG_CTRUNC;
         std::vector<int> fds;
         while (fds.size() < std::min(count, most)) fds.push_back(kernel.open());
@@ -149,13 +149,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   messages::Fds received;
   char bytes[16];
   if (kernel.answers == Kernel::kEcho) {
-    std::vector<int> fds(input.ConsumeIntegralInRange<size_t>(0, messages::kMostFds));
+    std::vector<int> fds(input.ConsumeIntegralInRange<size_t>(0, messages::kMaxFds));
     for (int& fd : fds) fd = kernel.open();
     messages::send(0, bytes, sizeof bytes, fds.data(), fds.size(), nullptr);
   }
   ssize_t length = messages::receive(0, bytes, sizeof bytes, &received);
   assert(length <= static_cast<ssize_t>(sizeof bytes) && received.count <= std::size(received.fds));
-  assert(received.count <= messages::kMostFds || received.truncated || length < 0);
+  assert(received.count <= messages::kMaxFds || received.truncated || length < 0);
   if (!kernel.gave) return 0;
   for (size_t i = 0; i < received.count; i++) kernel.end(received.fds[i]);
   assert(std::all_of(kernel.ends.begin(), kernel.ends.end(), [](int ends) { return ends == 1; }));

@@ -64,12 +64,12 @@ int Addon::close_listener(Listener* listener, int* unremoved) {
   return fd < 0 ? fd : paths_.close(fd, close_listening, unremoved);
 }
 
-int Addon::lend(int fd) {
+int Addon::prepare_transfer(int fd) {
   if (!owned_.has(fd)) return -EBADF;
   sys::File file = {};
   int error = files::identify(fd, &file);
   // Without an answer no inode is the same, and the environment's end leaves the fd alone.
-  if (error != -EBADF) lent_ = {fd, file.inode};
+  if (error != -EBADF) in_transfer_ = {fd, file.inode};
   return error;
 }
 
@@ -90,40 +90,40 @@ int free_number(int fd) {
 
 bool Addon::own(int fd, Origin origin) {
   inherited_.remove(fd);
-  strangers_.remove(fd);
+  untrusted_.remove(fd);
   if (origin == Origin::kInherited && !inherited_.add(fd)) return false;
-  if (origin == Origin::kStranger && !strangers_.add(fd)) return false;
+  if (origin == Origin::kUntrusted && !untrusted_.add(fd)) return false;
   return owned_.add(fd);
 }
 
 Origin Addon::origin_of(int fd) const {
-  if (strangers_.has(fd)) return Origin::kStranger;
+  if (untrusted_.has(fd)) return Origin::kUntrusted;
   return inherited_.has(fd) ? Origin::kInherited : Origin::kOwn;
 }
 
-bool Addon::give(int fd) {
+bool Addon::detach(int fd) {
   paths_.forget(fd);
-  const bool stranger = strangers_.has(fd);
+  const bool stranger = untrusted_.has(fd);
   if (!release(fd)) return false;
   sys::File file;
   if (!stranger || files::identify(fd, &file) != 0) return true;
   try {
-    given_strangers_[fd] = file.inode;
+    detached_untrusted_[fd] = file.inode;
   } catch (const std::bad_alloc&) {
     // Its close may then wait on the loop.
   }
   return true;
 }
 
-bool Addon::is_given_stranger(int fd) const {
-  auto given = given_strangers_.find(fd);
+bool Addon::is_detached_untrusted(int fd) const {
+  auto given = detached_untrusted_.find(fd);
   sys::File file;
-  return given != given_strangers_.end() && files::identify(fd, &file) == 0 && file.inode == given->second;
+  return given != detached_untrusted_.end() && files::identify(fd, &file) == 0 && file.inode == given->second;
 }
 
 int Addon::close_owned(int fd, Closer::How how) {
   if (!release(fd)) return -EBADF;
-  if (origin_of(fd) != Origin::kStranger) {
+  if (origin_of(fd) != Origin::kUntrusted) {
     close_by_origin(fd, how);
   } else if (closer_.is_quick()) {
     closer_.close_soon(fd, how);
@@ -135,7 +135,7 @@ int Addon::close_owned(int fd, Closer::How how) {
 
 void Addon::close_by_origin(int fd, Closer::How how) {
   const Origin origin = origin_of(fd);
-  if (origin == Origin::kStranger) {
+  if (origin == Origin::kUntrusted) {
     closer_.close(fd, how);
   } else if (how == Closer::How::kReset) {
     sys::reset(fd);
@@ -245,7 +245,7 @@ void Addon::end() {
   readiness_open_ = readiness_.close();
   owned_.drain([this](int fd) {
     sys::File now;
-    if (fd == lent_.fd && (files::identify(fd, &now) != 0 || now.inode != lent_.inode)) return;
+    if (fd == in_transfer_.fd && (files::identify(fd, &now) != 0 || now.inode != in_transfer_.inode)) return;
     close_by_origin(fd, Closer::How::kClose);
   });
   closer_.end();

@@ -10,8 +10,9 @@
 
 #include "bound_paths.h"
 #include "closer.h"
+#include "fd_bit_set.h"
+#include "fd_origin.h"
 #include "listener.h"
-#include "owned_fds.h"
 #include "readiness.h"
 
 // The JavaScript object of a listener, as far as the addon needs it. Listener::data points to it.
@@ -41,7 +42,7 @@ class Addon final : public Listener::Host, public Readiness::Host {
   uv_loop_t* loop() const { return loop_; }
 
   // Fds that JavaScript holds by number, without a libuv handle. A listener's fd is the listener's alone.
-  OwnedFds& owned() { return owned_; }
+  FdBitSet& owned() { return owned_; }
   bool owns(int fd) const { return owned_.has(fd); }
 
   // Owns `fd`, unless there is no memory to remember it.
@@ -52,11 +53,11 @@ class Addon final : public Listener::Host, public Readiness::Host {
 
   // Gives an owned fd to the caller, and remembers it if it is a stranger's. False when the environment does not own
   // it.
-  bool give(int fd);
+  bool detach(int fd);
 
   // Whether the fd, which may be given back, is one of a stranger that was given away. Its number alone does not say
   // so: it may be another file's by now.
-  bool is_given_stranger(int fd) const;
+  bool is_detached_untrusted(int fd) const;
 
   // Closes an owned fd, on another thread if that can take long. -EBADF when the environment does not own it.
   int close_owned(int fd, Closer::How how);
@@ -66,11 +67,11 @@ class Addon final : public Listener::Host, public Readiness::Host {
 
   // Notes what an owned fd is before somebody else takes it. The environment may end between their taking it and
   // release(); then they close it, and when it is our turn its number may be another thread's.
-  int lend(int fd);
+  int prepare_transfer(int fd);
 
   // False when the environment does not own it.
   bool release(int fd) {
-    if (fd == lent_.fd) lent_.fd = -1;
+    if (fd == in_transfer_.fd) in_transfer_.fd = -1;
     readiness_.unwatch(fd);
     return owned_.remove(fd);
   }
@@ -105,16 +106,16 @@ class Addon final : public Listener::Host, public Readiness::Host {
 
   Napi::Env env_;
   uv_loop_t* loop_ = nullptr;
-  OwnedFds owned_;
-  OwnedFds inherited_;
-  OwnedFds strangers_;
-  std::unordered_map<int, uint64_t> given_strangers_;  // by number, with their inodes
+  FdBitSet owned_;
+  FdBitSet inherited_;
+  FdBitSet untrusted_;
+  std::unordered_map<int, uint64_t> detached_untrusted_;  // by number, with their inodes
   BoundPaths paths_;
   Closer closer_;
   struct {
     int fd = -1;
     uint64_t inode = 0;
-  } lent_;
+  } in_transfer_;
   std::unordered_set<Listener*> listeners_;  // those being closed included
   Napi::Reference<Napi::ArrayBuffer> completions_;
   Napi::FunctionReference deliver_;

@@ -58,7 +58,7 @@ struct Closer::State {
   uv_thread_t ended_thread;  // to be joined
   bool has_ended_thread = false;
   bool ending = false;
-  bool left = false;  // the object has gone
+  bool abandoned = false;  // the Closer itself is destroyed
 
   static State* create() noexcept;
   bool add_thread();
@@ -138,7 +138,7 @@ void Closer::State::run() {
   const bool has_before = has_ended_thread;
   ended_thread = uv_thread_self();
   has_ended_thread = true;
-  const bool last = --threads == 0 && left;
+  const bool last = --threads == 0 && abandoned;
   if (last) has_ended_thread = false;  // it cannot join itself
   uv_cond_broadcast(&progress);
   uv_mutex_unlock(&mutex);
@@ -192,7 +192,7 @@ void Closer::end() noexcept {
   for (uint64_t now = uv_hrtime(); state->threads > 0 && now < until; now = uv_hrtime()) {
     uv_cond_timedwait(&state->progress, &state->mutex, until - now);
   }
-  state->left = true;
+  state->abandoned = true;
   const bool last = state->threads == 0;
   uv_mutex_unlock(&state->mutex);
   if (last) state->destroy();

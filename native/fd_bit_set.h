@@ -1,19 +1,11 @@
-// Fds that this environment owns.
+// A set of file descriptors, one bit for each.
 #pragma once
 
 #include <cstdint>
 #include <new>
 #include <vector>
 
-// Where an fd comes from, which says how long close(2) of it can take.
-enum class Origin {
-  kOwn,        // opened here: it closes at once
-  kInherited,  // from a process or thread that we trust: it may have SO_LINGER
-  kStranger,   // or of a kind with which a stranger sends fds: as long as the stranger likes
-};
-
-// A set of fds, one bit for each.
-class OwnedFds {
+class FdBitSet {
  public:
   // False when there is no memory to remember it.
   bool add(int fd) noexcept {

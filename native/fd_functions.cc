@@ -21,7 +21,7 @@ using Napi::Value;
 int own(const CallbackInfo& info, int fd, Origin origin = Origin::kOwn) {
   Addon* addon = Addon::of(info.Env());
   if (fd < 0 || addon->own(fd, origin)) return fd;
-  if (origin == Origin::kStranger) {
+  if (origin == Origin::kUntrusted) {
     addon->discard(fd);
   } else {
     sys::close(fd);
@@ -74,7 +74,7 @@ Value connect_path(const CallbackInfo& info) {
   sockaddrs::Sockaddr address;
   int error = sockaddrs::from_path(js::to_string(info[1]), &address);
   if (error == 0 && !addon->owned().has(fd)) error = -EBADF;
-  if (error == 0 && !addon->own(fd, Origin::kStranger)) error = -ENOMEM;
+  if (error == 0 && !addon->own(fd, Origin::kUntrusted)) error = -ENOMEM;
   if (error == 0) error = sys::connect(fd, &address.storage.any, address.length);
   return number(info, error);
 }
@@ -98,10 +98,10 @@ Origin origin_of(const CallbackInfo& info, int fd) {
   int domain = AF_UNIX;
   socklen_t length = sizeof domain;
   sys::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length);
-  if (domain == AF_UNIX) return Origin::kStranger;
+  if (domain == AF_UNIX) return Origin::kUntrusted;
   const Addon* addon = Addon::of(info.Env());
-  const bool stranger = addon->owns(fd) ? addon->origin_of(fd) == Origin::kStranger : addon->is_given_stranger(fd);
-  return stranger ? Origin::kStranger : Origin::kInherited;
+  const bool stranger = addon->owns(fd) ? addon->origin_of(fd) == Origin::kUntrusted : addon->is_detached_untrusted(fd);
+  return stranger ? Origin::kUntrusted : Origin::kInherited;
 }
 
 // adopt(fd): takes it, close-on-exec and non-blocking from now on. -EEXIST when it has an owner here already.
@@ -130,15 +130,15 @@ Value duplicate(const CallbackInfo& info) {
 // copy(fd): an owned copy of a file of any kind. Unlike duplicate(), it leaves O_NONBLOCK of the open file description
 // as it is.
 Value copy(const CallbackInfo& info) {
-  return number(info, own(info, sys::dup_cloexec(js::to_int(info[0])), Origin::kStranger));
+  return number(info, own(info, sys::dup_cloexec(js::to_int(info[0])), Origin::kUntrusted));
 }
 
 // checkOpen(fd): 0, or -EBADF when it is not open.
 Value check_open(const CallbackInfo& info) { return number(info, sys::check_open(js::to_int(info[0]))); }
 
-// give(fd): gives it to the caller, who may give it back. False when the environment does not own it.
-Value give(const CallbackInfo& info) {
-  return Napi::Boolean::New(info.Env(), Addon::of(info.Env())->give(js::to_int(info[0])));
+// detach(fd): gives it to the caller, who may give it back. False when the environment does not own it.
+Value detach(const CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), Addon::of(info.Env())->detach(js::to_int(info[0])));
 }
 
 // release(fd): something else of this thread has it now. False when the environment does not own it.
@@ -149,8 +149,10 @@ Value release(const CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), addon->release(fd));
 }
 
-// lend(fd): before somebody else takes it; release() comes when they have it.
-Value lend(const CallbackInfo& info) { return number(info, Addon::of(info.Env())->lend(js::to_int(info[0]))); }
+// prepareTransfer(fd): called before a libuv handle takes the fd; release() follows when the handle has it.
+Value prepare_transfer(const CallbackInfo& info) {
+  return number(info, Addon::of(info.Env())->prepare_transfer(js::to_int(info[0])));
+}
 
 // close(fd): only what the environment owns, or a number gone stale would close what others have opened since. What can
 // take long is closed on another thread, and may still be open when this returns.
@@ -183,7 +185,7 @@ Value socket_pair(const CallbackInfo& info) {
   int fds[2];
   int error = sys::socketpair(js::to_int(info[0]), fds);
   if (error == 0) sys::set_nonblock(fds[0]);
-  return own_both(info, error, fds, Origin::kStranger);
+  return own_both(info, error, fds, Origin::kUntrusted);
 }
 
 // pipe(): two owned fds, to read from and to write to.
@@ -218,9 +220,9 @@ void define(Napi::Object exports) {
   js::define(exports, "duplicate", duplicate);
   js::define(exports, "copy", copy);
   js::define(exports, "checkOpen", check_open);
-  js::define(exports, "give", give);
+  js::define(exports, "detach", detach);
   js::define(exports, "release", release);
-  js::define(exports, "lend", lend);
+  js::define(exports, "prepareTransfer", prepare_transfer);
   js::define(exports, "close", close);
   js::define(exports, "reset", reset);
   js::define(exports, "socketPair", socket_pair);

@@ -17,7 +17,8 @@ using js::number;
 using Napi::CallbackInfo;
 using Napi::Value;
 
-constexpr int64_t kMostReceived = 1 << 20;
+// Bytes in one receive() or receiveMessage(). It also limits what a wrong call can allocate.
+constexpr int64_t kMaxReceived = 1 << 20;
 
 // watch(fd, writable): from now on the function of setReady is told of it.
 Value watch(const CallbackInfo& info) {
@@ -47,13 +48,13 @@ Value receive(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   int64_t length = js::to_integer(info[1]);
   bool peek = js::to_bool(info[2]);
-  if (length < 0 || length > kMostReceived) js::throw_type_error(info.Env(), "expected 0 to 1048576 bytes");
+  if (length < 0 || length > kMaxReceived) js::throw_type_error(info.Env(), "expected a length from 0 to maxReceived");
   if (!peek && !Addon::of(info.Env())->owned().has(fd)) return number(info, -EBADF);
   int flags = MSG_DONTWAIT | (peek ? MSG_PEEK : 0);
   std::unique_ptr<char[]> bytes(new char[length]);
   Addon* addon = Addon::of(info.Env());
   ssize_t received;
-  if (!peek && addon->origin_of(fd) == Origin::kStranger) {
+  if (!peek && addon->origin_of(fd) == Origin::kUntrusted) {
     received = receive_without_fds(addon, fd, bytes.get(), static_cast<size_t>(length));
   } else {
     received = sys::recv(fd, bytes.get(), static_cast<size_t>(length), flags);
@@ -68,8 +69,8 @@ Value send_message(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   if (!info[2].IsArray()) js::throw_type_error(info.Env(), "expected an array of fds");
   auto list = info[2].As<Napi::Array>();
-  if (list.Length() > messages::kMostFds) return number(info, -E2BIG);
-  int fds[messages::kMostFds];
+  if (list.Length() > messages::kMaxFds) return number(info, -E2BIG);
+  int fds[messages::kMaxFds];
   size_t count = 0;
   for (uint32_t i = 0, length = list.Length(); i < length; i++) {
     Napi::Value each = list.Get(i);
@@ -94,7 +95,7 @@ Value send_message(const CallbackInfo& info) {
 Value receive_message(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   int64_t room = js::to_integer(info[1]);
-  if (room < 0 || room > kMostReceived) js::throw_type_error(info.Env(), "expected 0 to 1048576 bytes");
+  if (room < 0 || room > kMaxReceived) js::throw_type_error(info.Env(), "expected a length from 0 to maxReceived");
   Addon* addon = Addon::of(info.Env());
   if (!addon->owned().has(fd)) return number(info, -EBADF);
   std::unique_ptr<char[]> bytes(new char[room]);
@@ -103,7 +104,7 @@ Value receive_message(const CallbackInfo& info) {
   // Before anything of JavaScript, which can throw.
   size_t count = 0;
   for (size_t i = 0; i < received.count; i++) {
-    if (length >= 0 && addon->own(received.fds[i], Origin::kStranger)) {
+    if (length >= 0 && addon->own(received.fds[i], Origin::kUntrusted)) {
       received.fds[count++] = received.fds[i];
     } else {
       addon->discard(received.fds[i]);
@@ -123,6 +124,8 @@ Value receive_message(const CallbackInfo& info) {
 }  // namespace
 
 void define(Napi::Object exports) {
+  exports.Set("maxFds", Napi::Number::New(exports.Env(), messages::kMaxFds));
+  exports.Set("maxReceived", Napi::Number::New(exports.Env(), static_cast<double>(kMaxReceived)));
   js::define(exports, "watch", watch);
   js::define(exports, "unwatch", unwatch);
   js::define(exports, "receive", receive);

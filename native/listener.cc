@@ -61,7 +61,7 @@ Kind kind_of(int error) {
 
 // Of an accepted socket. Any process that may connect to a unix socket can send fds of any kind to it.
 Origin origin_of(const Listener::Completion& slot, Origin listening) {
-  if (slot.address.family == AF_UNIX) return Origin::kStranger;
+  if (slot.address.family == AF_UNIX) return Origin::kUntrusted;
   return listening == Origin::kOwn ? Origin::kOwn : Origin::kInherited;
 }
 

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "owned_fds.h"
+#include "fd_origin.h"
 #include "request_queue.h"
 #include "sockaddr.h"
 

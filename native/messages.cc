@@ -72,7 +72,7 @@ ssize_t receive(int fd, void* data, size_t room, Fds* fds) {
       }
     }
   }
-  if (fds->count > kMostFds) fds->truncated = true;
+  if (fds->count > kMaxFds) fds->truncated = true;
   if ((message.msg_flags & MSG_CTRUNC) != 0) return length;
   // The fds that come out of the socket now are open here already, so the kernel closes none of them.
   iovec same = {data, static_cast<size_t>(length)};

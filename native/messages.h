@@ -10,7 +10,7 @@
 namespace messages {
 
 // SCM_MAX_FD: what the kernel takes in one message.
-constexpr size_t kMostFds = 253;
+constexpr size_t kMaxFds = 253;
 
 // sendmsg(2) with SCM_RIGHTS. The receiver gets copies; what is here stays open. `to` is null for a connected socket.
 // The bytes sent, maybe fewer than `length` on a stream, and then the fds are with the first; or a negative errno.
@@ -18,7 +18,7 @@ ssize_t send(int fd, const void* data, size_t length, const int* fds, size_t cou
 
 // The room for control messages, some of which come before the fds if the socket's owner wants them (SO_PASSCRED,
 // SO_PASSPIDFD, SO_PASSSEC, SO_TIMESTAMP). Without room for them, fds would be lost.
-constexpr size_t kControlRoom = CMSG_SPACE(sizeof(int) * kMostFds) + 512;
+constexpr size_t kControlRoom = CMSG_SPACE(sizeof(int) * kMaxFds) + 512;
 
 struct Fds {
   int fds[kControlRoom / sizeof(int)];

@@ -9,7 +9,7 @@
 
 #include <cstddef>
 
-#include "owned_fds.h"
+#include "fd_bit_set.h"
 
 class Readiness {
  public:
@@ -56,7 +56,7 @@ class Readiness {
   Host* host_;
   uv_poll_t poll_;
   int epoll_ = -1;
-  OwnedFds watched_;
+  FdBitSet watched_;
   size_t count_ = 0;
   bool closing_ = false;
 };

@@ -11,7 +11,9 @@ const files = process.argv.slice(2)
 const tests =
   files.length > 0
     ? files
-    : ['core/binding', 'accept/connection', 'accept/seqpacket', 'handover/fd-channel'].map((name) => `test/${name}.test.ts`)
+    : ['core/binding', 'accept/connection', 'accept/seqpacket', 'handover/fd-channel'].map(
+        (name) => `test/${name}.test.ts`,
+      )
 
 runNode('scripts/prebuild.mjs', 'arm64')
 

@@ -1,8 +1,10 @@
 // What review should not have to say: formatting, which files may know JavaScript, and what clang-tidy finds.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { compileCommands } from './compile-commands.mjs'
-import { run, step } from './steps.mjs'
+import { root, run, step } from './steps.mjs'
+import { wrongImports } from './wings.mjs'
 
 const filesOf = (directory) => readdirSync(directory).map((name) => `${directory}/${name}`)
 const sources = filesOf('native')
@@ -24,6 +26,11 @@ for (const source of sources) {
     console.error(`${source} must not know JavaScript: its header is included by plain C++`)
     failed = true
   }
+}
+
+for (const wrong of wrongImports(join(root, 'src'))) {
+  console.error(wrong)
+  failed = true
 }
 
 // A minute's work, and not done again for what has passed.

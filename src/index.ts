@@ -1,3 +1,16 @@
+export { Connection, type ToSocketOptions } from './accept/connection.js'
+export type { AcceptRef, AcceptResult } from './accept/delivery.js'
+export {
+  type CapacityPause,
+  type CapacityPauseMessage,
+  type ConnectionMessage,
+  Listener,
+  type ListenerEvents,
+} from './accept/listener.js'
+export type { AcceptOptions, FromFdOptions, ListenOptions } from './accept/options.js'
+export type { UpgradeOptions } from './accept/tls-upgrade.js'
+export type { Backlog, ListenerStats, PeerCredentials } from './core/binding.js'
+export { type Code, type CodedError, codes, type SystemError } from './core/errors.js'
 export {
   type Activated,
   type ActivationOptions,
@@ -5,26 +18,7 @@ export {
   activatedListeners,
   activation,
 } from './handover/activation.js'
-export type { Refusal } from './serve/admission.js'
-export type { Alarm } from './serve/alarms.js'
-export type { Backlog, ListenerStats, PeerCredentials } from './core/binding.js'
-export type { ClientHello } from './peek/client-hello.js'
-export { Connection, type ToSocketOptions } from './accept/connection.js'
-export type { CapacityPauseMessage, ConnectionMessage } from './accept/diagnostics.js'
-export type { DrainOptions, DrainReport, EndOptions } from './serve/drain.js'
-export { type Code, type CodedError, codes, type SystemError } from './core/errors.js'
 export { FdChannel, type FdChannelOptions } from './handover/fd-channel.js'
-export {
-  type AcceptOptions,
-  type AcceptRef,
-  type AcceptResult,
-  type CapacityPause,
-  type FromFdOptions,
-  Listener,
-  type ListenerEvents,
-  type ListenOptions,
-} from './accept/listener.js'
-export type { LookAheadOptions } from './peek/look-ahead.js'
 export {
   type Notification,
   type NotifyOptions,
@@ -34,10 +28,15 @@ export {
   storeFds,
   watchdog,
 } from './handover/notify.js'
+export { type FdMessage, ReceivedFd } from './handover/received-fd.js'
+export { type Passed, type SpawnActivatedOptions, spawnActivated } from './handover/spawn-activated.js'
+export type { ClientHello } from './peek/client-hello.js'
+export type { LookAheadOptions } from './peek/look-ahead.js'
 export { type Proxied, proxyOf } from './peek/proxied.js'
 export type { ProxyEndpoint, ProxyHeader, ProxySsl } from './peek/proxy-protocol.js'
-export { type FdMessage, ReceivedFd } from './handover/received-fd.js'
-export { type ConnectionHandler, type SecureHandler, type ServeOptions, serve } from './serve/serve.js'
+export type { Refusal } from './serve/admission.js'
+export type { Alarm } from './serve/alarms.js'
+export type { DrainOptions, DrainReport, EndOptions } from './serve/drain.js'
+export type { ConnectionHandler, SecureHandler, ServeOptions } from './serve/options.js'
+export { serve } from './serve/serve.js'
 export type { Serving, ServingEvents, ServingState } from './serve/serving.js'
-export { type Passed, type SpawnActivatedOptions, spawnActivated } from './handover/spawn-activated.js'
-export type { UpgradeOptions } from './accept/tls-upgrade.js'

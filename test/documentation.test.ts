@@ -51,7 +51,11 @@ describe('The documentation', () => {
 
   it('has a place for every source file', () => {
     const contributing = read('CONTRIBUTING.md')
-    const files = ['native', 'src'].flatMap((directory) => readdirSync(directory))
+    const files = ['native', 'src'].flatMap((directory) =>
+      readdirSync(directory, { recursive: true, withFileTypes: true })
+        .filter((entry) => entry.isFile())
+        .map(({ name }) => name),
+    )
     const missing = files.filter((file) => {
       const source = file.replace(/\.h$/, '.cc')
       return !contributing.includes(`  ${files.includes(source) ? source : file} `)

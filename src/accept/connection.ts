@@ -1,12 +1,10 @@
 import net from 'node:net'
 import type tls from 'node:tls'
 import { isMainThread } from 'node:worker_threads'
-import { adopt, inspect, inspectStream } from '../core/inspect.js'
 import { binding, type PeerCredentials, type PlainAddress } from '../core/binding.js'
-import { type ClientHello, parseClientHello } from '../peek/client-hello.js'
-import { mark } from '../core/brand.js'
+import { brand } from '../core/brand.js'
 import { abortError, check, codedError, invalidArgType } from '../core/errors.js'
-import { type End, keepsPackets, type LookAheadOptions, lookAhead, lookFromStart, type Reading } from '../peek/look-ahead.js'
+import { adopt, inspect, inspectStream } from '../core/inspect.js'
 import {
   type Handle,
   type HandleClass,
@@ -17,12 +15,21 @@ import {
   watchHandle,
   watchSocket,
 } from '../core/node-internals.js'
-import { type Keeper, type Origin, OwnedFd, unclaimed } from './owned-fd.js'
+import * as validate from '../core/validate.js'
+import { type ClientHello, parseClientHello } from '../peek/client-hello.js'
+import {
+  type End,
+  keepsPackets,
+  type LookAheadOptions,
+  lookAhead,
+  lookFromStart,
+  type Reading,
+} from '../peek/look-ahead.js'
 import { noteProxied, type Proxied } from '../peek/proxied.js'
-import { type ProxyHeader, parseProxyHeader } from '../peek/proxy-protocol.js'
+import { longestProxyHeader, type ProxyHeader, parseProxyHeader } from '../peek/proxy-protocol.js'
+import { type ConnectionSource, type FdObserver, OwnedFd, unclaimed } from './owned-fd.js'
 import type { InheritedOptions } from './sockopt.js'
 import { type UpgradeOptions, upgrade } from './tls-upgrade.js'
-import * as validate from '../core/validate.js'
 
 export interface ToSocketOptions extends InheritedOptions {
   /** Keep the writable side open when the peer ends its own. Default: false. */
@@ -33,14 +40,15 @@ export interface ToSocketOptions extends InheritedOptions {
   signal?: AbortSignal
 }
 
-// More than a ClientHello with every extension there is, and more than the longest PROXY header.
-const mostPeeked = 65_536 + 16
+const longestPeek = 65_536
+// Bytes of a PROXY header or of a ClientHello. The longest header is longer than any ClientHello in use.
+const mostPeeked = longestProxyHeader
 
 // Only a worker can end between an fd's being taken and its release.
-const lend = isMainThread ? () => {} : binding.lend
+const prepareTransfer = isMainThread ? () => {} : binding.prepareTransfer
 
 const noOptions = readToSocketOptions({})
-const fromCaller: Origin = { where: 'given to Connection.fromFd()' }
+const fromCaller: ConnectionSource = { where: 'given to Connection.fromFd()' }
 
 /**
  * An accepted connection: a raw fd, close-on-exec and non-blocking, that nobody has read from.
@@ -54,7 +62,7 @@ export class Connection {
   #lookedAt = false
 
   static {
-    mark(Connection, 'Connection')
+    brand(Connection, 'Connection')
   }
 
   /** @internal Whether it is a connection of this copy of the package. A Proxy is not: it has no private fields. */
@@ -108,21 +116,21 @@ export class Connection {
   static handOver<T>(connection: Connection, take: (fd: number) => T): T {
     const taken = take(connection.#claimable())
     const owned = connection.#owned
-    owned.part()
-    owned.keeper?.gone()
+    owned.release()
+    owned.observer?.released()
     return taken
   }
 
-  /** @internal For who serves it: `keeper` is told what becomes of the fd. Gives the fd's owner. */
-  static keep(connection: Connection, keeper: Keeper): OwnedFd {
-    connection.#owned.keeper = keeper
+  /** @internal For who serves it: `observer` is told what becomes of the fd. Gives the fd's owner. */
+  static observe(connection: Connection, observer: FdObserver): OwnedFd {
+    connection.#owned.observer = observer
     return connection.#owned
   }
 
   /** @internal Gives the fd to a handle as a net.Server's. On failure the connection still owns it. */
   static toHandle(connection: Connection, HandleClass: HandleClass): Handle {
     const fd = connection.#claimable()
-    lend(fd)
+    prepareTransfer(fd)
     const handle = openHandle(HandleClass, fd)
     if (handle === undefined) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
     connection.#giveTo(handle)
@@ -158,7 +166,7 @@ export class Connection {
 
   /** What a proxy said of the client, after `serve` has read its PROXY header: then `remote*` are the client's. */
   get proxied(): Proxied | undefined {
-    return this.#owned.keeper?.proxied
+    return this.#owned.observer?.proxied
   }
 
   /** Our own end's address. Undefined when it is asked for the first time after the claim. */
@@ -190,14 +198,14 @@ export class Connection {
    */
   toSocket(options: ToSocketOptions = noOptions): net.Socket {
     const wanted = options === noOptions ? noOptions : readToSocketOptions(options)
-    const { origin } = this.#owned
-    const { allowHalfOpen, highWaterMark = origin.highWaterMark, noDelay, keepAliveInitialDelay, signal } = wanted
+    const { source } = this.#owned
+    const { allowHalfOpen, highWaterMark = source.highWaterMark, noDelay, keepAliveInitialDelay, signal } = wanted
     const aborted = signal?.aborted
     const fd = this.#claimable()
-    lend(fd)
+    prepareTransfer(fd)
     // Not with a signal, the one option that can make the constructor throw: a handle that is open cannot give back its
     // fd.
-    const handle = signal === undefined && origin.handleClass ? openHandle(origin.handleClass, fd) : undefined
+    const handle = signal === undefined && source.handleClass ? openHandle(source.handleClass, fd) : undefined
     const socket = new net.Socket({
       fd: handle === undefined ? fd : undefined,
       handle,
@@ -207,19 +215,19 @@ export class Connection {
       // One that is aborted already would destroy the socket before it has the fd, and nobody would close that.
       signal: aborted ? undefined : signal,
       // Tells the socket what it has inherited, so that its setNoDelay() knows when there is nothing to do.
-      noDelay: origin.noDelay,
-      keepAlive: origin.keepAlive,
-      keepAliveInitialDelay: origin.keepAliveInitialDelay,
+      noDelay: source.noDelay,
+      keepAlive: source.keepAlive,
+      keepAliveInitialDelay: source.keepAliveInitialDelay,
       readableHighWaterMark: highWaterMark,
       writableHighWaterMark: highWaterMark,
     } as net.SocketConstructorOpts)
     const given = handle ?? (handleBeneath(socket) as Handle)
     this.#giveTo(given)
-    if (this.#owned.keeper !== undefined) watchSocket(socket, given)
-    if (handle === undefined && origin !== fromCaller) origin.handleClass ??= handleClassOf(socket)
+    if (this.#owned.observer !== undefined) watchSocket(socket, given)
+    if (handle === undefined && source !== fromCaller) source.handleClass ??= handleClassOf(socket)
     if (noDelay !== undefined) socket.setNoDelay(noDelay)
     // A delay alone changes the probing that the listener has turned on.
-    const keepAlive = wanted.keepAlive ?? (keepAliveInitialDelay === undefined ? undefined : origin.keepAlive)
+    const keepAlive = wanted.keepAlive ?? (keepAliveInitialDelay === undefined ? undefined : source.keepAlive)
     if (keepAlive !== undefined) socket.setKeepAlive(keepAlive, keepAliveInitialDelay)
     if (aborted) socket.destroy(abortError(signal))
     return socket
@@ -256,7 +264,7 @@ export class Connection {
    * buffer that is large enough.
    */
   async peek(length: number, options: LookAheadOptions = {}): Promise<Buffer> {
-    validate.integer('length', length, 1, 65_536)
+    validate.integer('length', length, 1, longestPeek)
     return this.#look<Buffer>(length, options, (bytes, end) =>
       end !== undefined || bytes.length === length ? { result: bytes } : { needed: length },
     )
@@ -324,8 +332,8 @@ export class Connection {
   /** Gives the fd to the caller, who must close it. Error: `ERR_CONNECTION_CLAIMED`. */
   detach(): number {
     const fd = this.#claimable()
-    binding.give(this.#owned.part())
-    this.#owned.keeper?.gone()
+    binding.detach(this.#owned.release())
+    this.#owned.observer?.released()
     return fd
   }
 
@@ -350,12 +358,12 @@ export class Connection {
   }
 
   #giveTo(handle: Handle): void {
-    binding.release(this.#owned.part())
-    const { keeper } = this.#owned
-    if (keeper === undefined) return
-    keeper.handle = handle
-    watchHandle(handle, keeper)
-    const { proxied } = keeper
+    binding.release(this.#owned.release())
+    const { observer } = this.#owned
+    if (observer === undefined) return
+    observer.handle = handle
+    watchHandle(handle, observer)
+    const { proxied } = observer
     if (proxied === undefined) return
     if (proxied.client) setPeer(handle, proxied.client)
     noteProxied(handle, proxied)

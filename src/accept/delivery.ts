@@ -1,9 +1,21 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import { nextTick } from 'node:process'
+import { runSafely } from '../core/errors.js'
 import { Connection } from './connection.js'
 import { connectionChannel } from './diagnostics.js'
-import { runSafely } from '../core/errors.js'
-import type { AcceptRef, Listener } from './listener.js'
+
+/** The tag of one accept request: a safe integer, unique within its listener and never reused. */
+export type AcceptRef = number
+
+/** The end of a request made with `asyncAccept`. */
+export type AcceptResult =
+  | { ref: AcceptRef; connection: Connection; error?: undefined }
+  | { ref: AcceptRef; connection?: undefined; error: Error }
+
+/** The Listener, as far as results need it. */
+interface AcceptEmitter {
+  emit(event: 'accept', result: AcceptResult): boolean
+}
 
 /** What gets the result of a request. The result of a request without one is an 'accept' event. */
 export interface Requester {
@@ -84,7 +96,7 @@ export function inCopyOf<This, Args extends unknown[]>(
  * which the listener was made.
  */
 export class Delivery {
-  readonly #listener: Listener
+  readonly #listener: AcceptEmitter
   readonly #waiting: Map<AcceptRef, Requester>
   readonly #context = new AsyncResource('AsyncAcceptListener')
   readonly #batches: Batch[] = []
@@ -95,7 +107,7 @@ export class Delivery {
   /** A tick will go on. */
   #waits = false
 
-  constructor(listener: Listener, waiting: Map<AcceptRef, Requester>) {
+  constructor(listener: AcceptEmitter, waiting: Map<AcceptRef, Requester>) {
     this.#listener = listener
     this.#waiting = waiting
   }
@@ -156,13 +168,13 @@ export class Delivery {
     const connection = index < connections.length ? (connections[index] as Connection) : undefined
     const error = errors[index - connections.length] as Error
     if (waiting?.kind === 'scoped') {
-      this.#tell(ref, connection, error, waiting)
+      this.#callHandler(ref, connection, error, waiting)
       return
     }
     if (waiting?.kind !== 'promise') {
       // Which is the current context already.
-      if (isolated) inCopyOf(this.#context, this.#tell, this, ref, connection, error, waiting)
-      else inOwnContext(this.#tell, this, ref, connection, error, waiting)
+      if (isolated) inCopyOf(this.#context, this.#callHandler, this, ref, connection, error, waiting)
+      else inOwnContext(this.#callHandler, this, ref, connection, error, waiting)
       return
     }
     this.#settling = true
@@ -174,7 +186,7 @@ export class Delivery {
     }
   }
 
-  #tell(ref: AcceptRef, connection: Connection | undefined, error: Error, waiting: Requester | undefined): void {
+  #callHandler(ref: AcceptRef, connection: Connection | undefined, error: Error, waiting: Requester | undefined): void {
     if (connection !== undefined && connectionChannel.hasSubscribers) this.#publish(connection)
     runSafely(() => {
       if (waiting === undefined) this.#listener.emit('accept', connection ? { ref, connection } : { ref, error })

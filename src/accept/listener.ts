@@ -3,12 +3,8 @@ import type { AddressInfo } from 'node:net'
 import { constants } from 'node:os'
 import { nextTick } from 'node:process'
 import { onAbort } from '../core/abort.js'
-import { adopt, inspectStream } from '../core/inspect.js'
 import { type Backlog, binding, completion, type ListenerHandle, type ListenerStats } from '../core/binding.js'
-import { Connection } from './connection.js'
-import { mark } from '../core/brand.js'
-import { Delivery, inOwnContext, type Requester } from './delivery.js'
-import { capacityPauseChannel } from './diagnostics.js'
+import { brand } from '../core/brand.js'
 import {
   abortError,
   check,
@@ -19,18 +15,22 @@ import {
   systemError,
   withoutStacks,
 } from '../core/errors.js'
-import { type OpenOptions, open, readOpenOptions } from './open.js'
-import { type Origin, OwnedFd } from './owned-fd.js'
-import { type InheritedOptions, readSocketOptions, setSocketOptions } from './sockopt.js'
+import { adopt, inspectStream } from '../core/inspect.js'
 import * as validate from '../core/validate.js'
-
-/** The tag of one accept request: a safe integer, unique within its listener and never reused. */
-export type AcceptRef = number
-
-/** The end of a request made with `asyncAccept`. */
-export type AcceptResult =
-  | { ref: AcceptRef; connection: Connection; error?: undefined }
-  | { ref: AcceptRef; connection?: undefined; error: Error }
+import { Connection } from './connection.js'
+import { type AcceptRef, type AcceptResult, Delivery, inOwnContext, type Requester } from './delivery.js'
+import { capacityPauseChannel } from './diagnostics.js'
+import { iterateConnections } from './iterate-connections.js'
+import { open, readOpenOptions } from './open.js'
+import {
+  type AcceptingOptions,
+  type AcceptOptions,
+  type FromFdOptions,
+  type ListenOptions,
+  readAcceptingOptions,
+} from './options.js'
+import { type ConnectionSource, OwnedFd } from './owned-fd.js'
+import { type InheritedOptions, readSocketOptions, setSocketOptions } from './sockopt.js'
 
 /** Accepting pauses for want of fds or memory. No request is lost, and it goes on by itself. */
 export interface CapacityPause {
@@ -42,41 +42,21 @@ export interface CapacityPause {
   pending: number
 }
 
+/** What the diagnostics channel `async-accept.connection` publishes: an accepted connection, before its requester has it. */
+export interface ConnectionMessage {
+  listener: Listener
+  connection: Connection
+}
+
+/** What the diagnostics channel `async-accept.capacity-pause` publishes. */
+export interface CapacityPauseMessage extends CapacityPause {
+  listener: Listener
+}
+
 export interface ListenerEvents {
   accept: [AcceptResult]
   capacityPause: [CapacityPause]
   close: []
-}
-
-/** What concerns the accepting rather than the socket. */
-export interface AcceptingOptions {
-  /** The default of `connection.toSocket({ highWaterMark })`, in bytes. Default: Node's. */
-  highWaterMark?: number
-  /**
-   * The most connections that are accepted before other I/O has its turn, 1 to 256. Default: 64, which keeps the loop
-   * for about half a millisecond.
-   */
-  maxBatch?: number
-  /**
-   * When the process or the system has no fd left. `'hold'`: clients wait in the backlog, and accepting is tried again
-   * after a pause that grows from 10 ms to 1 s. `'reset'`: a spare fd is used to accept and reset them, so that they
-   * fail at once; the requests wait. Default: `'hold'`.
-   */
-  onFdLimit?: 'hold' | 'reset'
-}
-
-export interface ListenOptions extends OpenOptions, AcceptingOptions {}
-
-export interface FromFdOptions extends InheritedOptions, AcceptingOptions {
-  /** Borrow the fd: listen on a copy of it, and leave the original to the caller. Default: false. */
-  dup?: boolean
-}
-
-export interface AcceptOptions {
-  /** ms from now; negative: forever; 0: only a client that waits already. Default: -1. */
-  timeout?: number
-  /** Withdraws the request when aborted. */
-  signal?: AbortSignal
 }
 
 // About 8 us each.
@@ -102,7 +82,7 @@ const unclosed = new FinalizationRegistry((where: string) => {
 export class Listener extends EventEmitter<ListenerEvents> implements AsyncIterable<Connection> {
   readonly #handle: ListenerHandle
   readonly #address: AddressInfo | string
-  readonly #origin: Origin
+  readonly #source: ConnectionSource
   readonly #waiting = new Map<AcceptRef, Requester>()
   readonly #delivery = new Delivery(this, this.#waiting)
   readonly #holders = new Set<() => void>()
@@ -110,7 +90,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   #closed: Promise<void> | undefined
 
   static {
-    mark(Listener, 'Listener')
+    brand(Listener, 'Listener')
   }
 
   /** @internal Whether it is a listener of this copy of the package. A Proxy is not: it has no private fields. */
@@ -125,7 +105,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#address = port === undefined ? address : ({ address, family, port } as AddressInfo)
     const where = port === undefined ? address.replace('\0', '@') : `${address} port ${port}`
     const { noDelay, keepAlive, keepAliveInitialDelay, highWaterMark } = options
-    this.#origin = { where: `accepted on ${where}`, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark }
+    this.#source = { where: `accepted on ${where}`, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark }
     this.#handle = newHandle()
     this.#handle.deliver = (count, capacityErrno, delay) => this.#deliver(count, capacityErrno, delay)
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
@@ -239,38 +219,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * that is outstanding when the iterator is returned is withdrawn.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<Connection> {
-    const done = { value: undefined, done: true } as const
-    const outstanding = new Map<AcceptRef, (result: IteratorResult<Connection>) => void>()
-    let returned = false
-    return {
-      next: () =>
-        new Promise((resolve, reject) => {
-          if (returned || this.#closed !== undefined) return resolve(done)
-          const ref = this.#ask(-1, {
-            kind: 'promise',
-            fulfil: (connection) => {
-              outstanding.delete(ref)
-              resolve({ value: connection, done: false })
-            },
-            fail: (error) => {
-              outstanding.delete(ref)
-              if ((error as { code?: string }).code === 'ERR_LISTENER_CLOSED') resolve(done)
-              else reject(error)
-            },
-          })
-          outstanding.set(ref, resolve)
-        }),
-      return: async () => {
-        returned = true
-        for (const [ref, resolve] of outstanding) {
-          if (this.#withdraw(ref)) resolve(done)
-        }
-        return done
-      },
-      [Symbol.asyncIterator]() {
-        return this
-      },
-    }
+    return iterateConnections({
+      ask: (requester) => this.#ask(-1, requester),
+      withdraw: (ref) => this.#withdraw(ref),
+      isClosed: () => this.#closed !== undefined,
+    })
   }
 
   /**
@@ -447,7 +400,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
         errnos.push(result)
         continue
       }
-      const owned = new OwnedFd(result, ref, this.#origin)
+      const owned = new OwnedFd(result, ref, this.#source)
       owned.readPeer(completion.view, completion.address(i), completion.addressLength(i))
       connections.push(new Connection(owned))
     }
@@ -478,11 +431,4 @@ function newHandle(): ListenerHandle {
 
 function errorOf(errno: number): Error {
   return errno === -constants.errno.ETIMEDOUT ? plainError('ERR_ACCEPT_TIMEOUT') : systemError('accept4', errno)
-}
-
-function readAcceptingOptions({ highWaterMark, maxBatch, onFdLimit }: AcceptingOptions): AcceptingOptions {
-  validate.optionalInteger('options.highWaterMark', highWaterMark, 0, 2 ** 31 - 1)
-  validate.optionalInteger('options.maxBatch', maxBatch, 1, binding.maxBatch)
-  validate.optionalOneOf('options.onFdLimit', onFdLimit, ['hold', 'reset'])
-  return { highWaterMark, maxBatch, onFdLimit }
 }

@@ -5,8 +5,8 @@ import os from 'node:os'
 import { resolve } from 'node:path'
 import { binding } from '../core/binding.js'
 import { check, invalidArgValue, systemError } from '../core/errors.js'
-import { readSocketOptions, type SocketOptions, setSocketOptions } from './sockopt.js'
 import * as validate from '../core/validate.js'
+import { readSocketOptions, type SocketOptions, setSocketOptions } from './sockopt.js'
 
 /** Where to listen, and with which options of the socket. */
 export interface OpenOptions extends SocketOptions {

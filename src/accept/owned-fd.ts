@@ -1,13 +1,13 @@
 import { endianness } from 'node:os'
 import { binding, type PlainAddress } from '../core/binding.js'
 import { check, codedError } from '../core/errors.js'
-import type { Abandon } from '../peek/look-ahead.js'
 import type { Handle, HandleClass } from '../core/node-internals.js'
+import type { Abandon } from '../peek/look-ahead.js'
 import type { Proxied } from '../peek/proxied.js'
 import type { InheritedOptions } from './sockopt.js'
 
 /** What the connections of one listener have in common. */
-export interface Origin extends InheritedOptions {
+export interface ConnectionSource extends InheritedOptions {
   /** For people: what it is, a connection if nothing is said, and where it came to us. */
   what?: string
   where: string
@@ -17,13 +17,13 @@ export interface Origin extends InheritedOptions {
 }
 
 /** Who wants to know what becomes of an fd. */
-export interface Keeper {
+export interface FdObserver {
   /** Beneath the socket that has the fd now. */
   handle?: Handle | undefined
   /** What the proxy at the other end has said. */
   proxied?: Proxied | undefined
   /** The fd is closed, was detached, or has gone to another thread. May be called more than once. Must not throw. */
-  gone(): void
+  released(): void
 }
 
 // struct sockaddr_in and sockaddr_in6: the family in the host's byte order, everything else in the network's.
@@ -48,8 +48,8 @@ export class OwnedFd {
   /** -1 once it was given away or closed. */
   fd: number
   readonly ref: number | undefined
-  readonly origin: Origin
-  keeper: Keeper | undefined
+  readonly source: ConnectionSource
+  observer: FdObserver | undefined
   /** Ends the look ahead that is under way, if any. */
   abandonLook: Abandon | undefined
   // An IPv4 peer, also one of a dual-stack socket, is kept as numbers and made text when somebody asks. A copied
@@ -59,16 +59,16 @@ export class OwnedFd {
   #port = -1
   #peer: PlainAddress | Uint8Array | undefined
 
-  constructor(fd: number, ref: number | undefined, origin: Origin) {
+  constructor(fd: number, ref: number | undefined, source: ConnectionSource) {
     this.fd = fd
     this.ref = ref
-    this.origin = origin
-    this.keeper = undefined
+    this.source = source
+    this.observer = undefined
     this.abandonLook = undefined
   }
 
   /** Ends the ownership, and what waits for the fd. The fd, or -1. */
-  part(): number {
+  release(): number {
     this.abandonLook?.(codedError('ERR_CONNECTION_CLAIMED'))
     const { fd } = this
     this.fd = -1
@@ -77,10 +77,10 @@ export class OwnedFd {
 
   /** Harmless when there is nothing to close any more. */
   close(end: 'close' | 'reset'): void {
-    const fd = this.part()
+    const fd = this.release()
     if (fd < 0) return
     binding[end](fd)
-    this.keeper?.gone()
+    this.observer?.released()
   }
 
   get peer(): PlainAddress {
@@ -128,7 +128,7 @@ export class OwnedFd {
 
 /** Closes the fds whose Connection nobody can reach any more. */
 export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
-  const { fd, ref, origin } = owned
+  const { fd, ref, source } = owned
   if (fd < 0) return
   owned.close('close')
   let from = ''
@@ -142,10 +142,10 @@ export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
     `fd ${fd}`,
     ...(from === '' ? [] : [`from ${from}`]),
     ...(ref === undefined ? [] : [`for request ${ref}`]),
-    origin.where,
+    source.where,
   ]
   process.emitWarning(
-    `A ${origin.what ?? 'connection'} that nobody claimed became unreachable and is closed: ${details.join(', ')}`,
+    `A ${source.what ?? 'connection'} that nobody claimed became unreachable and is closed: ${details.join(', ')}`,
     {
       type: 'AsyncAcceptWarning',
       code: 'ASYNC_ACCEPT_UNCLAIMED_CONNECTION',

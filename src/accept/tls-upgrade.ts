@@ -3,8 +3,8 @@ import tls from 'node:tls'
 import { onAbort } from '../core/abort.js'
 import { deadlineAfterPoll, longestTimer } from '../core/deadline.js'
 import { abortError, invalidArgType, withCode } from '../core/errors.js'
-import type { InheritedOptions } from './sockopt.js'
 import * as validate from '../core/validate.js'
+import type { InheritedOptions } from './sockopt.js'
 
 export interface UpgradeOptions {
   /**

@@ -55,11 +55,15 @@ export interface PlainAddress {
 export interface Binding {
   ListenerHandle: new () => ListenerHandle
   maxBatch: number
+  /** File descriptors in one message: SCM_MAX_FD, unix(7). */
+  maxFds: number
+  /** Bytes in one `receive` or `receiveMessage`. */
+  maxReceived: number
   completions: ArrayBuffer
   setDeliver(deliver: (this: ListenerHandle, ...args: Parameters<Deliver>) => void): void
   /** What waits for which fd: here, because all copies of this package in the thread share it with the addon. */
   watchers?: Map<number, (exceptional: boolean, writable: boolean) => void>
-  setReady(tell: (fdsAndFlags: number[]) => void): void
+  setReady(onReady: (fdsAndFlags: number[]) => void): void
   watch(fd: number, writable: boolean): number
   unwatch(fd: number): number
   receive(fd: number, length: number, peek: boolean): Buffer | number
@@ -82,9 +86,9 @@ export interface Binding {
   duplicate(fd: number): number
   copy(fd: number): number
   checkOpen(fd: number): number
-  give(fd: number): boolean
+  detach(fd: number): boolean
   release(fd: number): boolean
-  lend(fd: number): number
+  prepareTransfer(fd: number): number
   close(fd: number): number
   reset(fd: number): number
   inspect(fd: number): InspectedFd | number

@@ -49,7 +49,7 @@ export function handleClassFor(domain: number): HandleClass {
   check(fd, 'socket')
   let socket: net.Socket
   try {
-    binding.lend(fd)
+    binding.prepareTransfer(fd)
     socket = new net.Socket({ fd, readable: false, writable: false })
   } catch (error) {
     // Node has no handle for this address family.
@@ -89,7 +89,7 @@ export function handleBeneath(socket: net.Socket): Handle | undefined {
 /** Notified when the fd of a handle is closed, or has gone elsewhere. */
 export interface HandleObserver {
   /** May be called more than once. Must not throw. */
-  gone(): void
+  released(): void
 }
 
 const observer = Symbol('observer')
@@ -99,7 +99,7 @@ type Observed = Handle & { [observer]?: HandleObserver }
 // has sent it to another. What does not is seen by watchSocket.
 function closeAndTell(this: Observed, callback?: () => void): void {
   Object.getPrototypeOf(this).close.call(this, callback)
-  this[observer]?.gone()
+  this[observer]?.released()
 }
 
 function resetAndTell(this: Observed, callback?: () => void): number {
@@ -110,7 +110,7 @@ function resetAndTell(this: Observed, callback?: () => void): number {
     return 0
   }
   const error = Object.getPrototypeOf(this).reset.call(this, callback)
-  if (error === 0) this[observer]?.gone()
+  if (error === 0) this[observer]?.released()
   return error
 }
 
@@ -159,7 +159,7 @@ class WatchedCount implements SocketCount {
 
   #look(): boolean {
     if (this.#handle.fd >= 0) return false
-    observerOf(this.#handle)?.gone()
+    observerOf(this.#handle)?.released()
     return true
   }
 }

@@ -2,12 +2,13 @@ import { readlinkSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { constants } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
-import { binding, type InspectedFd } from '../core/binding.js'
 import { Connection } from '../accept/connection.js'
+import { Listener } from '../accept/listener.js'
+import type { FromFdOptions } from '../accept/options.js'
+import { binding, type InspectedFd } from '../core/binding.js'
 import { check, codedError, systemError } from '../core/errors.js'
-import { type FromFdOptions, Listener } from '../accept/listener.js'
-import { Untaken } from './untaken-fds.js'
 import * as validate from '../core/validate.js'
+import { UntakenFds } from './untaken-fds.js'
 
 /** An fd that was open when the process began, and what it is. It is close-on-exec, and nobody's until it is taken. */
 export interface Activated {
@@ -53,7 +54,7 @@ export function activation(options: ActivationOptions = {}): readonly Activated[
   return passed
 }
 
-let untaken: Untaken | undefined
+let untaken: UntakenFds | undefined
 
 function read(options: ActivationOptions): readonly Activated[] {
   validate.object('options', options)
@@ -66,7 +67,7 @@ function read(options: ActivationOptions): readonly Activated[] {
     for (const { fd } of passed) check(binding.setCloexec(fd), 'fcntl')
     if (!keepEnvironment) for (const name of activationVariables) delete process.env[name]
     found = passed
-    untaken = new Untaken(passed)
+    untaken = new UntakenFds(passed)
   }
   untaken?.wait()
   const stdin = inetd ? describe(0, 'stdin') : undefined

@@ -1,12 +1,12 @@
 import { constants } from 'node:os'
-import { adopt, inspectStream } from '../core/inspect.js'
-import { binding, type PeerCredentials, type ReceivedMessage } from '../core/binding.js'
 import { Connection } from '../accept/connection.js'
+import { binding, type PeerCredentials, type ReceivedMessage } from '../core/binding.js'
 import { check, codedError, invalidArgType, invalidArgValue, systemError } from '../core/errors.js'
-import { headerLength, Outgoing } from './outgoing-fd-message.js'
+import { adopt, inspectStream } from '../core/inspect.js'
 import { onReady } from '../core/readiness.js'
-import { type FdMessage, ReceivedFd } from './received-fd.js'
 import * as validate from '../core/validate.js'
+import { headerLength, OutgoingFdMessage } from './outgoing-fd-message.js'
+import { type FdMessage, ReceivedFd } from './received-fd.js'
 
 export interface FdChannelOptions {
   /** The most bytes that a message may have, in either direction, up to 1 MiB. Default: 64 KiB. */
@@ -24,13 +24,10 @@ const { EAGAIN, ECONNRESET, ENOMEM, ENOTCONN } = constants.errno
 
 const unreachable = new FinalizationRegistry((fd: number) => binding.close(fd))
 
-// SCM_MAX_FD of unix(7).
-const mostFds = 253
-const mostMessage = 1024 * 1024
+// A packet is received in one call. No unix socket accepts a packet that is longer than its send buffer, which is
+// 208 KiB by default (net.core.wmem_default).
+const { maxFds, maxReceived } = binding
 const defaultMessage = 64 * 1024
-const chunk = 64 * 1024
-// No unix socket takes a packet that is longer than its buffer, which is 208 KiB unless somebody has changed it.
-const longestPacket = 1024 * 1024
 // Messages that wait for the application, at most; more wait in the kernel.
 const mostWaiting = 16
 const strayFds = 'there are fds that no header speaks of'
@@ -46,7 +43,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   readonly #fd: number
   readonly #packets: boolean
   readonly #maxMessage: number
-  readonly #outgoing: Outgoing[] = []
+  readonly #outgoing: OutgoingFdMessage[] = []
   readonly #incoming: FdMessage[] = []
   readonly #nexts: Next[] = []
   #bytes: Buffer = Buffer.alloc(0)
@@ -152,12 +149,12 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     if (!Array.isArray(fds)) throw invalidArgType('fds', 'an array of fds', fds)
     // A copy too: what was checked is what is sent.
     const borrowed = [...fds]
-    if (borrowed.length > mostFds) throw invalidArgValue('fds', `must be at most ${mostFds}`, borrowed)
+    if (borrowed.length > maxFds) throw invalidArgValue('fds', `must be at most ${maxFds}`, borrowed)
     for (const fd of borrowed) validate.fd('fds', fd)
     if (this.#closed) throw codedError('ERR_CHANNEL_CLOSED')
     if (this.#cutOff !== undefined) throw this.#cutOff
     return new Promise((resolve, reject) => {
-      const outgoing = new Outgoing(data, borrowed, !this.#packets, resolve, reject)
+      const outgoing = new OutgoingFdMessage(data, borrowed, !this.#packets, resolve, reject)
       this.#outgoing.push(outgoing)
       if (this.#outgoing.length === 1) this.#flush()
       // It is sent, or has failed.
@@ -298,7 +295,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   }
 
   #receive(): ReceivedMessage | number {
-    const received = binding.receiveMessage(this.#fd, this.#packets ? longestPacket : chunk)
+    const received = binding.receiveMessage(this.#fd, this.#packets ? maxReceived : defaultMessage)
     if (typeof received === 'number') return received
     for (const fd of received.fds) {
       this.#fds.push(new ReceivedFd(fd))
@@ -311,7 +308,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     else if (bytes.length === 0) this.#end()
     else if (!this.#packets) this.#bytes = this.#bytes.length === 0 ? bytes : Buffer.concat([this.#bytes, bytes])
     else if (bytes.length > this.#maxMessage) this.#refuse(`it has more than ${this.#maxMessage} bytes`)
-    else this.#give(bytes, this.#fds.length)
+    else this.#deliver(bytes, this.#fds.length)
   }
 
   #end(): void {
@@ -327,25 +324,25 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   #cut(): boolean {
     const bytes = this.#bytes
     // How many fds there may be: they come with the first byte of their message.
-    let most = bytes.length === 0 ? 0 : mostFds
+    let most = bytes.length === 0 ? 0 : maxFds
     if (bytes.length >= headerLength) {
       const length = bytes.readUInt32BE(0)
       most = bytes.readUInt32BE(4)
       const end = headerLength + length
-      if (length === 0 || most > mostFds) return this.#refuse(`its header says ${length} bytes and ${most} fds`)
+      if (length === 0 || most > maxFds) return this.#refuse(`its header says ${length} bytes and ${most} fds`)
       if (length > this.#maxMessage) return this.#refuse(`it has more than ${this.#maxMessage} bytes`)
       if (bytes.length >= end) {
         if (this.#fds.length < most) return this.#refuse('it lacks fds')
         if (this.#fds.length > most && bytes.length === end) return this.#refuse(strayFds)
         this.#bytes = bytes.subarray(end)
-        this.#give(bytes.subarray(headerLength, end), most)
+        this.#deliver(bytes.subarray(headerLength, end), most)
         return true
       }
     }
     return this.#fds.length > most && this.#refuse(strayFds)
   }
 
-  #give(data: Buffer, count: number): void {
+  #deliver(data: Buffer, count: number): void {
     this.#incoming.push({ data, fds: this.#fds.splice(0, count) })
     this.#settle()
   }
@@ -388,7 +385,7 @@ function typeOfConnected(fd: number): number | undefined {
 function readOptions(options: FdChannelOptions): FdChannelOptions {
   validate.object('options', options)
   const { maxMessage }: FdChannelOptions = options
-  validate.optionalInteger('options.maxMessage', maxMessage, 1, mostMessage)
+  validate.optionalInteger('options.maxMessage', maxMessage, 1, maxReceived)
   return { maxMessage }
 }
 

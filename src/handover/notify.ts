@@ -108,7 +108,7 @@ export function notify(state: Notification, options: NotifyOptions = {}): boolea
     if (value !== undefined) lines.push(...fields[name as keyof Notification](value as never))
   }
   if (options.unsetEnvironment) unset()
-  return tell(lines)
+  return send(lines)
 }
 
 /**
@@ -125,7 +125,7 @@ export async function notifyBarrier(options: { timeout?: number } = {}): Promise
   const [reading, writing] = check(binding.pipe(), 'pipe2')
   try {
     try {
-      tell(['BARRIER=1'], [writing])
+      send(['BARRIER=1'], [writing])
     } finally {
       binding.close(writing)
     }
@@ -165,9 +165,9 @@ export function storeFds(name: string, fds: readonly number[]): boolean {
     // Now, because the socket that carries the message may get the number of an fd that is closed.
     check(binding.checkOpen(fd), 'fcntl')
   }
-  // SCM_MAX_FD of unix(7) is 253.
-  for (let i = 0; i < borrowed.length; i += 253) {
-    if (!tell(['FDSTORE=1', `FDNAME=${name}`], borrowed.slice(i, i + 253))) return false
+  const { maxFds } = binding
+  for (let i = 0; i < borrowed.length; i += maxFds) {
+    if (!send(['FDSTORE=1', `FDNAME=${name}`], borrowed.slice(i, i + maxFds))) return false
   }
   return true
 }
@@ -175,7 +175,7 @@ export function storeFds(name: string, fds: readonly number[]): boolean {
 /** Has it close all that it keeps by that name. Errors: as of {@link storeFds}. */
 export function removeFds(name: string): boolean {
   validate.fdName('name', name)
-  return tell(['FDSTOREREMOVE=1', `FDNAME=${name}`])
+  return send(['FDSTOREREMOVE=1', `FDNAME=${name}`])
 }
 
 /**
@@ -213,7 +213,7 @@ function notifySocket(): string | undefined {
   throw codedError('ERR_NOTIFY_SOCKET', JSON.stringify(NOTIFY_SOCKET))
 }
 
-function tell(lines: readonly string[], fds: readonly number[] = []): boolean {
+function send(lines: readonly string[], fds: readonly number[] = []): boolean {
   const path = notifySocket()
   if (path === undefined) return false
   if (lines.length === 0) return true

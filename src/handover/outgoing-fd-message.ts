@@ -5,7 +5,7 @@ import { check } from '../core/errors.js'
 export const headerLength = 8
 
 /** A message that an FdChannel sends: at once, or in parts when the socket has room again. */
-export class Outgoing {
+export class OutgoingFdMessage {
   readonly resolve: () => void
   readonly reject: (error: Error) => void
   readonly #bytes: Uint8Array

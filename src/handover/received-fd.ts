@@ -1,7 +1,7 @@
+import { type ConnectionSource, OwnedFd, unclaimed } from '../accept/owned-fd.js'
 import { binding } from '../core/binding.js'
-import { type Origin, OwnedFd, unclaimed } from '../accept/owned-fd.js'
 
-const origin: Origin = { what: 'received fd', where: 'over an FdChannel' }
+const source: ConnectionSource = { what: 'received fd', where: 'over an FdChannel' }
 
 /**
  * An fd that came over an `FdChannel`. When it becomes unreachable before it was detached, it is closed, with a warning.
@@ -11,7 +11,7 @@ export class ReceivedFd {
 
   /** @internal An FdChannel makes them of fds that the environment owns. */
   constructor(fd: number) {
-    const owned = new OwnedFd(fd, undefined, origin)
+    const owned = new OwnedFd(fd, undefined, source)
     owned.peer = { address: '' }
     this.#owned = owned
     unclaimed.register(this, owned)
@@ -24,8 +24,8 @@ export class ReceivedFd {
 
   /** Gives the fd to the caller: for `Listener.fromFd` or `Connection.fromFd`, or to close it. -1 when there is none. */
   detach(): number {
-    const fd = this.#owned.part()
-    if (fd >= 0) binding.give(fd)
+    const fd = this.#owned.release()
+    if (fd >= 0) binding.detach(fd)
     return fd
   }
 

@@ -1,13 +1,13 @@
 import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from 'node:child_process'
 import { readSync } from 'node:fs'
 import { constants, endianness } from 'node:os'
-import { activationVariables } from './activation.js'
+import { Listener } from '../accept/listener.js'
 import { binding } from '../core/binding.js'
 import { check, codedError, invalidArgType, invalidArgValue, systemError } from '../core/errors.js'
-import { type ExecHelper, helperInFile, helperInMemory } from './exec-helper.js'
-import { Listener } from '../accept/listener.js'
-import { notifyVariable, notifyVariables } from './notify.js'
 import * as validate from '../core/validate.js'
+import { activationVariables } from './activation.js'
+import { type ExecHelper, helperInFile, helperInMemory } from './exec-helper.js'
+import { notifyVariable, notifyVariables } from './notify.js'
 
 /** The listeners that a child gets, by name. */
 export type Passed = Readonly<Record<string, Listener | readonly Listener[]>>

@@ -1,4 +1,12 @@
-import type { Activated } from './activation.js'
+import type { AddressInfo } from 'node:net'
+
+/** A file descriptor of the activation, as a warning names it. */
+interface PassedFd {
+  fd: number
+  name: string
+  kind: string
+  address?: AddressInfo | string
+}
 
 // A program may take its sockets one after the other while it starts, so each step begins the time anew.
 const patience = 1_000
@@ -7,13 +15,13 @@ const patience = 1_000
  * The fds of an activation that the program has not taken. It is warned of them: a program that asks for another name
  * than the socket unit has gets none, and often listens elsewhere then, while the clients of its socket wait.
  */
-export class Untaken {
-  readonly #fds: Map<number, Activated>
+export class UntakenFds {
+  readonly #fds: Map<number, PassedFd>
   readonly #asked = new Set<string>()
   readonly #missed = new Set<string>()
   #timer: NodeJS.Timeout | undefined
 
-  constructor(passed: readonly Activated[]) {
+  constructor(passed: readonly PassedFd[]) {
     this.#fds = new Map(passed.map((each) => [each.fd, each]))
   }
 
@@ -82,7 +90,7 @@ export class Untaken {
 const quoted = (names: Iterable<string>) => [...names].map((name) => `'${name}'`).join(', ')
 const emitWarning = (warning: Error) => process.emitWarning(warning)
 
-function describe({ name, kind, fd, address }: Activated): string {
+function describe({ name, kind, fd, address }: PassedFd): string {
   const at = typeof address === 'object' ? `${address.address} port ${address.port}` : address?.replace('\0', '@')
   return `'${name}' (${[kind, `fd ${fd}`, ...(at ? [at] : [])].join(', ')})`
 }

@@ -1,12 +1,12 @@
 import { constants } from 'node:os'
 import { onAbort } from '../core/abort.js'
-import { inspect } from '../core/inspect.js'
 import { binding, type InspectedFd } from '../core/binding.js'
 import { deadlineAfterPoll } from '../core/deadline.js'
 import { abortError, check, codedError, systemError } from '../core/errors.js'
+import { inspect } from '../core/inspect.js'
 import { onReady } from '../core/readiness.js'
-import { makeRoom } from './receive-buffer.js'
 import * as validate from '../core/validate.js'
+import { enlargeReceiveBuffer } from './receive-buffer.js'
 
 export interface LookAheadOptions {
   /** ms from the call; negative: no deadline; 0: only what is there already. Default: 10,000. */
@@ -68,7 +68,7 @@ export function lookAhead<T>(
     let stopTimer = () => {}
     let stopWatching: (() => void) | undefined
     let restoreBuffer: (() => void) | undefined
-    let there = 0
+    let available = 0
     let needed = 1
     let roomFor = 0
     let socket: InspectedFd | undefined
@@ -92,27 +92,27 @@ export function lookAhead<T>(
       // The event was overtaken, or is only of the urgent byte.
       const nothing = bytes === -constants.errno.EAGAIN
       const seen = nothing ? Buffer.alloc(0) : check(bytes, 'recv')
-      there = seen.length
-      const attempt = (end?: End) => (end === undefined && there < needed ? { needed } : read(seen, end))
-      const reading = attempt(there > 0 || nothing ? undefined : 'peer')
+      available = seen.length
+      const attempt = (end?: End) => (end === undefined && available < needed ? { needed } : read(seen, end))
+      const reading = attempt(available > 0 || nothing ? undefined : 'peer')
       if ('result' in reading) return reading
       needed = reading.needed
-      if (there > 0) {
+      if (available > 0) {
         socket ??= inspect(fd)
         if (socket.type === SOCK_SEQPACKET) return attempt('packet')
         if (state & POLLPRI) {
           // Urgent data that comes first stops nothing, but a unix socket counts it as unread.
-          if (question('ioctl', binding.atMark(fd)) === 0) throw stopped('urgent data', there)
-        } else if (socket.domain === AF_UNIX && question('ioctl', binding.unread(fd)) > there) {
-          if (there === stalled) throw stopped('file descriptors', there)
+          if (question('ioctl', binding.atMark(fd)) === 0) throw stopped('urgent data', available)
+        } else if (socket.domain === AF_UNIX && question('ioctl', binding.unread(fd)) > available) {
+          if (available === stalled) throw stopped('file descriptors', available)
           // The rest has just arrived, or is urgent data that arrived after the event: ask for the state as well.
-          return look(true, there)
+          return look(true, available)
         }
       }
       if (state & (POLLRDHUP | POLLHUP)) return attempt('peer')
-      if (there > 0 && needed > roomFor) {
+      if (available > 0 && needed > roomFor) {
         roomFor = needed
-        const restore = makeRoom(fd, needed)
+        const restore = enlargeReceiveBuffer(fd, needed)
         restoreBuffer ??= restore
         // It also tells the peer of the room.
         if (restore !== undefined) return look(exceptional)
@@ -142,7 +142,7 @@ export function lookAhead<T>(
       return fail(error as Error)
     }
     stopTimer = deadlineAfterPoll(ms, () =>
-      tryNow(true, () => codedError('ERR_PEEK_TIMEOUT', `${there} bytes are there`)),
+      tryNow(true, () => codedError('ERR_PEEK_TIMEOUT', `${available} bytes are there`)),
     )
   })
 }
@@ -152,4 +152,4 @@ function question(syscall: string, answer: number): number {
   return answer
 }
 
-const stopped = (what: string, there: number) => codedError('ERR_PEEK_STOPPED', `${what} after ${there} bytes`)
+const stopped = (what: string, available: number) => codedError('ERR_PEEK_STOPPED', `${what} after ${available} bytes`)

@@ -1,8 +1,8 @@
 import { BlockList, isIP, isIPv4, type Socket } from 'node:net'
 import { invalidArgType, invalidArgValue } from '../core/errors.js'
 import { type Handle, type HandleAddress, handleBeneath } from '../core/node-internals.js'
-import type { ProxyHeader } from './proxy-protocol.js'
 import * as validate from '../core/validate.js'
+import type { ProxyHeader } from './proxy-protocol.js'
 
 /** A connection that came through a proxy which has said, by the PROXY protocol, who the client is. */
 export interface Proxied {

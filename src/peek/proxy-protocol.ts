@@ -61,6 +61,8 @@ const lineStart = Buffer.from('PROXY ')
 // Section 2.2.
 const signature = Buffer.from('\r\n\r\n\0\r\nQUIT\n', 'latin1')
 const fixedPart = 16
+/** Bytes of the longest header: version 2 has a length of 16 bits after its fixed part. */
+export const longestProxyHeader = fixedPart + 0xffff
 
 /** Reads the header at the beginning of what a proxy has sent. Section 2: the receiver must not guess, both are exact. */
 export function parseProxyHeader(bytes: Buffer): ParsedProxyHeader {

@@ -1,6 +1,6 @@
-import { inspect } from '../core/inspect.js'
 import { binding } from '../core/binding.js'
 import { codedError, systemError } from '../core/errors.js'
+import { inspect } from '../core/inspect.js'
 
 const { AF_UNIX, SOL_SOCKET, SO_BUF_LOCK, SO_RCVBUF } = binding.constants as Record<Constant, number>
 type Constant = 'AF_UNIX' | 'SOL_SOCKET' | 'SO_BUF_LOCK' | 'SO_RCVBUF'
@@ -29,7 +29,7 @@ const set = (fd: number, name: number, value: number): number => binding.setOpti
  *
  * Error: `ERR_PEEK_BUFFER`, when the system allows no larger one (`net.core.rmem_max`).
  */
-export function makeRoom(fd: number, length: number): (() => void) | undefined {
+export function enlargeReceiveBuffer(fd: number, length: number): (() => void) | undefined {
   const wanted = Math.min(factor * length, largeEnough)
   if (wanted <= smallest) return undefined
   const before = sizeOf(fd)

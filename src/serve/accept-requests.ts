@@ -1,7 +1,7 @@
 import { AsyncResource } from 'node:async_hooks'
 import type { Connection } from '../accept/connection.js'
-import { inCopyOf, type Requester } from '../accept/delivery.js'
-import { type AcceptRef, Listener } from '../accept/listener.js'
+import { type AcceptRef, inCopyOf, type Requester } from '../accept/delivery.js'
+import { Listener } from '../accept/listener.js'
 
 // Requests that are outstanding at once, at most: as many as a listener accepts before other I/O has its turn.
 const mostOutstanding = 64

@@ -2,8 +2,8 @@ import type tls from 'node:tls'
 import type { Connection } from '../accept/connection.js'
 import { codedError, runSafely } from '../core/errors.js'
 import { networks } from '../peek/proxied.js'
-import type { ServeOptions } from './serve.js'
-import type { Served } from './served-connection.js'
+import type { ServeOptions } from './options.js'
+import type { ServedConnection } from './served-connection.js'
 
 /** A connection that the server did not get. */
 export interface Refusal {
@@ -17,7 +17,7 @@ export interface Refusal {
 }
 
 /** Has a connection, or what it has become, go to whom it is for. */
-export type Give<Argument = Connection> = (argument: Argument, served: Served) => unknown
+export type Deliver<Argument = Connection> = (argument: Argument, served: ServedConnection) => unknown
 
 /** Where connections wait, before a server gets them, for their PROXY header and their handshake; or are refused. */
 export class Admission {
@@ -26,7 +26,7 @@ export class Admission {
   readonly #settled: () => void
   readonly #cutOff = new AbortController()
   // One entry for each wait: a connection may wait for its handshake before its wait for the PROXY header is settled.
-  readonly #waiting = new Set<{ served: Served }>()
+  readonly #waiting = new Set<{ served: ServedConnection }>()
 
   /** `timeout` is in ms, for each of the two; 0 or negative: none. `settled` is called whenever one has waited. */
   constructor(timeout: number, refused: (refusal: Refusal) => void, settled: () => void) {
@@ -41,7 +41,7 @@ export class Admission {
   }
 
   /** The connections that wait. */
-  get connections(): Served[] {
+  get connections(): ServedConnection[] {
     return [...this.#waiting].map(({ served }) => served)
   }
 
@@ -51,16 +51,16 @@ export class Admission {
   }
 
   /** Gives the socket of each when its handshake is made. */
-  secured(options: tls.TlsOptions | tls.Server, give: Give<tls.TLSSocket>): Give {
+  secured(options: tls.TlsOptions | tls.Server, deliver: Deliver<tls.TLSSocket>): Deliver {
     const { signal } = this.#cutOff
     return (connection, served) =>
       this.#wait(connection, served, connection.toTLS(options, { timeout: this.#timeout, signal }), (socket) =>
-        give(socket, served),
+        deliver(socket, served),
       )
   }
 
   /** Gives each when its PROXY header has said who it is. */
-  introduced({ proxyProtocol, trust }: ServeOptions, give: Give): Give {
+  introduced({ proxyProtocol, trust }: ServeOptions, deliver: Deliver): Deliver {
     const trusted = networks('options.trust', trust)
     const required = proxyProtocol === 'require'
     const timeout = this.#timeout > 0 ? this.#timeout : -1
@@ -76,18 +76,18 @@ export class Admission {
         return this.#refuse(connection, error as Error)
       }
       if (!trusts) {
-        return required ? this.#refuse(connection, codedError('ERR_PROXY_UNTRUSTED')) : give(connection, served)
+        return required ? this.#refuse(connection, codedError('ERR_PROXY_UNTRUSTED')) : deliver(connection, served)
       }
       const reading = connection.proxyHeader({ timeout, signal })
       const needed = required ? reading.then((header) => header ?? absent(connection)) : reading
       this.#wait(connection, served, needed, (header) => {
         if (header !== null) served.introduce(header, { remoteAddress, remotePort })
-        give(connection, served)
+        deliver(connection, served)
       })
     }
   }
 
-  #wait<T>(connection: Connection, served: Served, promise: Promise<T>, then: (result: T) => unknown): void {
+  #wait<T>(connection: Connection, served: ServedConnection, promise: Promise<T>, then: (result: T) => unknown): void {
     const wait = { served }
     this.#waiting.add(wait)
     promise

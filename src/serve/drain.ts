@@ -1,7 +1,7 @@
 import { deadline, longestTimer } from '../core/deadline.js'
-import type { Served } from './served-connection.js'
 import * as validate from '../core/validate.js'
-import { type Serves, WindDown } from './wind-down.js'
+import type { ServedConnection } from './served-connection.js'
+import { WindDown, type WindDownTarget } from './wind-down.js'
 
 export interface EndOptions {
   /** Close the listener too: clients in the backlog are reset. Default: false, and they wait for the next Serving. */
@@ -58,26 +58,26 @@ export function readDrainOptions(options: DrainOptions): Required<DrainOptions> 
 /** A drain from its beginning until no connection is left: the wind-down, the deadline, and the report. */
 export class Drain {
   readonly #started = performance.now()
-  readonly #serves: Serves
-  readonly #all: Set<Served>
+  readonly #target: WindDownTarget
+  readonly #all: Set<ServedConnection>
   readonly #windDown: WindDown
   readonly #timer: NodeJS.Timeout | undefined
   /** Connections that were cut off; undefined before the deadline. */
-  #cut: Set<Served> | undefined
+  #cut: Set<ServedConnection> | undefined
 
-  constructor(serves: Serves, { timeout, idleGrace, unusedGrace }: Required<DrainOptions>) {
-    this.#serves = serves
-    this.#all = new Set(serves.connections)
-    this.#windDown = new WindDown(serves, { idleGrace, unusedGrace })
+  constructor(target: WindDownTarget, { timeout, idleGrace, unusedGrace }: Required<DrainOptions>) {
+    this.#target = target
+    this.#all = new Set(target.connections)
+    this.#windDown = new WindDown(target, { idleGrace, unusedGrace })
     this.#timer = deadline(timeout, () => {
       this.#cut = new Set()
-      serves.admission.cutOff()
-      this.#cutOff([...serves.connections])
+      target.admission.cutOff()
+      this.#cutOff([...target.connections])
     })
   }
 
   /** Counts a connection that was accepted before the drain and is delivered in it. */
-  add(served: Served): void {
+  add(served: ServedConnection): void {
     this.#all.add(served)
     if (this.#cut !== undefined) this.#cutOff([served])
   }
@@ -92,14 +92,14 @@ export class Drain {
     return { ...report, destroyed: cut.size, elapsed: performance.now() - this.#started }
   }
 
-  #cutOff(connections: readonly Served[]): void {
+  #cutOff(connections: readonly ServedConnection[]): void {
     for (const served of connections) {
       if (!this.#windDown.hasEnded(served)) this.#cut?.add(served)
       // The close_notify is then on its way when the socket is destroyed.
       served.secure?.end()
     }
     setImmediate(() => {
-      for (const served of connections) if (this.#serves.connections.has(served)) served.destroy()
+      for (const served of connections) if (this.#target.connections.has(served)) served.destroy()
     })
   }
 }

@@ -1,17 +1,17 @@
 import type { ServerHttp2Session } from 'node:http2'
 import type net from 'node:net'
 import type tls from 'node:tls'
-import type { PlainAddress } from '../core/binding.js'
 import { Connection } from '../accept/connection.js'
+import type { FdObserver, OwnedFd } from '../accept/owned-fd.js'
+import type { PlainAddress } from '../core/binding.js'
 import { type CodedError, runSafely } from '../core/errors.js'
 import { type Handle, handleBeneath, hasHandle, observerOf, socketOn } from '../core/node-internals.js'
-import type { Keeper, OwnedFd } from '../accept/owned-fd.js'
+import * as validate from '../core/validate.js'
 import type { Proxied } from '../peek/proxied.js'
 import type { ProxyHeader } from '../peek/proxy-protocol.js'
-import * as validate from '../core/validate.js'
 
 /** A connection of a Serving while it is open. */
-export class Served implements Keeper {
+export class ServedConnection implements FdObserver {
   handle: Handle | undefined
   proxied: Proxied | undefined
   /** The TLS socket above it, and the session with HTTP/2, as soon as there is one. */
@@ -21,13 +21,13 @@ export class Served implements Keeper {
   waiting = true
   destroyed = false
   readonly owned: OwnedFd
-  readonly #live: Set<Served>
-  readonly #ended: (served: Served) => void
+  readonly #live: Set<ServedConnection>
+  readonly #ended: (served: ServedConnection) => void
 
-  constructor(connection: Connection, live: Set<Served>, ended: (served: Served) => void) {
+  constructor(connection: Connection, live: Set<ServedConnection>, ended: (served: ServedConnection) => void) {
     this.#live = live
     this.#ended = ended
-    this.owned = Connection.keep(connection, this)
+    this.owned = Connection.observe(connection, this)
     live.add(this)
   }
 
@@ -39,7 +39,7 @@ export class Served implements Keeper {
     this.proxied = { header, ...proxy, client: source && known }
   }
 
-  gone(): void {
+  released(): void {
     if (this.#live.delete(this)) this.#ended(this)
   }
 
@@ -63,25 +63,25 @@ export class Served implements Keeper {
 }
 
 /** The connection beneath a socket, while it is one of a Serving. */
-function servedBeneath(socket: net.Socket): Served | undefined {
+function servedConnectionOn(socket: net.Socket): ServedConnection | undefined {
   const handle = handleBeneath(socket)
   const served = handle && observerOf(handle)
-  return served instanceof Served ? served : undefined
+  return served instanceof ServedConnection ? served : undefined
 }
 
 // The same functions for all Servings that a server has had: each looks for the connection, not for the Serving.
 const upgrades = {
   session(session: ServerHttp2Session): void {
-    const served = servedBeneath(session.socket)
+    const served = servedConnectionOn(session.socket)
     if (served !== undefined) served.session = session
   },
   secureConnection(socket: tls.TLSSocket): void {
-    const served = servedBeneath(socket)
+    const served = servedConnectionOn(socket)
     if (served !== undefined) served.secure = socket
   },
   // Node leaves it open.
   tlsClientError(error: CodedError, socket: tls.TLSSocket): void {
-    if (error.code === 'ERR_TLS_HANDSHAKE_TIMEOUT' && servedBeneath(socket)) socket.destroy()
+    if (error.code === 'ERR_TLS_HANDSHAKE_TIMEOUT' && servedConnectionOn(socket)) socket.destroy()
   },
 }
 
@@ -91,7 +91,7 @@ const servings = new WeakMap<net.Server, number>()
  * Has the connections of a server know what was made of them: a TLS socket, a session with HTTP/2. The function that is
  * returned ends that when it was called for each Serving that the server has had.
  */
-export function noteUpgrades(server: net.Server): () => void {
+export function trackUpgrades(server: net.Server): () => void {
   const events = Object.entries(upgrades).filter(([event]) => event === 'session' || validate.isTlsServer(server))
   const count = (change: number) => {
     const now = (servings.get(server) ?? 0) + change

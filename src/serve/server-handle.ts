@@ -125,7 +125,7 @@ export class ServerHandle {
       this.#unlimited = false
       const socket = socketOn(client)
       // A handler may have moved it to a thread already.
-      if (client.fd < 0) observerOf(client)?.gone()
+      if (client.fd < 0) observerOf(client)?.released()
       else if (socket !== undefined) watchSocket(socket, client)
     }
   }

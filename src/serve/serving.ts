@@ -1,14 +1,18 @@
 import { EventEmitter } from 'node:events'
 import type net from 'node:net'
 import type tls from 'node:tls'
-import { onAbort } from '../core/abort.js'
-import { AcceptRequests } from './accept-requests.js'
-import { Admission, type Give, type Refusal } from './admission.js'
-import { inspect } from '../core/inspect.js'
-import { Alarms } from './alarms.js'
-import { binding } from '../core/binding.js'
 import { Connection } from '../accept/connection.js'
+import { Listener } from '../accept/listener.js'
+import { onAbort } from '../core/abort.js'
+import { binding } from '../core/binding.js'
 import { longestTimer } from '../core/deadline.js'
+import { type CodedError, codedError, runSafely, type SystemError } from '../core/errors.js'
+import { inspect } from '../core/inspect.js'
+import { type Handle, type HandleClass, handleClassFor, setHandshakeTimeout } from '../core/node-internals.js'
+import * as validate from '../core/validate.js'
+import { AcceptRequests } from './accept-requests.js'
+import { Admission, type Deliver, type Refusal } from './admission.js'
+import { Alarms } from './alarms.js'
 import {
   Drain,
   type DrainOptions,
@@ -17,13 +21,9 @@ import {
   readDrainOptions,
   readEndOptions,
 } from './drain.js'
-import { type CodedError, codedError, runSafely, type SystemError } from '../core/errors.js'
-import { Listener } from '../accept/listener.js'
-import { type Handle, type HandleClass, handleClassFor, setHandshakeTimeout } from '../core/node-internals.js'
-import type { ConnectionHandler, SecureHandler, ServeOptions } from './serve.js'
-import { noteUpgrades, Served } from './served-connection.js'
+import { type ConnectionHandler, checkLimit, type SecureHandler, type ServeOptions } from './options.js'
+import { ServedConnection, trackUpgrades } from './served-connection.js'
 import { ServerHandle } from './server-handle.js'
-import * as validate from '../core/validate.js'
 
 export interface ServingEvents {
   alarm: [{ threshold: number; connections: number }]
@@ -51,9 +51,9 @@ const order: Record<ServingState, number> = { serving: 0, draining: 1, closing: 
 export class Serving extends EventEmitter<ServingEvents> {
   readonly listener: Listener
   readonly #server: ServerHandle | undefined
-  readonly #give: Give
+  readonly #deliver: Deliver
   readonly #requests: AcceptRequests
-  readonly #live = new Set<Served>()
+  readonly #live = new Set<ServedConnection>()
   readonly #alarms: Alarms
   readonly #admission: Admission
   readonly #undo: (() => void)[] = []
@@ -83,7 +83,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     this.#alarms = new Alarms([alarm].flat(), (threshold, each) => this.emit('alarm', { threshold, connections: each }))
     const admission = new Admission(handshakeTimeout, (refusal) => this.emit('refused', refusal), this.#next)
     this.#admission = admission
-    let give: Give
+    let deliver: Deliver
     if (typeof target !== 'function') {
       const HandleClass = handleClassFor(streamDomain(listener))
       const server = this.#listen(target, HandleClass)
@@ -93,23 +93,24 @@ export class Serving extends EventEmitter<ServingEvents> {
       }
       this.#server = server
       // The server may have been closed since the accept. Like the backlog then, the connection is reset.
-      give =
+      deliver =
         options.tls === undefined
           ? (connection, served) => {
-              this.#given(served)
+              this.#delivered(served)
               if (server.listening) server.connect(toHandle(connection, HandleClass))
               else connection.reset()
             }
           : this.#secured(options.tls, (socket, served) => {
-              this.#given(served)
+              this.#delivered(served)
               if (server.listening) server.adopt(socket)
               else socket.destroy()
             })
     } else {
-      const call: Give<never> = (argument, served) => this.#call(target, argument, served)
-      give = options.tls === undefined ? (call as Give) : this.#secured(options.tls, call as Give<tls.TLSSocket>)
+      const call: Deliver<never> = (argument, served) => this.#call(target, argument, served)
+      deliver =
+        options.tls === undefined ? (call as Deliver) : this.#secured(options.tls, call as Deliver<tls.TLSSocket>)
     }
-    this.#give = options.proxyProtocol === undefined ? give : admission.introduced(options, give)
+    this.#deliver = options.proxyProtocol === undefined ? deliver : admission.introduced(options, deliver)
     // A server's handlers run in the asynchronous context in which it was made to listen.
     this.#requests = new AcceptRequests(listener, () => this.#room(), this.#onConnection, this.#onAcceptError)
     this.#release = Listener.hold(listener, this.#onListenerEnded)
@@ -193,7 +194,7 @@ export class Serving extends EventEmitter<ServingEvents> {
       ended: this.#onServerEnded,
       roomChanged: this.#fitRequests,
     })
-    this.#undo.push(noteUpgrades(server))
+    this.#undo.push(trackUpgrades(server))
     return handle
   }
 
@@ -280,28 +281,28 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   #take(connection: Connection): void {
-    const served = new Served(connection, this.#live, this.#onGone)
+    const served = new ServedConnection(connection, this.#live, this.#onGone)
     this.#waiting++
     this.#alarms.check(this.#live.size)
-    runSafely(() => this.#give(connection, served))
+    runSafely(() => this.#deliver(connection, served))
     this.#drain?.add(served)
   }
 
-  #given(served: Served): void {
+  #delivered(served: ServedConnection): void {
     if (!served.waiting) return
     served.waiting = false
     this.#waiting--
   }
 
-  #onGone = (served: Served): void => {
-    this.#given(served)
+  #onGone = (served: ServedConnection): void => {
+    this.#delivered(served)
     if (this.#state === 'serving') this.#next()
     // Later, because http.Server.close() ends idle connections, and must not be called within itself.
     else process.nextTick(this.#next)
   }
 
-  #call(handler: ConnectionHandler | SecureHandler, argument: never, served: Served): void {
-    this.#given(served)
+  #call(handler: ConnectionHandler | SecureHandler, argument: never, served: ServedConnection): void {
+    this.#delivered(served)
     const fail = (error: Error) => {
       // Cut off by drain(): that is why.
       if (served.destroyed) return
@@ -316,10 +317,10 @@ export class Serving extends EventEmitter<ServingEvents> {
     }
   }
 
-  #secured(options: tls.TlsOptions | tls.Server, give: Give<tls.TLSSocket>): Give {
+  #secured(options: tls.TlsOptions | tls.Server, deliver: Deliver<tls.TLSSocket>): Deliver {
     return this.#admission.secured(options, (socket, served) => {
       served.secure = socket
-      give(socket, served)
+      deliver(socket, served)
     })
   }
 
@@ -353,8 +354,8 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   async #drainWith(options: Required<DrainOptions>): Promise<DrainReport> {
     this.#enter('draining', options.closeListener)
-    const serves = { server: this.#server?.server, connections: this.#live, admission: this.#admission }
-    const drain = new Drain(serves, options)
+    const target = { server: this.#server?.server, connections: this.#live, admission: this.#admission }
+    const drain = new Drain(target, options)
     this.#drain = drain
     runSafely(() => this.emit('drain'))
     await this.#closed.promise
@@ -383,8 +384,4 @@ function deferred(): { promise: Promise<void>; resolve: () => void } {
     resolve = fulfil
   })
   return { promise, resolve }
-}
-
-export function checkLimit(name: string, value: unknown): void {
-  if (value !== Number.POSITIVE_INFINITY) validate.integer(name, value, 0, Number.MAX_SAFE_INTEGER)
 }

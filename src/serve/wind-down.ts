@@ -1,7 +1,6 @@
 import type http from 'node:http'
 import type http2 from 'node:http2'
 import type net from 'node:net'
-import type { Admission } from './admission.js'
 import { binding } from '../core/binding.js'
 import {
   type Handle,
@@ -12,16 +11,18 @@ import {
   socketOn,
   speaksHttp,
 } from '../core/node-internals.js'
-import { intercept, Pipelines } from './pipelines.js'
-import type { Served } from './served-connection.js'
 import * as validate from '../core/validate.js'
+import { longestProxyHeader } from '../peek/proxy-protocol.js'
+import type { Admission } from './admission.js'
+import { intercept, Pipelines } from './pipelines.js'
+import type { ServedConnection } from './served-connection.js'
 
 /** The state of a Serving, which {@link WindDown} looks at again and again. */
-export interface Serves {
+export interface WindDownTarget {
   /** Undefined when a function is served. */
   readonly server: net.Server | undefined
   /** Open connections. The server may have others: from another Serving, or from its own `listen()`. */
-  readonly connections: ReadonlySet<Served>
+  readonly connections: ReadonlySet<ServedConnection>
   readonly admission: Admission
 }
 
@@ -31,9 +32,6 @@ const lookInterval = 100
 
 // ms for which a client may be silent between our FIN and its own (RFC 9112, section 9.6).
 const lingerTime = 1_000
-
-// The longest PROXY header: 16 bytes, and a length of 16 bits.
-const mostOfHeader = 16 + 65_535
 
 const connectionEvents = new Set<unknown>([
   'request',
@@ -58,11 +56,11 @@ interface Lingering {
  * on which no request waits for its answer. It looks at the state of the connections; events only say when to look.
  */
 export class WindDown {
-  readonly #serves: Serves
+  readonly #target: WindDownTarget
   readonly #unusedGrace: number
   readonly #pipelines: Pipelines | undefined
   readonly #idle = new Set<Handle>()
-  readonly #unused = new Set<Handle | Served>()
+  readonly #unused = new Set<Handle | ServedConnection>()
   readonly #lingering = new Map<Handle, Lingering>()
   /** When each connection was first seen with a request that has not begun, or not come whole. */
   readonly #since = new WeakMap<net.Socket, number>()
@@ -73,9 +71,9 @@ export class WindDown {
   #soon: NodeJS.Immediate | undefined
 
   /** Both are in ms. */
-  constructor(serves: Serves, { idleGrace, unusedGrace }: { idleGrace: number; unusedGrace: number }) {
-    const { server, connections } = serves
-    this.#serves = serves
+  constructor(target: WindDownTarget, { idleGrace, unusedGrace }: { idleGrace: number; unusedGrace: number }) {
+    const { server, connections } = target
+    this.#target = target
     this.#unusedGrace = unusedGrace
     if (server !== undefined && speaksHttp(server)) {
       const pipelines = new Pipelines({
@@ -113,12 +111,12 @@ export class WindDown {
   }
 
   /** Whether everything was sent, and only the client's end is waited for. */
-  hasEnded({ handle }: Served): boolean {
+  hasEnded({ handle }: ServedConnection): boolean {
     return handle !== undefined && this.#lingering.get(handle)?.isSent() === true
   }
 
   /** How connections ended that were not destroyed at the deadline. */
-  report(ended: Iterable<Served>): { idle: number; unused: number; finished: number } {
+  report(ended: Iterable<ServedConnection>): { idle: number; unused: number; finished: number } {
     const report = { idle: 0, unused: 0, finished: 0 }
     for (const served of ended) {
       const { handle } = served
@@ -131,7 +129,7 @@ export class WindDown {
 
   #isOurs(socket: net.Socket): boolean {
     const handle = handleBeneath(socket)
-    return handle !== undefined && this.#serves.connections.has(observerOf(handle) as Served)
+    return handle !== undefined && this.#target.connections.has(observerOf(handle) as ServedConnection)
   }
 
   // In the check phase. Bytes that had come when a timer fired have been read by then.
@@ -147,7 +145,7 @@ export class WindDown {
   #endHttp(): void {
     const pipelines = this.#pipelines
     if (pipelines === undefined) return
-    const server = this.#serves.server as http.Server
+    const server = this.#target.server as http.Server
     const connections = httpConnections(server)
     for (const { socket, phase } of connections ?? []) {
       if (!this.#isOurs(socket)) continue
@@ -177,11 +175,11 @@ export class WindDown {
   // Connections that the server has not got yet, and those whose handshake a served tls.Server has not finished. An
   // application that removes our listener of 'secureConnection' hides the end of handshakes from us.
   #endUnadmitted(): void {
-    const { server, connections, admission } = this.#serves
+    const { server, connections, admission } = this.#target
     for (const served of admission.connections) {
       this.#unused.add(served)
       // The kernel sends a reset, and no FIN, where a part of a PROXY header is left unread.
-      if (served.owned.fd >= 0) binding.receive(served.owned.fd, mostOfHeader, false)
+      if (served.owned.fd >= 0) binding.receive(served.owned.fd, longestProxyHeader, false)
     }
     admission.cutOff()
     if (this.#pipelines === undefined || !validate.isTlsServer(server)) return

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import { CommandedListener, outcomes } from './commanded-listener.js'
 import { needsStrace } from '../needs.js'
+import { CommandedListener, outcomes } from './commanded-listener.js'
 
 // strace makes accept4 fail without being called.
 const failing = (error: string, when: string) =>

@@ -1,12 +1,12 @@
 import { join } from 'node:path'
 import fc from 'fast-check'
+import type { AcceptingOptions } from '../../src/accept/options.js'
 import type { ListenOptions } from '../../src/index.js'
-import type { AcceptingOptions } from '../../src/accept/listener.js'
 import { openFds, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
-import { ModelRun, type Step, type Turn } from './model-run.js'
 import { checkSequences, record, sequences } from '../model-sequences.js'
 import { hasIpv6, needs } from '../needs.js'
+import { ModelRun, type Step, type Turn } from './model-run.js'
 
 const number = fc.nat(1000)
 const oneOf = fc.constantFrom

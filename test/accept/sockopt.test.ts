@@ -5,8 +5,8 @@ import net, { type AddressInfo } from 'node:net'
 import { Listener, type ListenOptions, type SystemError } from '../../src/index.js'
 import { temporary } from '../descriptors.js'
 import { cleanUp, connect, listen, openFds, until } from '../helpers.js'
-import { kernelOptions } from './kernel-options.js'
 import { skip } from '../needs.js'
+import { kernelOptions } from './kernel-options.js'
 
 /** The same options of the listening socket and of a connection accepted on it. */
 async function options(given: ListenOptions, ...names: string[]) {

@@ -14,8 +14,8 @@ import { cleanUp, connect, listen, target, temporaryDirectory } from '../helpers
 import { leaveNoFds } from '../leaks.js'
 import { lookedBefore } from '../looked-before.js'
 import { needs, needsFamilyOf } from '../needs.js'
-import { echoed, runProxy } from './proxies.js'
 import { dialTLS } from '../tls-peers.js'
+import { echoed, runProxy } from './proxies.js'
 
 /** HAProxy between a socket of its own, whose address is the result's, and `back`. */
 async function haproxy(back: Listener, bind: string, server: string, options?: ListenOptions): Promise<Listener> {

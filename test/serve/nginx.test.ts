@@ -8,8 +8,8 @@ import { connect, listen, target, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { lookedBefore } from '../looked-before.js'
 import { needs, needsFamilyOf, skip } from '../needs.js'
-import { echoed, runProxy } from './proxies.js'
 import { dialTLS, localhost, upgraded } from '../tls-peers.js'
+import { echoed, runProxy } from './proxies.js'
 
 /** Where the module is that forwards streams; undefined when nginx was built with it inside. */
 function streamModule(context: Mocha.Context): string | undefined {

@@ -5,10 +5,10 @@ import { type Connection, Listener, type ListenOptions, serve } from '../../src/
 import { codeOf } from '../helpers.js'
 import { type Client, dial } from '../model-clients.js'
 import type { TurnOf } from '../model-sequences.js'
+import type { SocketHolders } from '../socket-holders.js'
 import { ListenerModel, QueueModel, type ServerKind, ServerModel } from './serving-model.js'
 import { type ConnectionPart, type ListenerPart, type Plan, ServerPart, ServingPart } from './serving-model-parts.js'
 import { arrives, of, ServingWorld } from './serving-model-world.js'
-import type { SocketHolders } from '../socket-holders.js'
 
 type SocketEnd = 'end' | 'destroy' | 'reset' | 'strip' | 'resume' | 'answer'
 type Move = 'toThread' | 'toChild' | 'toDeadChild' | 'toDyingChild'

@@ -8,9 +8,9 @@ import { isDeepStrictEqual } from 'node:util'
 import type { Connection, Listener } from '../../src/index.js'
 import { namedFds } from '../fd-room.js'
 import type { Client } from '../model-clients.js'
+import { movesSockets, type SocketHolders } from '../socket-holders.js'
 import { type ConnectionModel, type ListenerModel, type ServingModel, ServingsModel } from './serving-model.js'
 import type { ConnectionPart, ListenerPart, Plan, ServerPart, ServingPart } from './serving-model-parts.js'
-import { movesSockets, type SocketHolders } from '../socket-holders.js'
 
 type Accepted = { listener: Listener; connection: Connection }
 

@@ -3,8 +3,8 @@ import fc from 'fast-check'
 import { temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { checkSequences, record, sequences } from '../model-sequences.js'
-import { ServingRun, type Step, type Turn } from './serving-model-run.js'
 import { movesSockets, SocketHolders } from '../socket-holders.js'
+import { ServingRun, type Step, type Turn } from './serving-model-run.js'
 
 const number = fc.nat(1000)
 const oneOf = fc.constantFrom

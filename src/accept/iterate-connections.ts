@@ -1,0 +1,49 @@
+import type { CodedError } from '../core/errors.js'
+import type { Connection } from './connection.js'
+import type { AcceptRef, Requester } from './delivery.js'
+
+/** The accept requests of a listener. */
+export interface AcceptSource {
+  /** Asks for one connection. Throws when the listener is closed, or when there is no memory for the request. */
+  ask(requester: Requester): AcceptRef
+  /** Whether the request was outstanding; its requester then gets no result. */
+  withdraw(ref: AcceptRef): boolean
+  isClosed(): boolean
+}
+
+const done = { value: undefined, done: true } as const
+
+/** An iterator that makes one request for each `next()`. `return()` withdraws the outstanding ones. */
+export function iterateConnections(source: AcceptSource): AsyncIterableIterator<Connection> {
+  const outstanding = new Map<AcceptRef, (result: IteratorResult<Connection>) => void>()
+  let returned = false
+  return {
+    next: () =>
+      new Promise((resolve, reject) => {
+        if (returned || source.isClosed()) return resolve(done)
+        const ref = source.ask({
+          kind: 'promise',
+          fulfil: (connection) => {
+            outstanding.delete(ref)
+            resolve({ value: connection, done: false })
+          },
+          fail: (error) => {
+            outstanding.delete(ref)
+            if ((error as CodedError).code === 'ERR_LISTENER_CLOSED') resolve(done)
+            else reject(error)
+          },
+        })
+        outstanding.set(ref, resolve)
+      }),
+    return: async () => {
+      returned = true
+      for (const [ref, resolve] of outstanding) {
+        if (source.withdraw(ref)) resolve(done)
+      }
+      return done
+    },
+    [Symbol.asyncIterator]() {
+      return this
+    },
+  }
+}
