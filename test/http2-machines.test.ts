@@ -200,7 +200,7 @@ describe('examples/http2-machines.mjs: the pool', () => {
 
   it('is whole at the fd limit, and serves again when that is over', async function () {
     needs(this, 'prlimit', ['--version'])
-    const machines = await startMachines([], ['prlimit', '--nofile=40'])
+    const machines = await startMachines([], ['prlimit', '--nofile=48'])
     const session = await machines.session()
     const clients = await Promise.all(Array.from({ length: 60 }, () => rawClient(machines.port)))
     await machines.says(/^EMFILE: 20 machines and all new clients wait/m)
