@@ -77,13 +77,13 @@ const implementations = {
 }
 
 const what = {
-  'C, epoll': "the limit: `accept4` until `EAGAIN`, the peer's address with it, `close`",
+  'C, epoll': "the lower bound: `accept4` with the peer's address until `EAGAIN`, `close`",
   'net.Server': '`net.createServer((socket) => socket.destroy())`',
-  callback: `\`asyncAccept()\` and the \`accept\` event, ${outstanding} outstanding; ref and remoteAddress read; \`close()\``,
+  callback: `\`asyncAccept()\` and the \`accept\` event, ${outstanding} requests outstanding; reads ref and remoteAddress; \`close()\``,
   'accept()': `${outstanding} loops over \`await listener.accept()\`; the same work`,
-  'for await': 'one loop over the listener, so one request at a time; the same work',
-  'toSocket, callback': 'as callback, but `toSocket().destroy()`',
-  'toSocket, accept()': 'as accept(), but `toSocket().destroy()`',
+  'for await': 'one loop over the listener, with one request at a time; the same work',
+  'toSocket, callback': 'like callback, but `toSocket().destroy()`',
+  'toSocket, accept()': 'like accept(), but `toSocket().destroy()`',
 }
 
 const whereOf = (kind, place) => (kind === 'tcp' ? { host: '127.0.0.1', port: 0 } : { path: place })
@@ -175,10 +175,11 @@ export async function measure({ node, major, connections, warmUp, rounds, progre
 export const title = 'Accept and close'
 export const about = [
   `Each contender accepts a connection and closes it. Bursts of ${burst} connections wait in the backlog of a stopped`,
-  'server, which then goes on; CPU is that of the server process, user and system, and connections per second are',
-  'counted from SIGCONT until the last of a burst is closed. On loopback the sender of a packet pays for what the packet',
-  "causes at the receiver, so a server is billed for its clients' half of TCP. The first two tables keep that out:",
-  "the clients have reset when the server goes on. In the third they wait for the server's close().",
+  'server process, which then continues. CPU is the user and system time of the server process. Connections per second',
+  'are counted from SIGCONT until the last connection of a burst is closed. On loopback the sender of a packet pays for',
+  "the work that the packet causes at the receiver, so the server also pays for its clients' half of TCP. The first two",
+  'tables exclude that: their clients reset the connections before the server continues. In the third table the clients',
+  "wait for the server's close().",
   '',
   ...Object.entries(what).map(([name, text]) => `- ${name}: ${text}`),
 ].join('\n')

@@ -185,7 +185,8 @@ export async function measure({ node, connections, rounds, progress }) {
 
 export const title = 'What an idle client holds'
 export const about = [
-  'Resident memory of the server for each client that connects and then does nothing, after a garbage collection. The last',
-  'column is of clients that send a MiB at once, while nobody reads: what the kernel takes of it, at the system’s default',
-  '`net.ipv4.tcp_rmem`. Sockets themselves cost the kernel a few KiB more, which are not in the table.',
+  'The table shows the resident memory of the server, after a garbage collection, for each client that connects and then',
+  'does nothing. In the last column the clients send a MiB at once, and the server does not read. The column shows how much',
+  "of it the kernel buffers with the system's default `net.ipv4.tcp_rmem`. The sockets themselves cost the kernel a few KiB",
+  'more, which the table does not include.',
 ].join('\n')

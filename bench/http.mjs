@@ -205,10 +205,10 @@ const columns = ['server', 'listen: CPU, us', 'serve: CPU, us', 'ratio', 'listen
 
 export const title = 'HTTP through serve()'
 export const about = [
-  'The same server, with its own `listen()` and through `serve()`; each request is answered with six bytes. In a round',
-  `both run at once, are warmed up for ${defaults.warmUp} seconds, and are loaded in turn, ${defaults.slices} times for about a second each. The ratio is`,
-  'that of CPU per request in two such seconds, one after the other. HTTP/1 is loaded by wrk with 64 connections, with',
-  '`Connection: close` where there is one request for each; HTTP/2 by h2load with 16 connections of 16 streams, or with',
-  `${defaults.connections} connections at once that make one request each, again and again. TLS has an EC P-256 key, and each handshake is`,
-  'a full one. What the clients cause on loopback is billed to the server, too.',
+  'The same server runs with its own `listen()` and through `serve()`, and answers each request with six bytes. In a round',
+  `both servers run at the same time. They are warmed up for ${defaults.warmUp} seconds and then loaded in turn, ${defaults.slices} times for about`,
+  'a second each. The ratio compares the CPU per request of two successive seconds. wrk loads HTTP/1 with 64 connections,',
+  'and with `Connection: close` for one request per connection. h2load loads HTTP/2 with 16 connections of 16 streams, or',
+  `with ${defaults.connections} simultaneous connections of one request each, again and again. TLS uses an EC P-256 key, and each handshake`,
+  'is a full one. The CPU includes the work that the clients cause on loopback.',
 ].join('\n')

@@ -130,21 +130,22 @@ export async function measure({ node, rounds, progress }) {
     'cancel, ns',
     'time out, ns',
     'memory, bytes',
-    'of it heap, bytes',
+    'heap share, bytes',
   ]
   const missed = checks.filter(({ measured, most }) => measured > most)
   return {
     tables: [{ title: 'Each request', columns, rows }],
     checks,
-    losses: missed.map(({ what, most, measured }) => `${what}: ${Math.round(measured)}, not ${most}`),
+    losses: missed.map(({ what, most, measured }) => `${what}: ${Math.round(measured)}, target ${most}`),
   }
 }
 
 export const title = 'Outstanding requests'
 export const about = [
-  'So many requests are made, then all cancelled (promises: by closing the listener, or by one signal that all of them',
-  'share), then as many made anew with asyncAccept and all timed out at once. Wall time and resident memory, per request.',
-  'The timing out includes the error that each request gets and the event that brings it.',
+  'The benchmark makes the given number of requests and cancels all of them. (It cancels promises by closing the listener,',
+  'or by one signal that all of them share.) Then it makes as many requests with asyncAccept, and all of them time out at',
+  'once. The table shows wall time and resident memory per request. The time of a timeout includes the error that each',
+  'request gets and the event that delivers the error.',
 ].join('\n')
 
 if (process.argv[2] === 'once') await once(process.argv[3], Number(process.argv[4]))

@@ -126,9 +126,9 @@ export async function measure({ node, connections, rounds, progress }) {
 
 export const title = 'Ten times more clients than room'
 export const about = [
-  'All clients wait in the backlog of a stopped server, which then goes on. It answers a connection after',
-  `${work} ms and ends it. A client whose connection ends without the answer is lost. Connections at once are the fds that`,
-  'are open whenever the server gets one.',
+  'All clients wait in the backlog of a stopped server process, which then continues. The server answers each connection',
+  `after ${work} ms and ends it. A client is lost if its connection ends without the answer. "Connections at once" counts the`,
+  'open fds each time the server gets a connection.',
 ].join('\n')
 
 if (process.argv[2] === 'crowd') await crowd(...process.argv.slice(3).map(Number))

@@ -70,7 +70,7 @@ export function percentilePlot({ title, curves }) {
       const drawn = `class="c${i}" stroke-width="2.5" stroke-dasharray="${strokes[i].dash}"`
       return `<path d="M${path}" fill="none" ${drawn}/>`
     }),
-    text('so many of the quick requests were answered within', [(left + right) / 2, bottom + 44]),
+    text('share of the quick requests that were answered within', [(left + right) / 2, bottom + 44]),
     '</svg>',
   ].join('\n')}\n`
 }

@@ -167,18 +167,18 @@ export async function measure({ node, connections, warmUp, rounds, progress }) {
 
 export const title = 'A skewed load'
 export const about = [
-  `${threads} threads or processes share a port. ${slowShare * 100} % of the requests block theirs for 50 ms, as a`,
-  'synchronous call would, and need no CPU meanwhile; the others are answered at once. Requests, a connection each, come',
-  'at random times (Poisson), whether the last are answered or not. What counts is how long the quick ones take, from',
-  'connecting to the answer.',
+  `${threads} threads or processes share a port. ${slowShare * 100} % of the requests block their thread for 50 ms, as a synchronous call does, and`,
+  'need no CPU during that time. The other requests are quick: they are answered at once. Each request has a separate',
+  'connection. Requests arrive at random times (Poisson), whether earlier ones are answered or not. The table shows the time',
+  'of the quick requests, from connecting to the answer.',
   '',
-  `- ${ours}: \`Listener.fromFd(fd, { dup: true, maxBatch: 1 })\` in each thread, which asks for one client when it has`,
-  '  answered the last',
-  '- cluster: `net.createServer()` in each process, with the one and the other `schedulingPolicy`',
-  '- reusePort: `Listener.listen({ port, reusePort: true })` in each thread, and else as the first',
+  `- ${ours}: \`Listener.fromFd(fd, { dup: true, maxBatch: 1 })\` in each thread, which requests one connection when it has`,
+  '  answered the last one',
+  '- cluster: `net.createServer()` in each process, with each `schedulingPolicy`',
+  '- reusePort: `Listener.listen({ port, reusePort: true })` in each thread; otherwise like the first contender',
   '',
-  'When all threads are blocked nobody can answer, whoever distributes the clients. One queue before four threads that lose',
-  'no time at all, simulated, has 99 % within 4 to 5 ms at 320 requests per second, and within 14 to 15 ms at 400.',
+  'When all threads are blocked, no distribution of the clients helps. A simulation of one queue before four threads without',
+  'any overhead has its 99 % within 4 to 5 ms at 320 requests per second, and within 14 to 15 ms at 400.',
   '',
   '![Percentiles of all contenders](skewed-load.svg)',
 ].join('\n')

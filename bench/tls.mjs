@@ -96,8 +96,9 @@ export async function measure({ node, connections, warmUp, rounds, progress }) {
 
 export const title = 'A TLS handshake'
 export const about = [
-  `Each contender accepts, makes a full handshake with an EC P-256 key and closes; ${outstanding} clients at a time. They`,
-  'are a Node process on another core, not a C program: only the CPU of the server process is compared.',
+  `Each contender accepts a connection, makes a full handshake with an EC P-256 key and closes the connection.`,
+  `${outstanding} clients connect at a time. The clients are a Node process on another core, not a C program, so the`,
+  'table compares only the CPU of the server process.',
 ].join('\n')
 
 if (process.argv[2] === 'load') await makeHandshakes(Number(process.argv[3]), Number(process.argv[4]))

@@ -85,10 +85,11 @@ export async function measure({ node, connections, warmUp, rounds, progress }) {
 
 export const title = 'Idle threads on one socket'
 export const about = [
-  'So many threads share a listening socket, each with one request outstanding and nothing to do; clients come one at a',
-  'time. The kernel wakes all threads for each client. One gets it; most of the others sleep on without having left the',
-  'kernel. EPOLLEXCLUSIVE would wake one only, but then a client depends on that one, which may be about to end or to do',
-  'something else first; and it has no effect through an epoll instance within another.',
+  'The given number of threads share a listening socket. Each thread has one outstanding request and nothing else to do.',
+  'Clients connect one at a time. The kernel wakes all threads for each client. One thread gets the client, and most of the',
+  'others go back to sleep without leaving the kernel. EPOLLEXCLUSIVE would wake only one thread. The client would then',
+  'depend on that thread, which may be about to end or to do other work first. EPOLLEXCLUSIVE also has no effect through',
+  'nested epoll instances.',
 ].join('\n')
 
 if (process.argv[2] === 'load') await connectInTurn(Number(process.argv[3]), Number(process.argv[4]))

@@ -121,6 +121,21 @@ describe('The documentation', () => {
     assert.ok(example.includes(loop.trim()), 'examples/echo.mjs has another loop than README.md')
   })
 
+  it('serves and drains with the last program of README.md', async () => {
+    const [code = ''] = [...read('README.md').matchAll(/```js\n(.*?)```/gs)].map(([, block]) => block).slice(-1)
+    assert.ok(code.includes('port: 3000'))
+    const client = `
+      const response = await fetch(\`http://127.0.0.1:\${server.address().port}\`)
+      process.stdout.write(await response.text())
+      process.kill(process.pid, 'SIGTERM')
+    `
+    const directory = mkdtempSync('build/documentation-')
+    cleanUp(() => rmSync(directory, { recursive: true }))
+    writeFileSync(`${directory}/program.mjs`, code.replace('port: 3000', 'port: 0') + client)
+    const finished = await runNode(`${directory}/program.mjs`)
+    assert.deepEqual(finished, { code: 0, signal: null, stdout: 'hello\n', stderr: '' })
+  })
+
   it('names every code of ours', () => {
     const api = read('docs/api.md')
     assert.deepEqual(
