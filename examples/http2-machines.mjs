@@ -1,5 +1,5 @@
-// An HTTP/2 server as a pool of connection state machines. Each machine requests one connection of the listening socket
-// and gets a ref; the connection arrives later with that ref, as a raw TCP fd. When a machine gets its connection, a new
+// An HTTP/2 server as a pool of connection state machines. Each machine requests one connection from the listener and
+// gets a ref; the connection arrives later with that ref, as a raw TCP fd. When a machine gets its connection, a new
 // machine takes its place in the pool. Then it upgrades the connection to TLS and serves it:
 //
 //   listening -> handshake -> connected -> closing
@@ -38,7 +38,7 @@ server.keepAliveTimeout = 5_000
 
 // ---- The machines.
 
-const handshakeTimeout = 10_000 // ms
+const handshakeTimeout = 10_000 // ms; a silent client would otherwise keep its fd
 
 /** All machines by their ref, which is unique: a machine makes one request. */
 const machines = new Map()
@@ -104,7 +104,7 @@ class Machine {
     this.#about.tls = socket.getProtocol()
     this.#about.alpn = socket.alpnProtocol || 'no ALPN'
     if (socket.destroyed) return this.#end()
-    socket.on('error', () => {}) // 'close' follows
+    socket.on('error', () => {}) // for example a reset; 'close' follows
     socket.once('end', () => this.#closing())
     socket.once('close', () => this.#end())
     machineOf.set(socket, this)

@@ -99,11 +99,11 @@ const hasProgram = ({ body }: Section) => body.search(program) >= 0
 
 describe('The documentation', () => {
   for (const file of ['README.md', 'docs/api.md', 'docs/migrating.md', 'docs/operations.md']) {
-    it(`of ${file} has programs`, () => assert.notEqual(snippets(file).length, 0))
+    it(`has programs in ${file}`, () => assert.notEqual(snippets(file).length, 0))
 
     for (const { title, code, output } of snippets(file)) {
-      it(`prints what it says: ${title}`, async () => {
-        // Inside the package, so that it can import the package by its name.
+      it(`shows the output of program ${title}`, async () => {
+        // In a directory of the package, so that the program can import the package by its name.
         const directory = mkdtempSync('build/documentation-')
         cleanUp(() => rmSync(directory, { recursive: true }))
         writeFileSync(`${directory}/program.mjs`, code)
@@ -113,12 +113,12 @@ describe('The documentation', () => {
     }
   }
 
-  it('shows the echo server as it is in examples', () => {
+  it('shows the loop of examples/echo.mjs in README.md', () => {
     const example = read('examples/echo.mjs')
     const [, shown = ''] = /```js\n(.*?)```/s.exec(read('README.md')) ?? []
     const loop = shown.slice(shown.indexOf('for await'))
     assert.notEqual(loop, '')
-    assert.ok(example.includes(loop.trim()), 'examples/echo.mjs has another loop than README.md')
+    assert.ok(example.includes(loop.trim()), 'examples/echo.mjs and README.md have different loops')
   })
 
   it('serves and drains with the last program of README.md', async () => {
@@ -136,7 +136,7 @@ describe('The documentation', () => {
     assert.deepEqual(finished, { code: 0, signal: null, stdout: 'hello\n', stderr: '' })
   })
 
-  it('names every code of ours', () => {
+  it('lists every error code of the package in docs/api.md', () => {
     const api = read('docs/api.md')
     assert.deepEqual(
       Object.keys(asyncAccept.codes).filter((code) => !api.includes(`\`${code}\``)),
@@ -214,7 +214,7 @@ describe('The documentation', () => {
     assert.deepEqual(broken, [])
   })
 
-  it('has a place for every source file', () => {
+  it('lists every source file in CONTRIBUTING.md', () => {
     const contributing = read('CONTRIBUTING.md')
     const files = ['native', 'src'].flatMap((directory) =>
       readdirSync(directory, { recursive: true, withFileTypes: true })

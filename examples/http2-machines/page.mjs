@@ -43,9 +43,8 @@ export function page({ pool, machines, refs, backlog, stats, connections }) {
 <title>async-accept: ${pool.listening} machines listen</title>
 <style>${style}</style>
 <h1>HTTP/2 from a pool of state machines</h1>
-<p>Each machine below has requested one connection of the listening socket, under its own ref. When a machine gets its
-connection, a new machine takes its place; then it upgrades the connection to TLS and serves it. Reload to see the refs
-change.</p>
+<p>Each machine below has requested one connection from the listener, under its own ref. When a machine gets its connection,
+a new machine takes its place; then it upgrades the connection to TLS and serves it. Reload to see the refs change.</p>
 <div class="figures">
 ${figure(`${pool.listening} / ${pool.size}`, 'machines listen')}
 ${figure(pool.handshake + pool.connected + pool.closing, 'machines are busy')}
