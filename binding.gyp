@@ -1,7 +1,6 @@
 {
   'variables': {
-    # Treats warnings as errors. Off by default: users install the addon with other compilers than those it is developed
-    # with.
+    # Treats warnings as errors, for development only: the compilers of users are unknown.
     'strict%': 0,
     # Makes calls fail on request, for tests.
     'faults%': 0,

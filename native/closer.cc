@@ -84,8 +84,8 @@ void Closer::State::destroy() {
   delete this;
 }
 
-// Wakes or creates a thread for the next job, unless there are kMaxThreads. Returns false if no thread exists. The
-// caller holds the mutex.
+// Wakes an idle thread for the next job, or creates a thread if there are fewer than kMaxThreads. Returns false if no
+// thread exists. The caller holds the mutex.
 bool Closer::State::provide_thread() {
   if (idle > 0) {
     uv_cond_signal(&work);

@@ -6,8 +6,8 @@
 //   argv[2]  the first argument of that program, its argv[0]; its other arguments follow
 //
 // The environment must contain LISTEN_PID with a value of ten digits. A leading '=' is removed from each entry of the
-// environment. The parent adds it to variables such as LD_PRELOAD, so that they have no effect on this helper. With fewer
-// arguments, the helper does nothing and exits with 0.
+// environment. The parent adds it to variables such as LD_PRELOAD, so that they have no effect on this helper. With
+// fewer than three arguments, the helper does nothing and exits with 0.
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>

@@ -94,8 +94,8 @@ Value set_option(const CallbackInfo& info) {
   return number(info, sys::setsockopt(fd, level, name, &value, sizeof value));
 }
 
-// Returns the origin of an fd that JavaScript passes by its number. Any process that may connect to a unix socket can
-// send fds of any kind to it.
+// Returns the origin of an fd that JavaScript passes by its number. A unix socket is untrusted, because any process
+// that may connect to it can send fds of any kind.
 Origin origin_of(const CallbackInfo& info, int fd) {
   int domain = AF_UNIX;
   socklen_t length = sizeof domain;

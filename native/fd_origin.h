@@ -4,6 +4,5 @@
 enum class Origin {
   kOwn,        // opened by this environment: close(2) does not block
   kInherited,  // from a trusted process or thread: SO_LINGER may be set
-  kUntrusted,  // from an untrusted process, or able to receive fds from one: that process decides how long close(2)
-               // blocks
+  kUntrusted,  // from an untrusted process, or able to receive fds from one: close(2) can block without limit
 };

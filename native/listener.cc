@@ -10,9 +10,10 @@
 
 namespace {
 
-// The first capacity pause lasts kMinPauseMs. Each further one is twice as long, up to kMaxPauseMs, until an accept
-// succeeds. The minimum keeps a process at its limit from spinning. The maximum bounds the delay between the end of a
-// shortage and the next accept.
+// When an accept fails because fds or memory ran out, the listener stops polling for a while: a capacity pause. The
+// first pause lasts kMinPauseMs. Each further pause is twice as long, up to kMaxPauseMs, until an accept succeeds. The
+// minimum keeps a process at its limit from spinning. The maximum bounds the time between the end of the shortage and
+// the next accept.
 constexpr uint32_t kMinPauseMs = 10;
 constexpr uint32_t kMaxPauseMs = 1000;
 
@@ -26,7 +27,7 @@ uint64_t deadline_in(int64_t timeout) {
 
 enum class ErrorClass { kQueueEmpty, kRetry, kCapacity, kFatal };
 
-// Sorts the errors of accept(2) into the classes that decide what happens to the outstanding requests.
+// Classifies the errors of accept(2). The class decides what happens to the outstanding requests.
 ErrorClass class_of(int error) {
   switch (-error) {
     case EAGAIN:
@@ -59,8 +60,8 @@ ErrorClass class_of(int error) {
   }
 }
 
-// Returns the origin of an accepted socket. Any process that may connect to a unix socket can send fds of any kind to
-// it.
+// Returns the origin of an accepted socket. A unix socket is untrusted, because any process that may connect to it can
+// send fds of any kind.
 Origin origin_of(const Listener::Completion& slot, Origin listening) {
   if (slot.address.family == AF_UNIX) return Origin::kUntrusted;
   return listening == Origin::kOwn ? Origin::kOwn : Origin::kInherited;
@@ -168,7 +169,8 @@ void Listener::on_timer() {
   if (poll_error_ != 0 || requests_.next_deadline() <= now) {
     complete_requests();
   } else {
-    // This also ends a pause. It polls instead of accepting: the limit matters only when a connection is queued.
+    // If a pause has ended, this polls again instead of calling accept4(2): the limit matters only when a connection is
+    // queued.
     update();
   }
   in_timer_ = false;
@@ -180,7 +182,7 @@ void Listener::complete_requests() {
   Completion* slots = host_->completions();
   if (slots == nullptr) return disarm();
   Batch batch = accept_batch(slots);
-  const Ref newest = requests_.last_ref();  // requests that handlers add below are left for a later event
+  const Ref newest = requests_.last_ref();  // requests that handlers add in deliver() wait for a later event
   const uint64_t now = now_ms();
   for (;;) {
     auto fail = [&](Ref ref, int error) {
@@ -215,8 +217,8 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
   batch.error = poll_error_;
   poll_error_ = 0;
   if (batch.error != 0) return batch;
-  // During a capacity pause, accept only if a request has reached its deadline: fds may be available again, and the
-  // request gets no later attempt.
+  // During a capacity pause, accept only if a request has reached its deadline. Fds may be available again, and this is
+  // the last attempt for that request.
   if (resume_at_ != 0 && requests_.next_deadline() > now_ms()) return batch;
   // In a timer callback, the accept queue may be empty. accept4(2) on Linux allocates an fd before it checks the queue,
   // so a process at its fd limit would get EMFILE even for an empty queue.
@@ -283,8 +285,9 @@ Listener::Capacity Listener::at_capacity(int error) {
   return {error, delay_};
 }
 
-// Resets queued connections; closing the spare fd frees the fd number that each accept needs. Returns false if the
-// listener must pause instead, for example because another thread has taken the freed number.
+// Accepts and resets queued connections at the fd limit. Closing the spare fd frees the fd number that accept4(2)
+// needs. Returns false if the listener must pause instead, for example because another thread has taken the freed
+// number.
 bool Listener::reset_queued() {
   for (size_t i = 0; i < options_.max_batch && spare_ >= 0; i++) {
     sys::close(spare_);
@@ -324,7 +327,7 @@ void Listener::arm() {
   check_fd_before_poll();
 }
 
-// Detects an fd that other code in the process has closed. libuv aborts the process if epoll_ctl(2) rejects an fd, and
+// Detects that other code in the process has closed the fd. libuv aborts the process if epoll_ctl(2) rejects an fd, and
 // epoll reports nothing for an fd that is closed later. The check runs in a prepare handle, immediately before the loop
 // polls, because the fd can be closed in the same turn in which a request is made. One check covers all requests of a
 // turn.
@@ -334,7 +337,7 @@ void Listener::check_fd() {
   socklen_t length = sizeof listening;
   int error = sys::getsockopt(fd_, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
   if (error == 0 && listening) return;
-  // Other errors say nothing about the fd, for example that of a seccomp filter that denies the call.
+  // Any other error says nothing about the fd: a seccomp filter may deny the call.
   if (error != 0 && error != -EBADF && error != -ENOTSOCK) return;
   disarm();
   poll_error_ = error == 0 ? -EINVAL : error;

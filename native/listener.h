@@ -55,7 +55,7 @@ class Listener {
     virtual Completion* completions() = 0;
     // Takes ownership of an accepted fd, unless it returns false.
     virtual bool own(int fd, Origin origin) = 0;
-    // Closes an fd of the listener and waits for that, but only briefly. Returns false if the fd is not closed yet.
+    // Closes an fd of the listener and waits briefly. Returns false if the fd is not closed by then.
     virtual bool close(int fd, bool reset) = 0;
     // Delivers the first `count` completions. May close the listener.
     virtual void deliver(Listener* listener, size_t count, Capacity capacity) = 0;
@@ -79,8 +79,8 @@ class Listener {
   // Returns true if the request was outstanding. A cancelled request gets no completion.
   bool cancel(Ref ref);
 
-  // Stops, and closes the fd before it returns. Outstanding requests get no completion. The listener deletes itself
-  // later.
+  // Stops polling and closes the fd before it returns. Outstanding requests get no completion. The listener deletes
+  // itself later.
   void close();
 
   // Like close(), but transfers the fd to the caller instead of closing it. Returns -1 if the listener is already

@@ -1,4 +1,5 @@
-// The FIFO queue of accept requests. Each request has a ref, which cancels it and times it out without a search.
+// The FIFO queue of accept requests. Each request has a ref. Cancelling or timing out a request by its ref needs no
+// search.
 #pragma once
 
 #include <cstdint>
