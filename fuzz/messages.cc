@@ -24,7 +24,7 @@ struct Kernel {
   enum { kValid, kArbitrary, kEcho } answers;
   std::vector<char> sent;  // the control messages of the last sendmsg
   bool peeked;             // the peek succeeded
-  std::vector<int> ends;   // for each received fd, from 0 on: how often it was closed or returned
+  std::vector<int> ends;   // for each fd that open() has returned: how often it was closed or passed on
 
   int open() {
     ends.push_back(0);
