@@ -133,8 +133,7 @@ export function activatedConnection(options: ActivationOptions = {}): Connection
 
 let connectionTaken = false
 
-// Checks REMOTE_ADDR and REMOTE_PORT, systemd.exec(5). If the peer has disconnected, its address is unknown and not
-// checked.
+// Checks REMOTE_ADDR and REMOTE_PORT, systemd.exec(5). The address of a peer that has disconnected is unknown.
 function checkRemote(fd: number): void {
   const { REMOTE_ADDR, REMOTE_PORT } = process.env
   const peer = binding.peerAddress(fd)

@@ -193,8 +193,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * Leaving the loop does not close the channel. The fds of a message are owned by its `ReceivedFd` objects.
    *
    * Errors: `ERR_CHANNEL_MESSAGE` if the peer violates the protocol, or if fds were lost because this process has too
-   * many fds open; the channel is closed then. `ENOMEM` and, when waiting begins, `EMFILE`; the channel stays open
-   * then.
+   * many fds open. This closes the channel. `ENOMEM` and, when waiting begins, `EMFILE` leave the channel open.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<FdMessage> {
     return {
@@ -302,8 +301,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
       if (this.#parseMessage()) continue
       const received = this.#receive()
       if (received === -EAGAIN) return
-      // The peer has closed its socket with unread messages. The kernel reports this once, before the peer's own
-      // messages.
+      // The peer has closed its socket without reading all messages. The kernel reports this once, before the peer's data.
       if (received === -ECONNRESET) continue
       // The kernel has kept the message. A later call can receive it.
       if (received === -ENOMEM) {

@@ -9,8 +9,7 @@ export const notifyVariables = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'
 
 type NotifyVariable = (typeof notifyVariables)[number]
 
-// The values that `unsetEnvironment` has removed. Child processes do not inherit them; calls in this thread still use
-// them.
+// The values that `unsetEnvironment` has removed: not inherited by child processes, but still used in this thread.
 const removed: Partial<Record<NotifyVariable, string>> = {}
 
 /** The value of a variable, even after `unsetEnvironment` has removed it from `process.env`. */
@@ -95,8 +94,7 @@ const fields: Record<keyof Notification, Field> = {
 
 /**
  * Sends a state notification to the service manager over `$NOTIFY_SOCKET`: sd_notify(3). Returns false and sends
- * nothing if the variable is not set. Does not wait until the service manager has read the notification; see {@link
- * notifyBarrier}.
+ * nothing if the variable is not set. Does not wait until the service manager has read it; {@link notifyBarrier} does.
  *
  * Errors: `ERR_NOTIFY_SOCKET`, those of sendmsg(2) (`ENOENT`, `ECONNREFUSED`, `EAGAIN` if the queue of the socket is
  * full), and Node's codes for an invalid argument.

@@ -156,8 +156,7 @@ function attempt(start: Start, helper: ExecHelper): ChildProcess | undefined {
     const { child, error } = launch(start, helper.path)
     if (child !== undefined && error === 0) return child
     if (child !== undefined) discard(child)
-    // The helper did not start, or spawn failed before it: because of the directory, the user or an argument. Try it
-    // alone.
+    // Run the helper alone to find out whether it was the cause, and not the directory, the user or an argument.
     if (error === undefined && spawnSync(helper.path, [], { argv0: 'trial', stdio: 'ignore' }).status !== 0) return
     return reportBySpawn(start, error)
   } finally {
@@ -218,9 +217,7 @@ function readError(fd: number): number {
   }
 }
 
-/**
- * Runs spawn without the helper, so that spawn reports the failure: by an event or an exception, with its own message.
- */
+/** Spawns without the helper, so that spawn reports the failure: by an event or an exception with its own message. */
 function reportBySpawn(start: Start, errno = constants.errno.EAGAIN): ChildProcess {
   const child = spawnDirectly(start)
   if (child.pid === undefined) return child
