@@ -301,7 +301,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
       if (this.#parseMessage()) continue
       const received = this.#receive()
       if (received === -EAGAIN) return
-      // The peer has closed its socket without reading all messages. The kernel reports this once, before the peer's data.
+      // The peer has closed its socket with unread messages. The kernel reports this once, before data from the peer.
       if (received === -ECONNRESET) continue
       // The kernel has kept the message. A later call can receive it.
       if (received === -ENOMEM) {

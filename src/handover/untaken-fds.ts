@@ -45,7 +45,7 @@ export class UntakenFds {
     this.#timer = setTimeout(() => {
       if (this.#fds.size === 0) return
       const asked = this.#requestedNames.size === 0 ? '' : `; it has asked for ${quoted(this.#requestedNames)}`
-      const untaken = `This process has not taken file descriptors that were passed to it: ${this.#describeFds()}${asked}`
+      const untaken = `This process has not taken fds that were passed to it: ${this.#describeFds()}${asked}`
       const remedy = 'Take them with activatedListeners() or activation(), or remove them from the socket unit'
       this.#warn(`${untaken}. ${remedy}`, emitWarning)
     }, warningDelay).unref()
@@ -69,10 +69,8 @@ export class UntakenFds {
   #warnOfNames(emit: (warning: Error) => void): void {
     if (![...this.#fds.values()].some(({ kind }) => kind === 'listener')) return
     const remedy = 'Ask for one of these names, or change FileDescriptorName= in the socket unit'
-    this.#warn(
-      `No listener named ${quoted(this.#missingNames)} was passed to this process. It was passed ${this.#describeFds()}. ${remedy}`,
-      emit,
-    )
+    const missing = `No listener named ${quoted(this.#missingNames)} was passed to this process`
+    this.#warn(`${missing}. It was passed ${this.#describeFds()}. ${remedy}`, emit)
   }
 
   #describeFds(): string {
