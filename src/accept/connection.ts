@@ -19,11 +19,11 @@ import * as validate from '../core/validate.js'
 import { type ClientHello, parseClientHello } from '../peek/client-hello.js'
 import {
   type End,
-  keepsPackets,
+  isSeqpacket,
   type LookAheadOptions,
   lookAhead,
-  lookFromStart,
   type Reading,
+  resetPeekOffset,
 } from '../peek/look-ahead.js'
 import { noteProxied, type Proxied } from '../peek/proxied.js'
 import { longestProxyHeader, type ProxyHeader, parseProxyHeader } from '../peek/proxy-protocol.js'
@@ -112,7 +112,9 @@ export class Connection {
     return connection
   }
 
-  /** @internal Gives the fd to what `take` makes of it, in this thread. When that throws, the connection still owns it. */
+  /**
+   * @internal Gives the fd to what `take` makes of it, in this thread. When that throws, the connection still owns it.
+   */
   static handOver<T>(connection: Connection, take: (fd: number) => T): T {
     const taken = take(connection.#claimable())
     const owned = connection.#owned
@@ -234,12 +236,12 @@ export class Connection {
   }
 
   /**
-   * Gives the fd to a `tls.TLSSocket` and makes the handshake, as a server. `options` are those of
-   * `tls.createServer`; give the same object each time, because the context, and with it the sessions that clients may
-   * resume, is made once for each. Or give a `tls.Server` of your own (`https` and `http2` secure ones are such): its
-   * contexts, callbacks and session events serve, but it gets neither the connection nor its failure. A server that is
-   * to get the socket afterwards, by `emit('secureConnection', socket)`, must be the one that was lent. What either says
-   * of `noDelay`, `keepAlive`, `allowHalfOpen` and `pauseOnConnect` holds.
+   * Gives the fd to a `tls.TLSSocket` and makes the handshake, as a server. `options` are those of `tls.createServer`;
+   * give the same object each time, because the context, and with it the sessions that clients may resume, is made once
+   * for each. Or give a `tls.Server` of your own (`https` and `http2` secure ones are such): its contexts, callbacks
+   * and session events serve, but it gets neither the connection nor its failure. A server that is to get the socket
+   * afterwards, by `emit('secureConnection', socket)`, must be the one that was lent. What either says of `noDelay`,
+   * `keepAlive`, `allowHalfOpen` and `pauseOnConnect` holds.
    *
    * When the options are wrong or the connection was claimed before, nothing has happened. Otherwise the fd is the
    * socket's from the call on, and when the promise rejects, it is closed.
@@ -255,13 +257,13 @@ export class Connection {
   /**
    * Waits for the first `length` bytes (at most 65,536) and looks at them; they are still there for the next reader.
    * When the peer ends its side before, what it has sent is all there is; of a seqpacket socket the first packet is. A
-   * receive buffer (`SO_RCVBUF`, socket(7)) that is too small for them is larger until the look ends. Borrows the fd. One
-   * look at a time.
+   * receive buffer (`SO_RCVBUF`, socket(7)) that is too small for them is larger until the look ends. Borrows the fd.
+   * One look at a time.
    *
    * Errors: `ERR_PEEK_TIMEOUT`, `ABORT_ERR`, `ECONNRESET`, `ERR_PEEK_PENDING`, `ERR_CONNECTION_CLAIMED` (also when the
-   * connection is claimed meanwhile), `ERR_OUT_OF_RANGE`; `ERR_PEEK_STOPPED` when urgent data (tcp(7)) or file descriptors
-   * (unix(7)) keep the kernel from showing what is behind them; `ERR_PEEK_BUFFER` when `net.core.rmem_max` allows no
-   * buffer that is large enough.
+   * connection is claimed meanwhile), `ERR_OUT_OF_RANGE`; `ERR_PEEK_STOPPED` when urgent data (tcp(7)) or file
+   * descriptors (unix(7)) keep the kernel from showing what is behind them; `ERR_PEEK_BUFFER` when `net.core.rmem_max`
+   * allows no buffer that is large enough.
    */
   async peek(length: number, options: LookAheadOptions = {}): Promise<Buffer> {
     validate.integer('length', length, 1, longestPeek)
@@ -288,11 +290,11 @@ export class Connection {
 
   /**
    * Waits for a PROXY header of version 1 or 2, and takes exactly that; what comes behind it is untouched. Null when
-   * something else comes, or the peer ends its side without a word; then nothing was taken. A seqpacket socket must bring
-   * it in a packet of its own. Believe it only from a proxy that you know by its `remoteAddress`. Borrows the fd.
+   * something else comes, or the peer ends its side without a word; then nothing was taken. A seqpacket socket must
+   * bring it in a packet of its own. Believe it only from a proxy that you know by its `remoteAddress`. Borrows the fd.
    *
-   * Errors: `ERR_PROXY_HEADER` (it is malformed), `ERR_PEEK_ENDED` (the peer hung up within it), and those of {@link peek}.
-   * With each of them nothing was taken.
+   * Errors: `ERR_PROXY_HEADER` (it is malformed), `ERR_PEEK_ENDED` (the peer hung up within it), and those of {@link
+   * peek}. With each of them nothing was taken.
    */
   async proxyHeader(options: LookAheadOptions = {}): Promise<ProxyHeader | null> {
     return this.#look<ProxyHeader | null>(mostPeeked, options, (bytes, end) => {
@@ -306,7 +308,7 @@ export class Connection {
         throw codedError('ERR_PEEK_ENDED', `${bytes.length} bytes of a PROXY header`)
       }
       // What is left of a packet is lost when a part of it is taken. IP sockets, which have a family, are streams.
-      if (bytes.length > parsed.length && this.remoteFamily === undefined && keepsPackets(this.#owned.fd)) {
+      if (bytes.length > parsed.length && this.remoteFamily === undefined && isSeqpacket(this.#owned.fd)) {
         throw codedError('ERR_PROXY_HEADER', 'its packet does not end with it')
       }
       check(binding.receive(this.#owned.fd, parsed.length, false), 'recv')
@@ -323,7 +325,7 @@ export class Connection {
     if (this.#owned.abandonLook !== undefined) throw codedError('ERR_PEEK_PENDING')
     if (!this.#lookedAt) {
       this.#lookedAt = true
-      lookFromStart(fd)
+      resetPeekOffset(fd)
     }
     // `this`, and not only its fd: a connection whose bytes somebody waits for is not forgotten.
     return lookAhead(fd, limit, options, (abandon) => (this.#owned.abandonLook = abandon), read)
