@@ -15,8 +15,7 @@ export interface ClientHello {
  */
 export type ParsedClientHello = { hello: ClientHello } | { needed: number } | null
 
-// RFC 8446 section 5.1: a record has a type (1 byte), a legacy version (2), a length (2), and at most 2^14 bytes of
-// data.
+// RFC 8446 section 5.1: a record has a type (1 byte), a legacy version (2), a length (2), and up to 2^14 bytes of data.
 const recordHeader = 5
 const handshakeRecord = 22
 const longestRecord = 2 ** 14

@@ -118,7 +118,7 @@ export function lookAhead<T>(
           if (checkedNumber('ioctl', binding.atMark(fd)) === 0) throw peekStopped('urgent data', available)
         } else if (socket.domain === AF_UNIX && checkedNumber('ioctl', binding.unread(fd)) > available) {
           if (available === previous) throw peekStopped('file descriptors', available)
-          // The other bytes arrived after recv(2), or are urgent data that arrived after the event. Poll and peek
+          // The other bytes arrived after recv(2), or are urgent data that arrived after the event: poll and peek
           // again.
           return look(true, available)
         }
