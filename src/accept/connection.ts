@@ -35,9 +35,7 @@ import { type UpgradeOptions, upgrade } from './tls-upgrade.js'
 export interface ToSocketOptions extends InheritedOptions {
   /** Keeps the writable side open after the peer has ended its side. Default: false. */
   allowHalfOpen?: boolean
-  /**
-   * The size in bytes at which the stream's buffers count as full. Default: the listener's `highWaterMark`, or Node's.
-   */
+  /** The size in bytes at which a stream buffer counts as full. Default: the listener's `highWaterMark`, or Node's. */
   highWaterMark?: number
   /** Destroys the socket when aborted. */
   signal?: AbortSignal

@@ -23,9 +23,7 @@ export interface FdObserver {
   handle?: Handle | undefined
   /** The PROXY header of the connection, and the address of the proxy that sent it. */
   proxied?: Proxied | undefined
-  /**
-   * Called when the fd is closed, detached or moved to another thread; may be called more than once. Must not throw.
-   */
+  /** Called, possibly more than once, when the fd is closed, detached or moved to another thread. Must not throw. */
   released(): void
 }
 

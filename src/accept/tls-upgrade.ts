@@ -35,6 +35,7 @@ const defaultTimeout = 10_000
 
 // A client can continue its handshake only after an answer, and a blocked event loop sends none. So a late deadline is
 // extended by its lateness, provided that the client has sent data since the previous deadline.
+
 // In ms. A deadline that is less late than this is not extended: the event loop was not blocked, only busy as usual.
 const blockedLoop = 20
 // In ms. The minimum extension, enough for a client to receive an answer and to send its next message.

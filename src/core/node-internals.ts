@@ -107,7 +107,7 @@ function closeAndNotify(this: Observed, callback?: () => void): void {
 
 function resetAndNotify(this: Observed, callback?: () => void): number {
   const socket = socketOn(this)
-  // libuv cannot reset a socket while its shutdown is pending (EINVAL). Node would then drop the handle with its fd
+  // libuv cannot reset a socket while its shutdown is pending (EINVAL): Node would drop the handle and leave its fd
   // open.
   if (socket?.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
     this.close(callback)
@@ -137,8 +137,7 @@ interface SocketCount {
 
 const counted = (socket: net.Socket) => socket as unknown as { _server: SocketCount | null }
 
-// Replaces a socket's `_server`. The application could remove an event listener, but it cannot prevent this
-// notification.
+// Replaces the `_server` of a socket. Unlike an event listener, it cannot be removed by the application.
 class WatchedCount implements SocketCount {
   readonly #server: SocketCount | null
   readonly #handle: Handle

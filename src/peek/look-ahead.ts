@@ -41,9 +41,7 @@ export function resetPeekOffset(fd: number): void {
 /** Ends a pending {@link lookAhead}: its promise rejects with `error`. */
 export type Abandon = (error: Error) => void
 
-/**
- * Why no more bytes follow. `'peer'`: the peer has ended its side or disconnected. `'packet'`: the packet is complete.
- */
+/** Why no more bytes follow: the peer has ended its side or disconnected, or the packet is complete. */
 export type End = 'peer' | 'packet'
 
 /**

@@ -6,7 +6,7 @@ import type { ProxyHeader } from './proxy-protocol.js'
 
 /** The PROXY header of a connection, and the address of the proxy that sent the header. */
 export interface Proxied {
-  /** The PROXY header, which names the client and the address that the client connected to. */
+  /** The PROXY header as the proxy sent it. */
   header: ProxyHeader
   /** The IP address of the proxy; undefined for a unix socket. */
   remoteAddress: string | undefined

@@ -32,9 +32,7 @@ export interface ProxySsl {
 /** A PROXY header of version 1 (text) or 2 (binary). */
 export interface ProxyHeader {
   version: 1 | 2
-  /**
-   * `'LOCAL'`: the proxy opened the connection itself, for example for a health check. It then reports no endpoints.
-   */
+  /** `'LOCAL'`: the proxy opened the connection itself, without a client, for example for a health check. */
   command: 'PROXY' | 'LOCAL'
   /**
    * The address family of the source. In version 1 the destination may have the other IP family. `'UNSPEC'`: the
@@ -122,8 +120,8 @@ function parseVersion1(bytes: Buffer): ParsedProxyHeader {
   const [from = '', to = '', fromPort = '', toPort = ''] = rest
   if (rest.length !== 4) return { malformed: 'the line does not have two addresses and two ports' }
   if (!isSource(from)) return { malformed: `the source is not a valid address for ${protocol}` }
-  // nginx writes the client's family, then its own address in whatever family that is. The families can differ if nginx
-  // takes the client's address from another proxy (realip module).
+  // nginx writes the client's address family, then its own address even if that is of the other family. This happens if
+  // nginx takes the client's address from another proxy (realip module).
   if (!isIPv4(to) && !isUnscopedIPv6(to)) return { malformed: 'the destination is not an IP address' }
   if (!isPort(fromPort) || !isPort(toPort)) return { malformed: 'a port number is invalid' }
   header.family = protocol === 'TCP4' ? 'IPv4' : 'IPv6'
