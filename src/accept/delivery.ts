@@ -98,7 +98,7 @@ export function inCopyOf<This, Args extends unknown[]>(
 }
 
 /**
- * Delivers the results of a listener in request order, whichever method made the requests, and in the async context in
+ * Delivers the results of a listener in request order, whichever method made the requests. Runs in the async context in
  * which the listener was created.
  */
 export class Delivery {

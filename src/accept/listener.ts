@@ -294,8 +294,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
 
   /**
    * Closes the listening fd before it returns, so that the port is free at once. Removes the path of a unix socket that
-   * `listen` created, unless another process or thread shares the socket, or the path refers to another file by now.
-   * The kernel resets clients in the backlog, unless another process shares the socket.
+   * `listen` created. The path stays if another process or thread shares the socket, or if it refers to another file
+   * by now. The kernel resets clients in the backlog, unless another process shares the socket.
    *
    * Rejects outstanding requests with `ERR_LISTENER_CLOSED`, oldest first; afterwards the promise resolves. Later calls
    * do nothing and return the same promise.

@@ -69,7 +69,7 @@ export function handleClassFor(domain: number): HandleClass {
 }
 
 /**
- * Opens a handle on an fd, as `new net.Socket({ fd })` does, but without the four system calls that determine the type
+ * Opens a handle on an fd as `new net.Socket({ fd })` does, but spares the four system calls that determine the type
  * of the fd. Takes ownership of the fd; on failure, returns undefined and the caller still owns it.
  */
 export function openHandle(HandleClass: HandleClass, fd: number): Handle | undefined {
