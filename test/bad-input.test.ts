@@ -77,7 +77,7 @@ const listening: Table = {
     },
   ],
   'options.host': text,
-  'options.path': [...text, value("must not hold '\\0'", 'a\0b', '/tmp/\0')],
+  'options.path': [...text, value("must not contain '\\0'", 'a\0b', '/tmp/\0')],
   'options.backlog': integer(0, int32),
   'options.mode': integer(0, 0o777),
   'options.unlinkStale': boolean,

@@ -198,7 +198,7 @@ describe('Connection.toTLS', () => {
         const { stranger } = await certificates()
         const { error } = await refused(await required(), { ...stranger, maxVersion })
         assert.match(codeOf(error) ?? '', /^UNABLE_TO_/)
-        assert.match(error.message, /client's certificate was refused: UNABLE_TO_/)
+        assert.match(error.message, /client certificate was rejected: UNABLE_TO_/)
       })
     }
 

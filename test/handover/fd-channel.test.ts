@@ -273,7 +273,7 @@ for (const type of socketTypes) {
         return warnings.length > 0
       })
       await until(() => flagsOf(fd) === undefined)
-      const expected = `A received fd that nobody claimed became unreachable and is closed: fd ${fd}, over an FdChannel`
+      const expected = `Closing an unclaimed received fd that became unreachable: fd ${fd}, over an FdChannel`
       assert.equal(warnings[0]?.message, expected)
     })
 

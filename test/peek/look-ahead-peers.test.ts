@@ -39,7 +39,7 @@ describe('A look at a peer', () => {
         const { connection, client } = await pair()
         await assert.rejects(look(connection, { timeout: 20 }), {
           code: 'ERR_PEEK_TIMEOUT',
-          message: /: 0 bytes are there$/,
+          message: /: 0 bytes received$/,
         })
         client.end('hello')
         assert.equal(await text(temporary(connection.toSocket())), 'hello')
