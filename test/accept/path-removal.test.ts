@@ -28,7 +28,7 @@ function sharer(listener: Listener) {
 
 /** Starts a thread that has a duplicate of the listener until end(). */
 async function sharingThread(listener: Listener) {
-  const program = `import('${new URL('../dist/index.js', import.meta.url)}').then(({ Listener }) => {
+  const program = `import('${new URL('../../dist/index.js', import.meta.url)}').then(({ Listener }) => {
     const { parentPort, workerData } = require('node:worker_threads')
     const copy = Listener.fromFd(workerData, { dup: true })
     parentPort.once('message', () => copy.close())
@@ -95,7 +95,7 @@ describe('The path of a listener', () => {
   it('is removed when a thread is terminated while it opens and closes listeners', async function () {
     this.timeout(120_000)
     const path = newPath()
-    const program = `import('${new URL('../dist/index.js', import.meta.url)}').then(async ({ Listener }) => {
+    const program = `import('${new URL('../../dist/index.js', import.meta.url)}').then(async ({ Listener }) => {
       for (;;) await (await Listener.listen({ path: require('node:worker_threads').workerData })).close()
     })`
     for (let round = 0; round < 15; round++) {
