@@ -52,9 +52,3 @@ export function connectionFor(listener: Listener, ref: number): Promise<Connecti
     listener.on('accept', settle)
   })
 }
-
-/** Resolves when the server has closed or reset the client's connection. */
-export async function cutOff(client: net.Socket): Promise<void> {
-  client.resume()
-  await until(() => client.readableEnded || client.destroyed)
-}

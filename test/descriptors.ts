@@ -41,7 +41,7 @@ export function temporaryFd(fd: number): number {
 }
 
 /** Resolves when the kernel no longer knows the peer, whose reset arrives slightly after it was sent. */
-export async function forgotten(fd: number): Promise<void> {
+export async function peerForgotten(fd: number): Promise<void> {
   await until(() => typeof binding.peerAddress(fd) === 'number')
 }
 

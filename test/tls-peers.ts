@@ -151,7 +151,7 @@ export async function clientHello(): Promise<Buffer> {
  * A transport for a TLS client over `socket`. Passes on the first write, and holds back all others, starting with the
  * client's Finished, until `release` sends them all at once.
  */
-export function heldBack(socket: net.Socket): { transport: Duplex; release(): void } {
+export function holdBackWrites(socket: net.Socket): { transport: Duplex; release(): void } {
   const held: Buffer[] = []
   let first = true
   const transport = new Duplex({

@@ -31,7 +31,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('pauses longer each time, up to one second, emits each pause, uses no CPU, and resumes', async () => {
+    it('pauses longer each time, up to one second, emits each pause, does not spin, and resumes', async () => {
       const listener = await CommandedListener.start({}, fewFds)
       const refs = await listener.ask(3)
       await listener.exhaust()

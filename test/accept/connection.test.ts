@@ -4,7 +4,7 @@ import { closeSync } from 'node:fs'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { Connection, FdChannel } from '../../src/index.js'
-import { forgotten, pair, temporary, temporaryFd } from '../descriptors.js'
+import { pair, peerForgotten, temporary, temporaryFd } from '../descriptors.js'
 import { codeOf, connect, flagsOf, gone, listen, O_CLOEXEC, O_NONBLOCK, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 
@@ -31,7 +31,7 @@ describe('Connection', () => {
       client.resetAndDestroy()
       await once(client, 'close')
       using connection = await listener.accept()
-      await forgotten(connection.fd)
+      await peerForgotten(connection.fd)
       assert.equal(connection.remoteAddress, '127.0.0.1')
       assert.equal(connection.remotePort, localPort)
     })
@@ -114,7 +114,7 @@ describe('Connection', () => {
     }
 
     for (const [first, leave] of Object.entries(ways)) {
-      it(`throw ERR_CONNECTION_CLAIMED after ${first}`, async () => {
+      it(`are no longer available after ${first}`, async () => {
         const { connection } = await pair()
         await leave(connection)
         assert.equal(connection.fd, -1)

@@ -9,7 +9,7 @@ import { text } from 'node:stream/consumers'
 import { binding } from '../../src/core/binding.js'
 import { Connection, Listener } from '../../src/index.js'
 import { fillBacklog } from '../backlog.js'
-import { forgotten, makeBlocking, openFile, pair, startWithFd, temporary, temporaryFd } from '../descriptors.js'
+import { makeBlocking, openFile, pair, peerForgotten, startWithFd, temporary, temporaryFd } from '../descriptors.js'
 import {
   cleanUp,
   connect,
@@ -262,7 +262,7 @@ describe('Connection.fromFd', () => {
     const fd = connection.detach()
     client.resetAndDestroy()
     await once(client, 'close')
-    await forgotten(fd)
+    await peerForgotten(fd)
     using taken = Connection.fromFd(fd)
     assert.equal(taken.remoteAddress, undefined)
   })

@@ -2,13 +2,14 @@ import assert from 'node:assert/strict'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { text } from 'node:stream/consumers'
 import { type AcceptRef, type AcceptResult, type Connection, Listener } from '../../src/index.js'
-import { answer, cutOff, fillBacklog } from '../backlog.js'
+import { answer, fillBacklog } from '../backlog.js'
 import {
   captureExceptions,
   cleanUp,
   codeOf,
   collect,
   connect,
+  gone,
   listen,
   refsOf,
   runNode,
@@ -122,7 +123,7 @@ describe("A handler of 'accept'", () => {
     await until(() => results.length === 4)
     const closed = 'ERR_LISTENER_CLOSED'
     assert.deepEqual(outcomes(results), ['connection', 'connection', closed, closed])
-    await Promise.all(clients.map(cutOff))
+    await Promise.all(clients.map(gone))
   })
 
   it('may close the listener while requests time out; each gets one result', async () => {
@@ -173,7 +174,7 @@ describe("A handler of 'accept'", () => {
     await until(() => captured.length === failures.length && results.length === refs.length)
     assert.deepEqual(captured, failures)
     assert.deepEqual(refsOf(results), refs)
-    await Promise.all(clients.map(cutOff))
+    await Promise.all(clients.map(gone))
 
     // The listener still accepts.
     const later = listener.asyncAccept()

@@ -6,11 +6,12 @@ import type { AddressInfo, NetConnectOpts, Socket } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { type AcceptResult, type Connection, Listener, type ListenOptions } from '../../src/index.js'
-import { answer, connectionFor, cutOff, dial, fillBacklog, queued } from '../backlog.js'
+import { answer, connectionFor, dial, fillBacklog, queued } from '../backlog.js'
 import {
   codeOf,
   collect,
   flagsOf,
+  gone,
   listen,
   O_CLOEXEC,
   O_NONBLOCK,
@@ -227,7 +228,7 @@ for (const kind of kinds) {
       // A connection that this side closes first leaves the port in TIME_WAIT. A queued one ends with the listener.
       const [connection, served] = await Promise.all([listener.accept(), connect()])
       connection.close()
-      await cutOff(served)
+      await gone(served)
       const [waiting] = await fillBacklog(listener, 1, connect)
       const { fd } = listener
       const port = kind.address && (listener.address() as AddressInfo).port
@@ -237,7 +238,7 @@ for (const kind of kinds) {
       if (options.path !== undefined) assert.equal(existsSync(options.path.replace('\0', '@')), false)
       // In the same event loop turn: listen() binds inside the call.
       const [again] = await Promise.all([listen(port === undefined ? options : { ...options, port }), closed])
-      await cutOff(waiting as Socket)
+      await gone(waiting as Socket)
 
       listener = again
       const [next] = await Promise.all([listener.accept(), connect()])

@@ -237,7 +237,7 @@ describe('Listener.listen on a path', () => {
   })
 })
 
-describe('The path of a listener', () => {
+describe('The path that Listener.listen creates', () => {
   it('is removed before close() returns', async () => {
     const path = newPath()
     const listener = await Listener.listen({ path })

@@ -120,8 +120,8 @@ describe('The path of a listener', () => {
   })
 
   const sharings = { 'a child process': sharer, 'another thread': sharingThread }
-  for (const [who, share] of Object.entries(sharings)) {
-    it(`stays while ${who} has the socket, and is removed otherwise`, async () => {
+  for (const [holder, share] of Object.entries(sharings)) {
+    it(`stays while ${holder} has the socket, and is removed otherwise`, async () => {
       const [path, other] = [newPath(), newPath()]
       const listener = await listen({ path })
       const has = await share(listener)

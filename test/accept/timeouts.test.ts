@@ -3,8 +3,8 @@ import net, { type Socket } from 'node:net'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import type { AcceptRef, AcceptResult, Listener } from '../../src/index.js'
-import { cutOff, fillBacklog } from '../backlog.js'
-import { cleanUp, codeOf, collect, connect, listen, refsOf, temporaryDirectory, until } from '../helpers.js'
+import { fillBacklog } from '../backlog.js'
+import { cleanUp, codeOf, collect, connect, gone, listen, refsOf, temporaryDirectory, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 
 /** Pairs of ref and outcome: a code, or 'connection'. */
@@ -186,7 +186,7 @@ describe('A request with the timeout 0', () => {
     await until(() => asked > 10)
     const client = await connect(listener)
     await until(() => results.at(-1)?.connection !== undefined)
-    await cutOff(client)
+    await gone(client)
     assert.equal(listener.stats.timedOut, results.length - 1)
   })
 })

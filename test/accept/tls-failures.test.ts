@@ -340,7 +340,7 @@ describe('Connection.toTLS when the handshake fails', () => {
       const psk = randomBytes(32)
       const { error } = await refused(
         { ...only, pskCallback: () => null },
-        { ...only, pskCallback: () => ({ psk, identity: 'somebody' }), checkServerIdentity: () => undefined },
+        { ...only, pskCallback: () => ({ psk, identity: 'client' }), checkServerIdentity: () => undefined },
       )
       assert.match(codeOf(error) ?? '', /^ERR_SSL_/)
     })

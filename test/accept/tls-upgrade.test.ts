@@ -11,7 +11,7 @@ import type { ListenOptions } from '../../src/index.js'
 import { certificates } from '../certificates.js'
 import { cleanUp, codeOf, listen, target, temporaryDirectory, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
-import { dialTLS, ended, heldBack, localhost, plain, refused, secured, upgraded } from '../tls-peers.js'
+import { dialTLS, ended, holdBackWrites, localhost, plain, refused, secured, upgraded } from '../tls-peers.js'
 
 const kinds: { name: string; options(): ListenOptions }[] = [
   { name: 'TCP', options: () => ({ host: '127.0.0.1' }) },
@@ -65,7 +65,7 @@ describe('Connection.toTLS', () => {
 
   it('keeps the bytes that the client sent together with its Finished', async () => {
     const { connection, client: socket } = await plain()
-    const { transport, release } = heldBack(socket)
+    const { transport, release } = holdBackWrites(socket)
     const client = await dialTLS({ socket: transport })
     const accepted = upgraded(connection, await localhost())
     await once(client, 'secureConnect')
@@ -99,7 +99,7 @@ describe('Connection.toTLS', () => {
       }
     })
 
-    it('gives `servername` false for a client without SNI', async () => {
+    it('sets `servername` to false for a client without SNI', async () => {
       const { secure } = await secured(await localhost(), { servername: '', checkServerIdentity: () => undefined })
       assert.equal(secure.servername, false)
     })
@@ -225,10 +225,10 @@ describe('Connection.toTLS', () => {
           return psk
         },
       },
-      { ...only, pskCallback: () => ({ psk, identity: 'somebody' }), checkServerIdentity: () => undefined },
+      { ...only, pskCallback: () => ({ psk, identity: 'client' }), checkServerIdentity: () => undefined },
     )
     assert.match(secure.getCipher().name, /PSK/)
-    assert.deepEqual(asked, ['somebody'])
+    assert.deepEqual(asked, ['client'])
   })
 
   it('reads inherited and frozen options', async () => {

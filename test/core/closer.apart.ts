@@ -7,7 +7,7 @@ import { namedFds } from '../fd-room.js'
 import { cleanUp, codeOf, connect, gone, listen, runNode, temporaryDirectory, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { lookedBefore } from '../looked-before.js'
-import { type Kind, open, stranger } from './strangers.js'
+import { type Kind, startUntrustedPeer, stillOpen } from './strangers.js'
 
 // Longer than the mocha timeout, so a test that waits for this fails.
 const forEver = 3600
@@ -35,7 +35,7 @@ async function work(): Promise<void> {
 
 async function channelFrom(count: number, seconds: number, kind: Kind): Promise<[FdChannel, number[]]> {
   const listener = await listen({ path: path() })
-  const inodes = stranger(listener.address() as string, seconds, count, kind)
+  const inodes = startUntrustedPeer(listener.address() as string, seconds, count, kind)
   const channel = FdChannel.fromConnection(await listener.accept())
   cleanUp(() => channel.close())
   await listener.close()
@@ -88,10 +88,10 @@ describe('An fd whose close(2) can block for an hour', () => {
   for (const [name, kind, end] of ends) {
     it(`is closed without blocking ${name} (100 fds)`, async () => {
       const [channel, inodes] = await channelFrom(100, forEver, kind)
-      assert.equal(open(inodes).length, 100)
+      assert.equal(stillOpen(inodes).length, 100)
       await end(channel, inodes)
       await work()
-      await until(() => open(inodes).length === 0)
+      await until(() => stillOpen(inodes).length === 0)
     })
   }
 
@@ -104,7 +104,7 @@ describe('An fd whose close(2) can block for an hour', () => {
     await next(channel)
     await until(() => {
       global.gc?.()
-      return warned.length === 3 && open(inodes).length === 0
+      return warned.length === 3 && stillOpen(inodes).length === 0
     })
   })
 })
@@ -115,7 +115,7 @@ describe('A unix socket whose receive queue holds fds whose close(2) blocks', ()
 
   async function accepted(seconds = long): Promise<[Connection, number[]]> {
     const listener = await listen({ path: path() })
-    const inodes = stranger(listener.address() as string, seconds, 1, 'bare')
+    const inodes = startUntrustedPeer(listener.address() as string, seconds, 1, 'bare')
     const connection = await listener.accept()
     cleanUp(() => connection.close())
     await listener.close()
@@ -125,7 +125,7 @@ describe('A unix socket whose receive queue holds fds whose close(2) blocks', ()
   /** Asserts that the event loop works while the kernel closes the sockets. */
   async function workedMeanwhile(inodes: number[]) {
     await work()
-    assert.equal(open(inodes).length, inodes.length, 'the event loop was blocked until close(2) returned')
+    assert.equal(stillOpen(inodes).length, inodes.length, 'the event loop was blocked until close(2) returned')
   }
 
   it('does not block the event loop when its Connection is closed', async () => {
@@ -149,7 +149,7 @@ describe('A unix socket whose receive queue holds fds whose close(2) blocks', ()
   for (const name of [path, () => `\0async-accept-closer-${process.pid}`]) {
     it(`does not block the event loop when its Listener at ${name === path ? 'a path' : 'an abstract name'} closes before it is accepted`, async () => {
       const listener = await listen({ path: name() })
-      const inodes = await stranger(listener.address() as string, long, 1, 'bare')
+      const inodes = await startUntrustedPeer(listener.address() as string, long, 1, 'bare')
       await listener.close()
       await workedMeanwhile(inodes)
     })
@@ -169,7 +169,7 @@ describe('A unix socket whose receive queue holds fds whose close(2) blocks', ()
     const [connection, inodes] = await accepted(forEver)
     assert.equal((await connection.proxyHeader())?.command, 'PROXY')
     await work()
-    await until(() => open(inodes).length === 0)
+    await until(() => stillOpen(inodes).length === 0)
     connection.close()
   })
 })

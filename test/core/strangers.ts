@@ -14,7 +14,7 @@ export type Kind = 'message' | 'malformed' | 'bare'
  * Resolves with the inodes of the sockets when the process has closed its own copies. The process ends with the current
  * test, and close(2) then no longer blocks.
  */
-export async function stranger(path: string, seconds: number, count: number, kind: Kind): Promise<number[]> {
+export async function startUntrustedPeer(path: string, seconds: number, count: number, kind: Kind): Promise<number[]> {
   const args = [program, path.replace('\0', '@'), String(seconds), String(count), kind]
   const child = spawn('python3', args, { stdio: ['pipe', 'pipe', 'inherit'] })
   cleanUp(async () => {
@@ -26,7 +26,7 @@ export async function stranger(path: string, seconds: number, count: number, kin
 }
 
 /** Returns the sockets that are open or being closed: only a socket without a file has no inode in proc(5). */
-export function open(inodes: readonly number[]): number[] {
+export function stillOpen(inodes: readonly number[]): number[] {
   const all = readFileSync('/proc/net/tcp', 'utf8')
     .split('\n')
     .map((line) => Number(line.trim().split(/\s+/)[9]))

@@ -109,8 +109,8 @@ const timedOut: Scenario = {
   instead: { accept4: ['ERR_ACCEPT_TIMEOUT'] },
   async run() {
     const listener = await listen({ host: '127.0.0.1' })
-    const nobody = await connectionFor(listener, listener.asyncAccept(0)).catch((error) => error)
-    if (codeOf(nobody) !== 'ERR_ACCEPT_TIMEOUT') blame(nobody)
+    const unserved = await connectionFor(listener, listener.asyncAccept(0)).catch((error) => error)
+    if (codeOf(unserved) !== 'ERR_ACCEPT_TIMEOUT') blame(unserved)
     const clients = [await connect(listener), await connect(listener)]
     await queued(listener, clients.length)
     // The clients already wait, so even a request with timeout 0 gets one.

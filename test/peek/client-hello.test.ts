@@ -207,8 +207,8 @@ describe('A ClientHello', () => {
       'of its session id': { sessionId: vector(1, 'id', 200) },
       'of its cipher suites': { ciphers: vector(2, 'ab', 60_000) },
       'of its compression methods': { compression: vector(1, '\0', 200) },
-      'of all extensions, too long': { extensions: vector(2, alpn('h2'), 1) },
-      'of all extensions, too short': { extensions: vector(2, alpn('h2'), -1) },
+      'of all extensions (too long)': { extensions: vector(2, alpn('h2'), 1) },
+      'of all extensions (too short)': { extensions: vector(2, alpn('h2'), -1) },
       'of one extension': withExtensions(extension(0, Buffer.alloc(4), 1)),
       'of the list of names': withExtensions(extension(0, vector(2, Buffer.from([0, 0, 1, 97]), 1))),
       'of a name': withExtensions(extension(0, vector(2, Buffer.concat([Buffer.from([0]), vector(2, 'a', 1)])))),
@@ -218,7 +218,7 @@ describe('A ClientHello', () => {
       'that ends within a version': withExtensions(extension(43, vector(1, Buffer.from([3, 4, 3])))),
       'that ends within an extension': { extensions: vector(2, Buffer.from([0, 0, 0])) },
       'that leaves bytes after its extensions': { extensions: vector(2, ''), trailing: Buffer.from([0]) },
-      'of all extensions, with only its first byte': { trailing: Buffer.from([0]) },
+      'of all extensions (only its first byte)': { trailing: Buffer.from([0]) },
     }
     for (const [how, parts] of Object.entries(lies)) {
       it(`${how} is rejected`, () => assert.equal(parseClientHello(inRecords(helloMessage(parts))), null))
