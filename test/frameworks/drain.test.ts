@@ -6,7 +6,7 @@ import fastify from 'fastify'
 import Koa from 'koa'
 import { until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
-import { get, heard, rawClient } from '../serve/pipelining.js'
+import { answersTo, get, rawClient } from '../serve/pipelining.js'
 import { serveOnLoopback } from './served.js'
 
 const hour = 3_600_000
@@ -54,7 +54,7 @@ describe('Serving.drain and the requests of one connection, with', () => {
       client.socket.write(get('/2'))
       await until(() => Object.keys(held).length === 3)
       for (const url of ['/1', '/0', '/2']) held[url]?.()
-      assert.match(await heard(client), /^\/0 \/1 \/2!?$/)
+      assert.match(await answersTo(client), /^\/0 \/1 \/2!?$/)
       assert.equal((await draining).destroyed, 0)
     })
   }
