@@ -11,7 +11,7 @@ import { serveOnLoopback } from './served.js'
 
 const hour = 3_600_000
 
-describe('Serving.drain and the requests of one connection, with', () => {
+describe('Serving.drain with several requests on one connection', () => {
   leaveNoFds()
 
   type Handler = (url: string) => Promise<string>
@@ -40,7 +40,7 @@ describe('Serving.drain and the requests of one connection, with', () => {
   }
 
   for (const [name, make] of Object.entries(frameworks)) {
-    it(`${name}: answers what has begun and what still comes, in order`, async () => {
+    it(`sends all responses in order with ${name}`, async () => {
       const held: Record<string, () => void> = {}
       const server = await make(async (url) => {
         await new Promise<void>((resolve) => (held[url] = resolve))
