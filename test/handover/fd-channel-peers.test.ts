@@ -149,7 +149,7 @@ for (const type of socketTypes) {
       assert.deepEqual(await end, { code: 0, stdout: '"hello"\n' })
     })
 
-    it('does not send a message for which no fd to poll with was left, and nothing after a partial one', async () => {
+    it('sends neither a message that failed with EMFILE, nor any message after a partial one', async () => {
       const command = ['--nofile=64', process.execPath, fixture('channel-process.mjs'), 'sendLate', '3', type]
       const { channel, child } = startWithChannel(type, 'prlimit', command)
       const end = finished(child)

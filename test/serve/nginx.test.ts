@@ -20,7 +20,7 @@ function streamModule(context: Mocha.Context): string | undefined {
 }
 
 /**
- * Runs nginx in front of `back`. Returns the listener whose socket nginx inherits. nginx reads a PROXY header from peers
+ * Runs nginx in front of `back`. Returns the listener whose socket nginx inherits. nginx reads the PROXY header of peers
  * with the address `trusted`, and forwards the client address of that header.
  */
 async function nginx(
