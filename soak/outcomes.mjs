@@ -22,9 +22,11 @@ const allows = (by, policy) =>
   by.some((each) => (each instanceof RegExp ? each.test(policy) : each === policy)) || unconditional.includes(policy)
 
 /**
- * Returns the class of one client, and for 'refused' the policy. `client`: `{ saw, detail, answered, lasted, starved }`.
- * `server`: `{ policy, answered, starved }`, or undefined without a record. `by`: the policies that the behaviour
- * of the client justifies. `unreported`: the outcome without a server record; undefined where that is an error.
+ * Returns the class of one client, and for 'refused' the policy.
+ * `client`: `{ saw, detail, answered, lasted, starved }`.
+ * `server`: `{ policy, answered, starved }`, or undefined without a record.
+ * `by`: the policies that the behaviour of the client justifies.
+ * `unreported`: the outcome without a server record; undefined where that is an error.
  */
 export function outcome(client, server, { by = [], unreported } = {}) {
   const { saw, detail } = client
