@@ -151,7 +151,7 @@ async function stream(session, id, chance) {
   await new Promise((resolve) => request.once('close', resolve))
   const body = Buffer.concat(chunks)
   if (body.equals(bytesFor(id, length))) return
-  if (ended && request.rstCode === 0 && body.length === length) throw new CallError('wrong', `other bytes in ${length}`)
+  if (ended && request.rstCode === 0 && body.length === length) throw new CallError('wrong', `wrong bytes in ${length}`)
   throw new CallError('cut', `${failure}, ${body.length} of ${length} bytes`)
 }
 

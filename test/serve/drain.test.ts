@@ -183,7 +183,7 @@ describe('Serving.drain', () => {
     assert.equal(listener.fd, -1)
   })
 
-  it('returns the same promise when called again, and also ends after close()', async () => {
+  it('returns the same promise when called again, after which close() resolves', async () => {
     const { listener, serving } = await serveHeld()
     const client = await connect(listener)
     await until(() => serving.connections === 1)

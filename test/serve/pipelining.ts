@@ -45,7 +45,7 @@ export async function rawClient(listener: Listener, ca?: string): Promise<RawCli
 export function responsesIn({ received }: RawClient, isHead: (request: string | undefined) => boolean): Response[] {
   let rest = Buffer.concat(received).toString('latin1')
   const take = (length: number) => {
-    if (rest.length < length) throw new Error(`a response is cut off: ${JSON.stringify(rest.slice(0, 200))}`)
+    if (rest.length < length) throw new Error(`incomplete response: ${JSON.stringify(rest.slice(0, 200))}`)
     const taken = rest.slice(0, length)
     rest = rest.slice(length)
     return taken

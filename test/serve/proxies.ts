@@ -24,7 +24,7 @@ export function runProxy(front: Listener, program: string, args: string[], env: 
     await closed
   })
   closed.then(async () => {
-    if (!over) console.log(`      ${program} ended: ${await said}`)
+    if (!over) console.log(`      ${program} exited: ${await said}`)
   })
 }
 

@@ -335,7 +335,7 @@ export class ServingRun extends ServingWorld {
       } else closeSync(fd)
     } else void real.close()
     this.model.closeListener(model)
-    // Servings learn of it in the next tick, and a server listens until then.
+    // Servings are notified in the next tick. Until then, a server continues to listen.
     await this.settle()
   }
 

@@ -291,7 +291,7 @@ export class ServingWorld {
         return `listener ${i}: backlog ${queued}, expected ${waiting.length}, room for ${capacity}; ${model}`
       }
       if (real.pending !== model.pending(listener))
-        return `${real.pending} requests, not ${model.pending(listener)}; ${model}`
+        return `${real.pending} requests, expected ${model.pending(listener)}; ${model}`
     }
     for (const [i, serving] of this.servings.entries()) {
       const missing = serving.missing()
@@ -300,7 +300,7 @@ export class ServingWorld {
     for (const [i, server] of this.servers.entries()) {
       const { counted, closeEvents } = server.model
       if (counted && server.closeEvents !== closeEvents)
-        return `server ${i}: ${server.closeEvents} 'close' of ${closeEvents}`
+        return `server ${i}: ${server.closeEvents} 'close' events, expected ${closeEvents}`
     }
     const open = [...this.clients.entries()].find(([number, client]) => model.isEnded(number) && !client.ended)
     return open && `the end of client ${open[0]}`
