@@ -51,8 +51,8 @@ let passedFds: readonly Activated[] | undefined
 /**
  * Returns the sockets and other fds passed by the service manager, as sd_listen_fds_with_names(3) does; with `inetd`,
  * fd 0 too. Sets close-on-exec on them and removes the variables from `process.env`. The caller takes ownership of the
- * fds: it passes them to `Listener.fromFd`, `Connection.fromFd` or `dgram`, or closes them. Later calls return the same
- * list.
+ * fds: it passes them to `Listener.fromFd`, `Connection.fromFd` or `dgram`, or closes them. Later calls return the fds
+ * of the first call again.
  *
  * Returns `[]` when no fds were passed, or they were passed to another process.
  *
@@ -92,9 +92,9 @@ const listeners = new Map<number, Listener>()
  * have the same name. Returns `[]` if none matches. Each Listener takes ownership of its fd. Later calls return the
  * same objects.
  *
- * Emits a process warning, `ASYNC_ACCEPT_UNTAKEN_FD`, if no listening socket has the name, and 1 s after the last call
- * if passed fds have not been taken. A call of `activation()` suppresses it, because the caller then has the whole
- * list.
+ * Emits the process warning `ASYNC_ACCEPT_UNTAKEN_FD` if no listening socket has the name and others have not been
+ * taken. Also emits it if passed fds have not been taken 1 s after the last call. A call of `activation()` suppresses
+ * the warning, because the caller then has the whole list.
  *
  * Errors: those of `activation` and `Listener.fromFd`.
  */
@@ -172,7 +172,7 @@ export function readEnvironment(env: NodeJS.ProcessEnv): Activated[] {
   return passed
 }
 
-// Node's own fds follow those that were passed, and the first of them is an epoll instance.
+// Node opens its own fds after the passed ones, and the first fd that it opens is an epoll instance.
 function belongsToNode({ fd, kind }: Activated): boolean {
   if (kind !== 'other') return false
   try {

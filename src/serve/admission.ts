@@ -53,7 +53,10 @@ export class Admission {
     return [...this.#waiting].map(({ served }) => served)
   }
 
-  /** Closes the waiting connections, and every later one that would wait. Does not call `onRefused` for them. */
+  /**
+   * Closes the waiting connections. From now on, closes every connection that would have to wait. Does not call
+   * `onRefused` for them.
+   */
   abort(): void {
     this.#abortController.abort()
   }
@@ -80,7 +83,7 @@ export class Admission {
       try {
         trusts = remoteFamily === undefined || trusted.check(remoteAddress as string, family)
       } catch (error) {
-        // `trust` may be a BlockList of the application's own class, whose check() throws.
+        // `trust` may be an object of the application with the methods of a BlockList. Its check() may throw.
         return this.#refuse(connection, error as Error)
       }
       if (!trusts) {
