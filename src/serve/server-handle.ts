@@ -221,8 +221,8 @@ export class ServerHandle {
 }
 
 function openServerHandle(HandleClass: HandleClass, listeningFd: number): NativeServerHandle {
-  const handle = new HandleClass(SERVER) as NativeServerHandle
   const fd: number = check(binding.duplicate(listeningFd), 'fcntl')
+  const handle = new HandleClass(SERVER) as NativeServerHandle
   const error = handle.open(fd)
   if (error === 0) {
     binding.release(fd)

@@ -97,11 +97,11 @@ export class Serving extends EventEmitter<ServingEvents> {
     let deliver: Deliver
     if (typeof target !== 'function') {
       const HandleClass = handleClassFor(streamDomain(listener))
-      const server = this.#listen(target, HandleClass)
       if (options.handshakeTimeout !== undefined && validate.isTlsServer(target)) {
         const before = setHandshakeTimeout(target, Math.max(handshakeTimeout, 0))
         this.#restoreHandshakeTimeout = () => setHandshakeTimeout(target, before)
       }
+      const server = this.#listen(target, HandleClass)
       this.#server = server
       // The server may have been closed since the accept. It drops the connection then, as the kernel drops those in
       // the accept queue of a closed listener.
@@ -210,14 +210,20 @@ export class Serving extends EventEmitter<ServingEvents> {
   #listen(server: net.Server, HandleClass: HandleClass): ServerHandle {
     const { listener } = this
     const socket = { fd: listener.fd, address: listener.address() as net.AddressInfo | string }
-    const handle = new ServerHandle(server, HandleClass, socket, {
+    const observer = {
       ref: () => this.#keepAlive(true),
       unref: () => this.#keepAlive(false),
       ended: this.#onServerEnded,
       roomChanged: this.#adjustRequests,
-    })
-    this.#cleanups.push(trackUpgrades(server))
-    return handle
+    }
+    try {
+      const handle = new ServerHandle(server, HandleClass, socket, observer)
+      this.#cleanups.push(trackUpgrades(server))
+      return handle
+    } catch (error) {
+      this.#restoreHandshakeTimeout?.()
+      throw error
+    }
   }
 
   #keepAlive(keep: boolean): void {
