@@ -1,8 +1,8 @@
 import { loadAddon } from './load-addon.js'
 
 /**
- * Delivers `count` completions. `capacityErrno`: the errno of an fd or memory shortage, or 0. `delay`: the time in ms
- * until polling resumes.
+ * Receives `count` results, which `completion` reads. `capacityErrno`: the errno that paused accepting, or 0. `delay`:
+ * the time in ms until accepting resumes.
  */
 type Deliver = (count: number, capacityErrno: number, delay: number) => void
 
@@ -29,7 +29,10 @@ export interface ListenerStats {
   accepted: number
   /** Accept errors that left the request pending, such as a client that reset its connection in the backlog. */
   retried: number
-  /** Pauses due to a shortage of fds or memory; with `onFdLimit: 'reset'`, also how often the fd limit was reached. */
+  /**
+   * Pauses in accepting, usually due to a shortage of fds or memory. With `onFdLimit: 'reset'`, reaching the fd limit
+   * counts, too.
+   */
   capacityPauses: number
   /** Connections reset at the fd limit (`onFdLimit: 'reset'`). */
   reset: number
@@ -64,7 +67,10 @@ export interface Binding {
   maxReceived: number
   completions: ArrayBuffer
   setDeliver(deliver: (this: ListenerHandle, ...args: Parameters<Deliver>) => void): void
-  /** Readiness callbacks by fd. The addon holds them because all copies of this package in the thread share them. */
+  /**
+   * Readiness callbacks by fd. The map is stored in the addon because all copies of this package in the thread share
+   * it.
+   */
   watchers?: Map<number, (exceptional: boolean, writable: boolean) => void>
   setReady(onReady: (fdsAndFlags: number[]) => void): void
   watch(fd: number, writable: boolean): number
@@ -110,7 +116,7 @@ export interface Binding {
   constants: Readonly<Record<string, number>>
 }
 
-/** A message from recvmsg(2). The environment owns its fds. */
+/** A message from recvmsg(2). The environment (the main thread or a worker) owns its fds. */
 export interface ReceivedMessage {
   bytes: Buffer
   fds: number[]
@@ -135,7 +141,8 @@ export interface Backlog {
 
 export const binding = loadAddon() as Binding
 
-// The addon has one such function per thread. It serves every copy of this module that the thread has loaded.
+// The addon has one deliver function per thread. This function serves every copy of this module that the thread has
+// loaded.
 binding.setDeliver(function (...args) {
   this.deliver?.(...args)
 })

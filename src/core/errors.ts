@@ -28,7 +28,9 @@ export const codes = {
    * load balancers do this.
    */
   ERR_PEEK_ENDED: 'the peer ended the connection before its PROXY header was complete',
-  /** The kernel shows no bytes behind urgent data or file descriptors until the bytes before them have been read. */
+  /**
+   * The kernel does not show bytes that follow urgent data or file descriptors before the earlier bytes have been read.
+   */
   ERR_PEEK_STOPPED: 'cannot peek past urgent data or file descriptors',
   /** The receive buffer is too small for the bytes, and `net.core.rmem_max` allows no larger one. */
   ERR_PEEK_BUFFER: 'the receive buffer is too small',
@@ -55,7 +57,10 @@ export const codes = {
   ERR_FD_NOT_SOCKET: 'the fd is not a socket',
   /** The socket has a family other than `AF_INET`, `AF_INET6` and `AF_UNIX`, such as vsock or netlink. */
   ERR_SOCKET_FAMILY: 'the address family of the socket is not AF_INET, AF_INET6 or AF_UNIX',
-  /** The socket is a datagram or raw socket, but a stream or seqpacket socket is required. */
+  /**
+   * The socket is a datagram or raw socket, but a stream or seqpacket socket is required. From `serve`: the listener is
+   * a seqpacket socket, which a net.Server cannot use.
+   */
   ERR_SOCKET_TYPE: 'unsupported socket type',
   /** The socket is connected, but a listening socket is required. */
   ERR_SOCKET_CONNECTED: 'the socket is connected, not listening',
@@ -89,8 +94,8 @@ export type Code = keyof typeof codes
 
 const { defineProperty } = Object
 
-// An assignment would fail if a prototype has an accessor for the property, or is frozen and has the property. Creating
-// an error must not fail: the request that it ends would stay pending forever.
+// An assignment would fail if a prototype has an accessor for the property, or if a frozen prototype has the property.
+// Creating an error must not fail: the request that the error ends would stay pending forever.
 function define(error: Error, name: string, value: unknown, enumerable = true): void {
   const descriptor = { __proto__: null, value, enumerable, writable: true, configurable: true }
   defineProperty(error, name, descriptor as PropertyDescriptor)
@@ -110,14 +115,15 @@ export function withCode(error: Error, code: string): CodedError {
   try {
     void error.stack // V8 formats the stack at the first access, with the current name
   } catch {
-    // Error.prepareStackTrace of the application has thrown. A plain stack keeps it from throwing at the next access.
+    // Error.prepareStackTrace of the application has thrown. Once a plain stack is set, the next access does not call
+    // it again.
     setStack(error, `${name}: ${error.message}`)
   }
   Reflect.deleteProperty(error, 'name')
   return error as CodedError
 }
 
-// Assigns rather than defines: a definition makes V8 format the old stack first, in Node 20.
+// Assigns the property: in Node 20, Object.defineProperty would make V8 format the old stack first.
 function setStack(error: Error, stack: string): void {
   try {
     error.stack = stack
@@ -132,9 +138,9 @@ export function codedError(code: Code, detail?: string, options?: ErrorOptions):
 }
 
 /**
- * Runs `make`, which creates errors for results of the event loop, without capturing stack traces. Such a stack would
- * show only this package's delivery code, and capturing it costs more than the rest of rejecting a request. `make` must
- * not run application code.
+ * Runs `make`, which creates errors for results of the event loop, without capturing stack traces. The stack traces
+ * would show only this package's delivery code, and capturing them costs more than the rest of rejecting a request.
+ * `make` must not run application code.
  */
 export function withoutStacks<T>(make: () => T): T {
   const limit = setStackTraceLimit(0)
@@ -149,7 +155,7 @@ export function withoutStacks<T>(make: () => T): T {
 function setStackTraceLimit(limit: number): { before: number } | undefined {
   try {
     const { stackTraceLimit: before } = Error
-    // V8 captures no stack unless the limit is a number.
+    // If the limit is not a number, V8 captures no stack, so there is nothing to do.
     if (typeof before !== 'number') return undefined
     return Reflect.set(Error, 'stackTraceLimit', limit) ? { before } : undefined
   } catch {
@@ -157,7 +163,10 @@ function setStackTraceLimit(limit: number): { before: number } | undefined {
   }
 }
 
-/** Returns a minimal error, for rejecting many requests at once: a message, a code, and both as a one-line stack. */
+/**
+ * Returns a minimal error, for rejecting many requests at once. Its one-line stack contains only the code and the
+ * message.
+ */
 export function plainError(code: Code): CodedError {
   const error = new Error(codes[code]) as CodedError
   put(error, 'code', code)
@@ -174,7 +183,8 @@ export interface About {
   option?: string
 }
 
-// Node takes the names and texts of errnos from libuv, which does not know every errno of Linux.
+// The name of an errno that Node does not know. Node takes names and texts from libuv, which lacks some errnos of
+// Linux.
 const nameOf = (errno: number) =>
   Object.entries(constants.errno).find(([, number]) => number === -errno)?.[0] ?? `E${-errno}`
 
@@ -210,7 +220,7 @@ export function abortError(signal: AbortSignal): CodedError {
   return error as CodedError
 }
 
-// A signal may be of an application class, and its getter may throw.
+// The signal may be of an application class whose `reason` getter throws.
 function reasonOf(signal: AbortSignal): unknown {
   try {
     return signal.reason
@@ -219,7 +229,7 @@ function reasonOf(signal: AbortSignal): unknown {
   }
 }
 
-// Runs application code (util.inspect.custom, a Proxy in the prototype chain), which may throw.
+// inspect() runs application code (util.inspect.custom, a Proxy in the prototype chain), which may throw.
 function shown(value: unknown, options: InspectOptions, length: number): string {
   try {
     return inspect(value, options).slice(0, length)
@@ -266,7 +276,7 @@ export function runSafely(run: () => unknown): void {
   try {
     run()
   } catch (error) {
-    // Not process.nextTick: Node 24 and 26 lose the exception of a tick that runs after a read from an fs.Dir.
+    // In a tick, Node 24 and 26 would lose the exception if the tick runs after a read from an fs.Dir.
     queueMicrotask(() => {
       throw error
     })

@@ -122,6 +122,6 @@ export class Admission {
 /** Rejects with the reason why a connection has no PROXY header. Consumes no bytes. */
 async function rejectMissingHeader(connection: Connection): Promise<never> {
   const { length } = await connection.peek(1, { timeout: 0 })
-  if (length === 0) throw codedError('ERR_PEEK_ENDED', 'no byte of a PROXY header was received')
-  throw codedError('ERR_PROXY_HEADER', 'the connection does not begin with one')
+  if (length === 0) throw codedError('ERR_PEEK_ENDED', '0 bytes received')
+  throw codedError('ERR_PROXY_HEADER', 'the header is missing')
 }
