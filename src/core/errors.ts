@@ -85,7 +85,7 @@ export const codes = {
   /** The internals of Node.js that `serve` relies on differ from those of the supported versions. */
   ERR_NODE_INTERNALS: 'unsupported Node.js internals',
   /** The package was loaded on a system other than Linux. */
-  ERR_UNSUPPORTED_PLATFORM: 'async-accept needs Linux',
+  ERR_UNSUPPORTED_PLATFORM: 'async-accept needs Node.js on Linux',
   /** The native addon could not be loaded. */
   ERR_ADDON_LOAD: 'the native addon could not be loaded',
 } as const
@@ -107,7 +107,7 @@ function put(error: Error, name: string, value: unknown): void {
   else (error as unknown as Record<string, unknown>)[name] = value
 }
 
-/** Adds the code to an error and to the first line of its stack, as in Node's own errors. */
+/** @internal Adds the code to an error and to the first line of its stack, as in Node's own errors. */
 export function withCode(error: Error, code: string): CodedError {
   define(error, 'code', code)
   const name = `${error.name} [${code}]`
@@ -132,12 +132,13 @@ function setStack(error: Error, stack: string): void {
   }
 }
 
-/** Returns an error with one of this package's codes; `detail` is appended to the message. */
+/** @internal Returns an error with one of this package's codes; `detail` is appended to the message. */
 export function codedError(code: Code, detail?: string, options?: ErrorOptions): CodedError {
   return withCode(new Error(detail === undefined ? codes[code] : `${codes[code]}: ${detail}`, options), code)
 }
 
 /**
+ * @internal
  * Runs `make`, which creates errors for results of the event loop, without capturing stack traces. The stack traces
  * would show only this package's delivery code, and capturing them costs more than the rest of rejecting a request.
  * `make` must not run application code.
@@ -164,6 +165,7 @@ function setStackTraceLimit(limit: number): { before: number } | undefined {
 }
 
 /**
+ * @internal
  * Returns a minimal error, for rejecting many requests at once. Its one-line stack contains only the code and the
  * message.
  */
@@ -174,7 +176,7 @@ export function plainError(code: Code): CodedError {
   return error
 }
 
-/** The known arguments of a failed system call. */
+/** @internal The known arguments of a failed system call. */
 export interface About {
   address?: string
   port?: number
@@ -188,7 +190,7 @@ export interface About {
 const nameOf = (errno: number) =>
   Object.entries(constants.errno).find(([, number]) => number === -errno)?.[0] ?? `E${-errno}`
 
-/** Returns the error for a negative errno. Every system error of this package is created here. */
+/** @internal Returns the error for a negative errno. Every system error of this package is created here. */
 export function systemError(syscall: string, errno: number, about: About = {}): SystemError {
   const [code, message] = getSystemErrorMap().get(errno) ?? [nameOf(errno), 'unknown error']
   // A copy without a prototype, so that properties added to Object.prototype do not count as arguments of the call.
@@ -205,13 +207,13 @@ export function systemError(syscall: string, errno: number, about: About = {}): 
   return error as SystemError
 }
 
-/** Returns the result of a native call. Throws a system error if the result is a negative errno. */
+/** @internal Returns the result of a native call. Throws a system error if the result is a negative errno. */
 export function check<T>(result: T, syscall: string, about?: About): Exclude<T, number> {
   if (typeof result === 'number' && result < 0) throw systemError(syscall, result, about)
   return result as Exclude<T, number>
 }
 
-/** Returns the `AbortError` that Node's own APIs reject with when a signal is aborted. */
+/** @internal Returns the `AbortError` that Node's own APIs reject with when a signal is aborted. */
 export function abortError(signal: AbortSignal): CodedError {
   const error = new Error('The operation was aborted')
   define(error, 'cause', reasonOf(signal), false)
@@ -238,6 +240,7 @@ function shown(value: unknown, options: InspectOptions, length: number): string 
   }
 }
 
+/** @internal */
 export function invalidArgType(name: string, expected: string, received: unknown): CodedError {
   const what = name.includes('.') ? 'property' : 'argument'
   return withCode(
@@ -253,6 +256,7 @@ function kindOf(received: unknown): string {
   return `type ${typeof received} (${shown(received, { depth: 0, breakLength: Infinity }, 64)})`
 }
 
+/** @internal */
 export function invalidArgValue(name: string, reason: string, received: unknown): CodedError {
   const what = name.includes('.') ? 'property' : 'argument'
   return withCode(
@@ -261,6 +265,7 @@ export function invalidArgValue(name: string, reason: string, received: unknown)
   )
 }
 
+/** @internal */
 export function outOfRange(name: string, range: string, received: unknown): CodedError {
   return withCode(
     new RangeError(`The value of "${name}" is out of range. It must be ${range}. Received ${shown(received, {}, 128)}`),
@@ -269,7 +274,7 @@ export function outOfRange(name: string, range: string, received: unknown): Code
 }
 
 /**
- * Runs application code. An exception becomes an uncaught exception, as with any EventEmitter, but the caller
+ * @internal Runs application code. An exception becomes an uncaught exception, as with any EventEmitter, but the caller
  * continues: it still has results to deliver.
  */
 export function runSafely(run: () => unknown): void {
