@@ -77,10 +77,14 @@ export class Connection {
     return typeof value === 'object' && value !== null && #owned in value
   }
 
-  /** @internal Only a Listener and `Connection.fromFd` create connections. */
-  constructor(owned: OwnedFd) {
+  private constructor(owned: OwnedFd) {
     if (!(owned instanceof OwnedFd)) throw invalidArgType('owned', 'an accepted fd', owned)
     this.#owned = owned
+  }
+
+  /** @internal Creates the Connection of an accepted fd. */
+  static of(owned: OwnedFd): Connection {
+    return new Connection(owned)
   }
 
   /**
@@ -215,6 +219,13 @@ export class Connection {
    * does. On failure the connection keeps ownership.
    *
    * Errors: `ERR_CONNECTION_CLAIMED`, and Node's codes for invalid options.
+   *
+   * @example
+   * ```js
+   * const socket = connection.toSocket()
+   * socket.on('error', () => socket.destroy())
+   * socket.end('hello')
+   * ```
    */
   toSocket(options: ToSocketOptions = defaults): net.Socket {
     const wanted = options === defaults ? defaults : readToSocketOptions(options)
@@ -275,6 +286,12 @@ export class Connection {
    * disconnected; OpenSSL's codes, such as `ERR_SSL_HTTP_REQUEST`; the reason why the client's certificate was
    * rejected, such as `DEPTH_ZERO_SELF_SIGNED_CERT`; an exception of a callback in the options; Node's codes for
    * invalid options.
+   *
+   * @example
+   * ```js
+   * const options = { key, cert } // one object for all connections
+   * const socket = await connection.toTLS(options, { timeout: 5_000 })
+   * ```
    */
   async toTLS(options: tls.TlsOptions | tls.Server, upgradeOptions: UpgradeOptions = {}): Promise<tls.TLSSocket> {
     return upgrade((inherited) => this.toSocket(inherited), options, upgradeOptions)
@@ -304,6 +321,12 @@ export class Connection {
    * anything else, or disconnects before the ClientHello is complete. Borrows the fd.
    *
    * Errors: those of {@link peek}.
+   *
+   * @example
+   * ```js
+   * const hello = await connection.clientHello({ timeout: 1_000 })
+   * const name = hello?.serverName
+   * ```
    */
   async clientHello(options: LookAheadOptions = {}): Promise<ClientHello | null> {
     return this.#look<ClientHello | null>(longestLook, options, (bytes, end) => {
@@ -323,6 +346,12 @@ export class Connection {
    *
    * Errors: `ERR_PROXY_HEADER` if the header is malformed, `ERR_PEEK_ENDED` if the peer disconnects within the header,
    * and those of {@link peek}. On error, nothing is consumed.
+   *
+   * @example
+   * ```js
+   * const header = await connection.proxyHeader({ timeout: 1_000 })
+   * const client = header?.source?.address ?? connection.remoteAddress
+   * ```
    */
   async proxyHeader(options: LookAheadOptions = {}): Promise<ProxyHeader | null> {
     return this.#look<ProxyHeader | null>(longestLook, options, (bytes, end) => {

@@ -1,6 +1,6 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import { nextTick } from 'node:process'
-import { runSafely } from '../core/errors.js'
+import { type CodedError, runSafely } from '../core/errors.js'
 import { Connection } from './connection.js'
 import { connectionChannel } from './diagnostics.js'
 
@@ -10,14 +10,17 @@ export type AcceptRef = number
 /** The result of a request made with `asyncAccept`: a connection, or the error that ended the request. */
 export type AcceptResult =
   | { ref: AcceptRef; connection: Connection; error?: undefined }
-  | { ref: AcceptRef; connection?: undefined; error: Error }
+  | { ref: AcceptRef; connection?: undefined; error: CodedError }
 
 /** The part of a Listener that delivers results. */
 interface AcceptEmitter {
   emit(event: 'accept', result: AcceptResult): boolean
 }
 
-/** Receives the result of one request. If a request has no requester, its result is emitted as an 'accept' event. */
+/**
+ * @internal
+ * Receives the result of one request. If a request has no requester, its result is emitted as an 'accept' event.
+ */
 export interface Requester {
   fulfil(connection: Connection): void
   fail(error: Error, ref: AcceptRef): void
@@ -30,13 +33,13 @@ export interface Requester {
 }
 
 /**
- * Results that are delivered together. `refs` is in request order. The first `connections.length` refs have
+ * @internal Results that are delivered together. `refs` is in request order. The first `connections.length` refs have
  * connections, the rest have errors.
  */
 export interface Batch {
   readonly refs: ArrayLike<AcceptRef>
   readonly connections: readonly Connection[]
-  readonly errors: readonly Error[]
+  readonly errors: readonly CodedError[]
   /** Runs after all results are delivered; must not throw. */
   readonly last?: () => void
 }
@@ -60,7 +63,7 @@ function watchLater(connections: readonly Connection[], microtasks: number): voi
 const manual = { requireManualDestroy: true }
 
 /**
- * Runs `run` in a copy of the current async context. `run` must not throw. A store that `run` sets with
+ * @internal Runs `run` in a copy of the current async context. `run` must not throw. A store that `run` sets with
  * `AsyncLocalStorage.enterWith` does not outlive the call. Without the copy, Node 22 and older would keep the store in
  * the current resource permanently.
  */
@@ -87,7 +90,7 @@ function probeIsolation(): boolean {
 
 const scopesIsolateStores = probeIsolation()
 
-/** Runs `run`, which must not throw, in a copy of the async context of `context`. */
+/** @internal Runs `run`, which must not throw, in a copy of the async context of `context`. */
 export function inCopyOf<This, Args extends unknown[]>(
   context: AsyncResource,
   run: (this: This, ...args: Args) => unknown,
@@ -100,6 +103,7 @@ export function inCopyOf<This, Args extends unknown[]>(
 }
 
 /**
+ * @internal
  * Delivers the results of a listener in request order, regardless of the method that made the request. Handlers run in
  * the async context in which the listener was created.
  */
@@ -174,7 +178,7 @@ export class Delivery {
     const ref = refs[index] as AcceptRef
     if (waiting !== undefined) this.#waiting.delete(ref)
     const connection = index < connections.length ? (connections[index] as Connection) : undefined
-    const error = errors[index - connections.length] as Error
+    const error = errors[index - connections.length] as CodedError
     if (waiting?.kind === 'scoped') {
       this.#callHandler(ref, connection, error, waiting)
       return
@@ -195,7 +199,12 @@ export class Delivery {
     }
   }
 
-  #callHandler(ref: AcceptRef, connection: Connection | undefined, error: Error, waiting: Requester | undefined): void {
+  #callHandler(
+    ref: AcceptRef,
+    connection: Connection | undefined,
+    error: CodedError,
+    waiting: Requester | undefined,
+  ): void {
     if (connection !== undefined && connectionChannel.hasSubscribers) this.#publish(connection)
     runSafely(() => {
       if (waiting === undefined) this.#listener.emit('accept', connection ? { ref, connection } : { ref, error })

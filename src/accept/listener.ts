@@ -7,6 +7,7 @@ import { type Backlog, binding, completion, type ListenerHandle, type ListenerSt
 import { brand } from '../core/brand.js'
 import {
   abortError,
+  type CodedError,
   check,
   codedError,
   plainError,
@@ -71,7 +72,7 @@ export interface ListenerEvents {
 // Accepting takes about 8 us per connection, so a full batch occupies the event loop for about 0.5 ms.
 const defaultMaxBatch = 64
 
-const noErrors: readonly Error[] = []
+const noErrors: readonly CodedError[] = []
 
 // This registry only emits a warning. The native handle is garbage collected together with its Listener, and then
 // closes the fd.
@@ -112,8 +113,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return typeof value === 'object' && value !== null && #handle in value
   }
 
-  /** @internal Only `Listener.listen` and `Listener.fromFd` create listeners. */
-  constructor(fd: number, options: AcceptingOptions & InheritedOptions) {
+  private constructor(fd: number, options: AcceptingOptions & InheritedOptions) {
     super()
     const { address, port, family } = check(binding.localAddress(fd), 'getsockname')
     this.#address = port === undefined ? address : ({ address, family, port } as AddressInfo)
@@ -136,6 +136,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    *
    * Errors: those of socket(2), bind(2) and listen(2), such as `EADDRINUSE` and `EACCES`; those of setsockopt(2), with
    * the name of the option; those of resolving `host`, such as `ENOTFOUND`; `ERR_SOCKET_BAD_PORT`.
+   *
+   * @example
+   * ```js
+   * const listener = await Listener.listen({ port: 3000 })
+   * ```
    */
   static async listen(options: ListenOptions = {}): Promise<Listener> {
     const wanted = { ...readOpenOptions(options), ...readAcceptingOptions(options) }
@@ -157,6 +162,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_FAMILY`, `ERR_SOCKET_TYPE`,
    * `ERR_SOCKET_CONNECTED`, `ERR_SOCKET_NOT_LISTENING`, `ERR_FD_IN_USE`; with `dup` `EMFILE`; those of setsockopt(2),
    * with the name of the option.
+   *
+   * @example
+   * ```js
+   * const listener = Listener.fromFd(3) // the first socket of systemd socket activation
+   * ```
    */
   static fromFd(fd: number, options: FromFdOptions = {}): Listener {
     validate.object('options', options)
@@ -218,6 +228,12 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * first; a fatal error of accept(2), after which no further attempt can succeed.
    *
    * Throws `ERR_LISTENER_CLOSED`, or `ENOMEM` if there is no memory for the request.
+   *
+   * @example
+   * ```js
+   * listener.on('accept', ({ ref, connection, error }) => {})
+   * const ref = listener.asyncAccept(10_000)
+   * ```
    */
   asyncAccept(timeout = -1): AcceptRef {
     return this.#request(validate.timeout('timeout', timeout))
@@ -227,6 +243,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * Requests one connection. The promise resolves to a connection that owns its fd. It rejects with
    * `ERR_ACCEPT_TIMEOUT`, `ERR_LISTENER_CLOSED`, `ABORT_ERR`, `ENOMEM`, or a fatal error of accept(2), after which no
    * further attempt can succeed.
+   *
+   * @example
+   * ```js
+   * const connection = await listener.accept({ timeout: 10_000 })
+   * ```
    */
   accept(options?: AcceptOptions): Promise<Connection> {
     return new Promise((fulfil, fail) => {
@@ -272,6 +293,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   address(): AddressInfo | string | null {
     return this.#closed === undefined ? this.#address : null
+  }
+
+  /** The local TCP port, also after `close()` and `detach()`. 0 for a unix socket. */
+  get port(): number {
+    return typeof this.#address === 'string' ? 0 : this.#address.port
   }
 
   /** The number of outstanding requests. */
@@ -438,7 +464,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       }
       const owned = new OwnedFd(result, ref, this.#source)
       owned.readPeer(completion.view, completion.address(i), completion.addressLength(i))
-      connections.push(new Connection(owned))
+      connections.push(Connection.of(owned))
     }
     const errors = errnos.length === 0 ? noErrors : withoutStacks(() => errnos.map(errorOf))
     const last = capacityErrno === 0 ? undefined : () => this.#emitPause(systemError('accept4', capacityErrno), delay)
@@ -466,6 +492,6 @@ function newHandle(): ListenerHandle {
   }
 }
 
-function errorOf(errno: number): Error {
+function errorOf(errno: number): CodedError {
   return errno === -constants.errno.ETIMEDOUT ? plainError('ERR_ACCEPT_TIMEOUT') : systemError('accept4', errno)
 }

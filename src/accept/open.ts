@@ -41,6 +41,7 @@ export interface OpenOptions extends SocketOptions {
 const largestBacklog = 65535
 
 /**
+ * @internal
  * Returns a validated copy of the options of {@link open}. Reads each option once, because a getter may return another
  * value the next time.
  */
@@ -66,6 +67,7 @@ export function readOpenOptions(options: OpenOptions): OpenOptions {
 }
 
 /**
+ * @internal
  * Opens a listening socket with options from {@link readOpenOptions}. Returns an fd that the environment (the main
  * thread or a worker) owns. Closing the fd removes the path of a unix socket.
  */

@@ -100,7 +100,9 @@ const table: readonly Row[] = [
   { option: 'fastOpen', check: count, level: 'IPPROTO_TCP', name: 'TCP_FASTOPEN' },
 ]
 
-/** Returns a validated copy. Reads each option once, because a getter may return another value the next time. */
+/**
+ * @internal Returns a validated copy. Reads each option once, because a getter may return another value the next time.
+ */
 export function readSocketOptions(options: SocketOptions): SocketOptions {
   const read: Record<string, unknown> = Object.create(null)
   for (const { option, check } of table) {
@@ -111,7 +113,7 @@ export function readSocketOptions(options: SocketOptions): SocketOptions {
   return read
 }
 
-/** Sets the given options on a TCP socket. An error names the option that failed. Borrows the fd. */
+/** @internal Sets the given options on a TCP socket. An error names the option that failed. Borrows the fd. */
 export function setSocketOptions(fd: number, options: SocketOptions, ipv6: boolean): void {
   const { constants } = binding
   for (const row of table) {

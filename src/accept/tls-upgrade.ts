@@ -47,7 +47,7 @@ const roundTrip = 1_000
 // one context, per options object. It exists as long as the object exists.
 const servers = new WeakMap<object, Server>()
 
-/** Returns the server that performs the handshakes. Throws if the options are invalid. */
+/** @internal Returns the server that performs the handshakes. Throws if the options are invalid. */
 export function serverFor(options: tls.TlsOptions | tls.Server): Server {
   if (validate.isTlsServer(options)) return checked(options as Server)
   if (validate.isServer(options))
@@ -100,6 +100,7 @@ function connectionHandler(): ConnectionHandler {
 }
 
 /**
+ * @internal
  * Performs a handshake on a socket through a `tls.Server`, so that all features of tls.Server work. The server need not
  * listen. Calls `claim` once the arguments are validated. From then on this function owns the socket: it destroys the
  * socket if the promise rejects.

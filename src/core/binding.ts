@@ -6,7 +6,7 @@ import { loadAddon } from './load-addon.js'
  */
 type Deliver = (count: number, capacityErrno: number, delay: number) => void
 
-/** The native listener. Every native function reports an error as a negative errno. */
+/** @internal The native listener. Every native function reports an error as a negative errno. */
 export interface ListenerHandle {
   /** Receives the results of one readiness event; see `completion`. The Listener that owns the handle sets it. */
   deliver?: Deliver
@@ -44,6 +44,7 @@ export interface ListenerStats {
   rejected: number
 }
 
+/** @internal */
 export interface InspectedFd {
   kind: 'socket' | 'fifo' | 'file' | 'other'
   domain?: number
@@ -52,12 +53,14 @@ export interface InspectedFd {
   connected?: boolean
 }
 
+/** @internal */
 export interface PlainAddress {
   address: string
   port?: number
   family?: 'IPv4' | 'IPv6'
 }
 
+/** @internal */
 export interface Binding {
   ListenerHandle: new () => ListenerHandle
   maxBatch: number
@@ -116,7 +119,7 @@ export interface Binding {
   constants: Readonly<Record<string, number>>
 }
 
-/** A message from recvmsg(2). The environment (the main thread or a worker) owns its fds. */
+/** @internal A message from recvmsg(2). The environment (the main thread or a worker) owns its fds. */
 export interface ReceivedMessage {
   bytes: Buffer
   fds: number[]
@@ -139,6 +142,7 @@ export interface Backlog {
   limit: number
 }
 
+/** @internal */
 export const binding = loadAddon() as Binding
 
 // The addon has one deliver function per thread. This function serves every copy of this module that the thread has
@@ -155,7 +159,7 @@ const ADDRESS = 16
 const refs = new Float64Array(binding.completions)
 const words = new Int32Array(binding.completions)
 
-/** Reads the results of one delivery. They are valid only until JavaScript returns to the event loop. */
+/** @internal Reads the results of one delivery. They are valid only until JavaScript returns to the event loop. */
 export const completion = {
   view: new DataView(binding.completions),
   /** Returns the ref of the completed request. */

@@ -9,6 +9,7 @@ export interface ClientHello {
 }
 
 /**
+ * @internal
  * The result of {@link parseClientHello}. `hello`: the parsed ClientHello. `needed`: the ClientHello is incomplete;
  * parse again once at least this many bytes, counted from the first byte, have arrived. null: the bytes are not a
  * ClientHello.
@@ -31,7 +32,7 @@ const versionNames = new Map([
   [0x0300, 'SSLv3'],
 ])
 
-/** Parses the ClientHello at the beginning of the received bytes. It may span any number of TLS records. */
+/** @internal Parses the ClientHello at the beginning of the received bytes. It may span any number of TLS records. */
 export function parseClientHello(bytes: Buffer): ParsedClientHello {
   const message: Buffer[] = []
   let collected = 0

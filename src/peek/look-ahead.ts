@@ -24,12 +24,16 @@ const { AF_UNIX, POLLHUP, POLLPRI, POLLRDHUP, SOCK_SEQPACKET, SOL_SOCKET, SO_PEE
 >
 type Constant = 'AF_UNIX' | 'POLLHUP' | 'POLLPRI' | 'POLLRDHUP' | 'SOCK_SEQPACKET' | 'SOL_SOCKET' | 'SO_PEEK_OFF'
 
-/** Returns whether the socket is a seqpacket socket, which shows its second packet only after the first is read. */
+/**
+ * @internal
+ * Returns whether the socket is a seqpacket socket, which shows its second packet only after the first is read.
+ */
 export function isSeqpacket(fd: number): boolean {
   return inspect(fd).type === binding.constants.SOCK_SEQPACKET
 }
 
 /**
+ * @internal
  * Makes recv(2) with MSG_PEEK start at the first unread byte. The creator of the socket may have set another peek
  * offset (`SO_PEEK_OFF`, socket(7)), and TCP sockets inherit that offset from their listener. Borrows the fd.
  */
@@ -38,20 +42,21 @@ export function resetPeekOffset(fd: number): void {
   binding.setOption(fd, SOL_SOCKET, SO_PEEK_OFF, -1)
 }
 
-/** Ends a pending {@link lookAhead}: its promise rejects with `error`. */
+/** @internal Ends a pending {@link lookAhead}: its promise rejects with `error`. */
 export type Abandon = (error: Error) => void
 
-/** Why no more bytes follow: the peer has ended its side or disconnected, or the packet is complete. */
+/** @internal Why no more bytes follow: the peer has ended its side or disconnected, or the packet is complete. */
 export type End = 'peer' | 'packet'
 
 /**
+ * @internal
  * The result of parsing the received bytes. `needed`: the bytes are incomplete; parse again once at least this many
  * bytes, counted from the first byte, have arrived.
  */
 export type Reading<T> = { result: T } | { needed: number }
 
 /**
- * Waits for bytes from the peer and peeks at them, without consuming any, until `read` returns a result.
+ * @internal Waits for bytes from the peer and peeks at them, without consuming any, until `read` returns a result.
  *
  * `read` receives the unread bytes, at most `limit` of them. It runs when the first bytes arrive, and again each time
  * the number of bytes has reached `needed`. If `end` is set, no more bytes follow, and `read` must return a result or

@@ -21,7 +21,7 @@ export interface Proxied {
 
 const proxiedByHandle = new WeakMap<Handle, Proxied>()
 
-/** Associates a PROXY header with a handle. {@link proxyOf} returns it for the sockets on the handle. */
+/** @internal Associates a PROXY header with a handle. {@link proxyOf} returns it for the sockets on the handle. */
 export function noteProxied(handle: Handle, proxied: Proxied): void {
   proxiedByHandle.set(handle, proxied)
 }
@@ -37,6 +37,7 @@ export function proxyOf(socket: Socket): Proxied | undefined {
 }
 
 /**
+ * @internal
  * Returns a BlockList of networks given as strings (`'192.0.2.1'`, `'2001:db8::/32'`). If `value` is a BlockList,
  * returns it unchanged.
  */

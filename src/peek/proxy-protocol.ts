@@ -59,6 +59,7 @@ export interface ProxyHeader {
 }
 
 /**
+ * @internal
  * The result of {@link parseProxyHeader}. `header`: the parsed header, `length` bytes long. `needed`: the header is
  * incomplete; parse again once at least this many bytes, counted from the first byte, have arrived. `malformed`: the
  * bytes begin like a header but are not valid, for this reason. null: the bytes do not begin like a header.
@@ -76,10 +77,11 @@ const lineStart = Buffer.from('PROXY ')
 // Section 2.2.
 const signature = Buffer.from('\r\n\r\n\0\r\nQUIT\n', 'latin1')
 const fixedPart = 16
-/** The length of the longest header in bytes. Version 2 has a fixed part, then up to 2^16 - 1 bytes. */
+/** @internal The length of the longest header in bytes. Version 2 has a fixed part, then up to 2^16 - 1 bytes. */
 export const longestProxyHeader = fixedPart + 0xffff
 
 /**
+ * @internal
  * Parses the header at the beginning of the received bytes. Section 2 forbids guessing: the bytes must match the
  * signature of a version exactly.
  */
