@@ -3,10 +3,10 @@ import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { cpSync, existsSync, readFileSync, rmSync } from 'node:fs'
 import net from 'node:net'
-import { join } from 'node:path'
+import { join, posix } from 'node:path'
 import { cleanUp, startNode } from '../helpers.js'
 import { RunningExample } from '../running-example.js'
-import { asModule, install, output, project, run } from './packed.js'
+import { asModule, install, output, packedFiles, project, run } from './packed.js'
 
 /** The first program of the README, on any port, which it prints. */
 function readme(): string {
@@ -48,6 +48,20 @@ describe('The package', function () {
     for (const file of ['program.mjs', 'program.cjs']) {
       assert.equal(await answer(join(directory, file)), 'hello ::ffff:127.0.0.1\nis anybody there?\n')
     }
+  })
+
+  it('has every file that its documents link to', () => {
+    const files = packedFiles()
+    const missing = files
+      .filter((file) => file.endsWith('.md'))
+      .flatMap((file) => {
+        const links = [...readFileSync(file, 'utf8').matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(
+          ([, link]) => link as string,
+        )
+        return links.map((link) => posix.join(posix.dirname(file), link))
+      })
+      .filter((target) => !files.some((file) => file === target || file.startsWith(`${target}/`)))
+    assert.deepEqual(missing, [])
   })
 
   it('compiles the addon where no binary fits, with the command that the error names', () => {

@@ -32,6 +32,7 @@ export function output(directory: string, command: string, ...args: string[]): s
 }
 
 let tarball: string | undefined
+let contents: string[] = []
 
 /** The tarball of `npm pack`. It has the binaries that this machine has made. */
 export function packed(): string {
@@ -43,7 +44,14 @@ export function packed(): string {
   assert.ok(paths.includes(`prebuilds/linux-${process.arch}/async-accept.glibc.node`), paths.join('\n'))
   assert.ok(!paths.includes('binding.gyp'), 'package managers would compile it')
   tarball = join(directory, filename)
+  contents = paths
   return tarball
+}
+
+/** The paths of the files in the tarball. */
+export function packedFiles(): readonly string[] {
+  packed()
+  return contents
 }
 
 /** A new directory with these files. */
