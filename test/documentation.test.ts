@@ -98,7 +98,7 @@ const matches = (heading: string, wanted: string) =>
 const hasProgram = ({ body }: Section) => body.search(program) >= 0
 
 describe('The documentation', () => {
-  for (const file of ['README.md', 'docs/api.md', 'docs/migrating.md', 'docs/operations.md']) {
+  for (const file of ['README.md', 'docs/api.md', 'docs/installing.md', 'docs/migrating.md', 'docs/operations.md']) {
     it(`has programs in ${file}`, () => assert.notEqual(snippets(file).length, 0))
 
     for (const { title, code, output } of snippets(file)) {

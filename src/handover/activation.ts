@@ -43,7 +43,7 @@ export interface ActivationOptions {
 // SD_LISTEN_FDS_START, sd_listen_fds(3).
 const firstFd = 3
 
-/** The environment variables of sd_listen_fds(3). */
+/** @internal The environment variables of sd_listen_fds(3). */
 export const activationVariables = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES'] as const
 
 let passedFds: readonly Activated[] | undefined
@@ -97,6 +97,11 @@ const listeners = new Map<number, Listener>()
  * the warning, because the caller then has the whole list.
  *
  * Errors: those of `activation` and `Listener.fromFd`.
+ *
+ * @example
+ * ```js
+ * const listener = activatedListeners('http')[0] ?? (await Listener.listen({ port: 3000 }))
+ * ```
  */
 export function activatedListeners(name?: string, options: ActivationOptions & FromFdOptions = {}): Listener[] {
   validate.optionalString('name', name)
@@ -148,7 +153,7 @@ function checkRemote(fd: number): void {
 const mismatch = (name: string, value: string, actual: string) =>
   codedError('ERR_ACTIVATION', `${name} is ${JSON.stringify(value)}, but the peer of the socket has ${actual}`)
 
-/** Reads the variables of sd_listen_fds(3) and inspects the fds. Changes neither. */
+/** @internal Reads the variables of sd_listen_fds(3) and inspects the fds. Changes neither. */
 export function readEnvironment(env: NodeJS.ProcessEnv): Activated[] {
   const { LISTEN_PID, LISTEN_PIDFDID, LISTEN_FDS, LISTEN_FDNAMES } = env
   if (LISTEN_PID === undefined || LISTEN_FDS === undefined) return []

@@ -319,7 +319,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     const received = binding.receiveMessage(this.#fd, this.#packets ? maxReceived : defaultMessage)
     if (typeof received === 'number') return received
     for (const fd of received.fds) {
-      this.#fds.push(new ReceivedFd(fd))
+      this.#fds.push(ReceivedFd.of(fd))
     }
     return received
   }

@@ -4,7 +4,7 @@ import { check, codedError, invalidArgType, invalidArgValue, systemError } from 
 import { onReady } from '../core/readiness.js'
 import * as validate from '../core/validate.js'
 
-/** The environment variables of sd_notify(3) and sd_watchdog_enabled(3). */
+/** @internal The environment variables of sd_notify(3) and sd_watchdog_enabled(3). */
 export const notifyVariables = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'] as const
 
 type NotifyVariable = (typeof notifyVariables)[number]
@@ -13,7 +13,7 @@ type NotifyVariable = (typeof notifyVariables)[number]
 // processes do not inherit them.
 const removed: Partial<Record<NotifyVariable, string>> = {}
 
-/** The value of a variable, even after `unsetEnvironment` has removed it from `process.env`. */
+/** @internal The value of a variable, even after `unsetEnvironment` has removed it from `process.env`. */
 export const notifyVariable = (name: NotifyVariable): string | undefined => process.env[name] ?? removed[name]
 
 export interface NotifyOptions {

@@ -35,6 +35,11 @@ type Environment = Record<string, string | undefined>
  *
  * Errors: Node's codes for an invalid argument, `ERR_LISTENER_CLOSED`, `EMFILE`, `ENFILE`, `ENOMEM`. A program that
  * cannot be started is reported as by `spawn`.
+ *
+ * @example
+ * ```js
+ * const child = spawnActivated('node', ['server.mjs'], { http: listener }, { stdio: 'inherit' })
+ * ```
  */
 export function spawnActivated(
   command: string,

@@ -46,7 +46,7 @@ export interface DrainReport {
   elapsed: number
 }
 
-/** Reads each option once. Errors: Node's `ERR_INVALID_ARG_TYPE` for an invalid option. */
+/** @internal Reads each option once. Errors: Node's `ERR_INVALID_ARG_TYPE` for an invalid option. */
 export function readEndOptions(options: EndOptions): Required<EndOptions> {
   validate.object('options', options)
   const { closeListener }: EndOptions = options
@@ -54,7 +54,7 @@ export function readEndOptions(options: EndOptions): Required<EndOptions> {
   return { closeListener: closeListener === true }
 }
 
-/** Reads each option once and fills in the defaults. Errors: Node's codes for an invalid option. */
+/** @internal Reads each option once and fills in the defaults. Errors: Node's codes for an invalid option. */
 export function readDrainOptions(options: DrainOptions): Required<DrainOptions> {
   const { closeListener } = readEndOptions(options)
   const { timeout = 30_000, idleGrace = 200, unusedGrace = 1_000 } = options
@@ -63,7 +63,9 @@ export function readDrainOptions(options: DrainOptions): Required<DrainOptions> 
   return { timeout: validate.timeout('options.timeout', timeout), idleGrace, unusedGrace, closeListener }
 }
 
-/** One drain: runs the wind-down, destroys the remaining connections at the deadline, and makes the report. */
+/**
+ * @internal One drain: runs the wind-down, destroys the remaining connections at the deadline, and makes the report.
+ */
 export class Drain {
   readonly #started = performance.now()
   readonly #target: WindDownTarget

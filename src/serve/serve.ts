@@ -17,6 +17,12 @@ import { Serving } from './serving.js'
  * Errors: `ERR_LISTENER_CLOSED`, `ERR_SERVER_ALREADY_LISTEN`, `ERR_SOCKET_TYPE` (a seqpacket listener, which only a
  * function can serve), `ERR_NODE_INTERNALS` (an unsupported version of Node), `ABORT_ERR` (`signal` is already
  * aborted), `EMFILE`, and Node's codes for an invalid argument.
+ *
+ * @example
+ * ```js
+ * const server = http.createServer((request, response) => response.end('hello'))
+ * const serving = serve(listener, server, { maxConnections: 1000 })
+ * ```
  */
 export function serve(
   listener: Listener,
@@ -42,5 +48,5 @@ export function serve(
   }
   const checkedOptions = readServeOptions(options, target)
   if (listener.address() === null) throw codedError('ERR_LISTENER_CLOSED')
-  return new Serving(listener, target, checkedOptions)
+  return Serving.start(listener, target, checkedOptions)
 }

@@ -21,7 +21,7 @@ import {
   readDrainOptions,
   readEndOptions,
 } from './drain.js'
-import { type ConnectionHandler, checkLimit, type SecureHandler, type ServeOptions } from './options.js'
+import { type CheckedServeOptions, type ConnectionHandler, checkLimit, type SecureHandler } from './options.js'
 import { ServedConnection, trackUpgrades } from './served-connection.js'
 import { ServerHandle } from './server-handle.js'
 
@@ -77,13 +77,25 @@ export class Serving extends EventEmitter<ServingEvents> {
   #restoreHandshakeTimeout: (() => void) | undefined
   /** Whether the end of serving closes the listener. The first call that ends serving decides. */
   #closeListener = false
+  /** @internal Starts serving. */
+  static start(
+    listener: Listener,
+    target: net.Server | ConnectionHandler | SecureHandler,
+    options: CheckedServeOptions,
+  ): Serving {
+    return new Serving(listener, target, options)
+  }
+
   /** Whether an 'error' event is pending. 'close' must not be emitted before it. */
   #failing = false
   #drained: Promise<DrainReport> | undefined
   #drain: Drain | undefined
 
-  /** @internal Called by `serve`. */
-  constructor(listener: Listener, target: net.Server | ConnectionHandler | SecureHandler, options: ServeOptions) {
+  private constructor(
+    listener: Listener,
+    target: net.Server | ConnectionHandler | SecureHandler,
+    options: CheckedServeOptions,
+  ) {
     super()
     const { maxConnections = Number.POSITIVE_INFINITY, alarm = [], signal } = options
     const handshakeTimeout = Math.min(options.handshakeTimeout ?? defaultHandshakeTimeout, longestTimer)
@@ -182,6 +194,11 @@ export class Serving extends EventEmitter<ServingEvents> {
    * `close()` drains the connections that are still open.
    *
    * Throws Node's codes for an invalid option.
+   *
+   * @example
+   * ```js
+   * process.once('SIGTERM', () => serving.drain({ timeout: 10_000, closeListener: true }))
+   * ```
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
     const checked = readDrainOptions(options)
