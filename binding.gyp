@@ -1,8 +1,8 @@
 {
   'variables': {
-    # Warnings are errors where the addon is developed, not where it is installed, with a compiler that we do not know.
+    # Treats warnings as errors, for development only: the compilers of users are unknown.
     'strict%': 0,
-    # For tests: calls fail on request.
+    # Makes calls fail on request, for tests.
     'faults%': 0,
   },
   'targets': [
@@ -30,18 +30,19 @@
       ],
       'dependencies': ['async_accept_exec', "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except_all"],
       'defines': ['NAPI_VERSION=9', 'NODE_ADDON_API_DISABLE_DEPRECATED', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS'],
-      # For the assembler: where async_accept_exec is.
+      # -Wa,-I: the assembler finds async_accept_exec there.
       'cflags': ['-Wall', '-Wextra', '-Wa,-I<(PRODUCT_DIR)'],
       'cflags_cc': ['-std=c++17', '-fvisibility=hidden'],
-      # Node exports containers of its own, which would take the place of ours. A worker's end unloads the addon, but one
-      # of its threads may still be in close(2).
+      # -Bsymbolic: Node exports symbols of C++ containers, which would otherwise replace those of the addon. nodelete:
+      # the end of a worker unloads the addon, but one of its threads may still be in close(2).
       'ldflags': ['-Wl,-Bsymbolic,-z,nodelete'],
       'cflags_cc!': ['-std=gnu++17', '-std=gnu++20', '-fno-rtti'],
       'conditions': [
         ['strict==1', {'cflags': ['-Werror']}],
         ['faults==1', {
           'sources': ['test/native/faults.cc'],
-          # With assertions strings are compiled here, and allocate here, rather than in the library.
+          # With assertions, the addon contains its own copy of the string functions of libstdc++. Their allocations can
+          # then fail too.
           'defines': ['_GLIBCXX_ASSERTIONS'],
           'ldflags': [
             '-Wl,--wrap=accept4,--wrap=bind,--wrap=close,--wrap=connect,--wrap=epoll_create1,--wrap=epoll_ctl',
@@ -56,7 +57,7 @@
       ],
     },
     {
-      # The program of spawnActivated, which the addon has within itself. It needs the C library alone.
+      # The program of spawnActivated(), which the addon embeds. It links only the C library.
       'target_name': 'async_accept_exec',
       'type': 'executable',
       'sources': ['native/exec_helper.c'],

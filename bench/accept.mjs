@@ -1,11 +1,11 @@
-// What does it cost a server to accept a connection and close it?
+// What does it cost a server to accept and close a connection?
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import net from 'node:net'
 import { Listener } from 'async-accept'
 import { compile, fileOf, inRounds, load, scratch, underLoad } from './measure.mjs'
 
-// Requests that are outstanding at any time, where there is more than one.
+// The number of outstanding requests of contenders that make more than one.
 const outstanding = 64
 
 const listen = async (where) => {
@@ -16,7 +16,7 @@ const listen = async (where) => {
   }
 }
 
-// What a user of a raw connection looks at first; the sum is there so that it is not optimised away.
+// Reads what a user of a raw connection reads first. The sum prevents the reads from being optimized away.
 const looks = { sum: 0 }
 const look = ({ ref, remoteAddress }) => {
   looks.sum += ref + (remoteAddress === undefined ? 0 : remoteAddress.length)
@@ -77,11 +77,11 @@ const implementations = {
 }
 
 const what = {
-  'C, epoll': "the limit: `accept4` until `EAGAIN`, the peer's address with it, `close`",
+  'C, epoll': "the lower bound: `accept4` with the peer's address until `EAGAIN`, then `close`",
   'net.Server': '`net.createServer((socket) => socket.destroy())`',
-  callback: `\`asyncAccept()\` and the \`accept\` event, ${outstanding} outstanding; ref and remoteAddress read; \`close()\``,
+  callback: `\`asyncAccept()\` and the \`accept\` event, ${outstanding} requests outstanding; reads ref and remoteAddress; \`close()\``,
   'accept()': `${outstanding} loops over \`await listener.accept()\`; the same work`,
-  'for await': 'one loop over the listener, so one request at a time; the same work',
+  'for await': 'one loop over the listener, so one outstanding request; the same work',
   'toSocket, callback': 'as callback, but `toSocket().destroy()`',
   'toSocket, accept()': 'as accept(), but `toSocket().destroy()`',
 }
@@ -102,21 +102,22 @@ const loads = [
   { name: 'TCP, clients stay', kind: 'tcp', clients: 'stay' },
 ]
 
-// Large, because each thread of the server pays for being stopped and continued; but no larger than the backlog.
+// Large, because stopping and continuing each thread of the server has a cost. At most the size of the backlog.
 const burst = Math.min(1024, Number(readFileSync('/proc/sys/net/core/somaxconn', 'utf8')))
 
 const targets = (major) => [
   { contender: 'accept()', to: 'C, epoll', load: 'TCP', most: major >= 26 ? 1.3 : 1.5 },
   { contender: 'accept()', to: 'net.Server', load: 'TCP', most: major >= 26 ? 0.65 : 0.4 },
-  // Both get their connection by an event.
+  // Both receive their connection in an event.
   { contender: 'toSocket, callback', to: 'net.Server', load: 'TCP', most: 1 },
   { contender: 'toSocket, callback', to: 'net.Server', load: 'unix', most: 1 },
 ]
 
-// Each unix socket has a name of its own.
+// The number of unix sockets, each of which needs a unique name.
 let sockets = 0
 
-// A shorter warm-up flatters us: net.Server takes 20,000 connections to reach its speed on Node 26, and we a tenth of it.
+// A shorter warm-up would favour async-accept: on Node 26, net.Server needs 20,000 connections to reach its final
+// speed, and async-accept a tenth of that.
 export const defaults = { connections: 40_960, warmUp: 20_480, rounds: 7 }
 export const smoke = { connections: 512, warmUp: 256, rounds: 1 }
 
@@ -144,7 +145,7 @@ export async function measure({ node, major, connections, warmUp, rounds, progre
     )
     tables.push({
       title: `${name}: CPU per connection`,
-      columns: ['contender', 'CPU, us', 'user', 'system', 'against C', 'against net.Server', 'connections/s'],
+      columns: ['contender', 'CPU, us', 'user', 'system', 'ratio to C', 'ratio to net.Server', 'connections/s'],
       rows: contenders.map(({ name }) => [
         name,
         { ...results.of(name, 'cpu'), digits: 1 },
@@ -159,7 +160,7 @@ export async function measure({ node, major, connections, warmUp, rounds, progre
       if (target.load !== name) continue
       const { median } = results.ratio(target.contender, target.to)
       checks.push({
-        what: `${name}: ${target.contender} against ${target.to}, CPU per connection`,
+        what: `${name}: ${target.contender} relative to ${target.to}, CPU per connection`,
         measured: median,
         most: target.most,
       })
@@ -174,11 +175,12 @@ export async function measure({ node, major, connections, warmUp, rounds, progre
 
 export const title = 'Accept and close'
 export const about = [
-  `Each contender accepts a connection and closes it. Bursts of ${burst} connections wait in the backlog of a stopped`,
-  'server, which then goes on; CPU is that of the server process, user and system, and connections per second are',
-  'counted from SIGCONT until the last of a burst is closed. On loopback the sender of a packet pays for what the packet',
-  "causes at the receiver, so a server is billed for its clients' half of TCP. The first two tables keep that out:",
-  "the clients have reset when the server goes on. In the third they wait for the server's close().",
+  `Each contender accepts and closes connections. Bursts of ${burst} connections wait in the backlog while the server`,
+  'is stopped (SIGSTOP). CPU is the user and system time of the server process. Connections per second are measured',
+  'from SIGCONT until the last connection of a burst is closed. On loopback, the kernel charges the work that a packet',
+  "causes at its receiver to the sender, so a server also pays for its clients' half of TCP. The first two tables",
+  "exclude that cost: the clients reset before the server continues. In the third table they wait for the server's",
+  'close().',
   '',
   ...Object.entries(what).map(([name, text]) => `- ${name}: ${text}`),
 ].join('\n')

@@ -1,4 +1,4 @@
-// What does a client make us hold that comes and does nothing more?
+// How much memory does a client hold that connects and then does nothing?
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import http from 'node:http'
@@ -25,7 +25,7 @@ function memory() {
   return process.memoryUsage.rss()
 }
 
-// For as long as the process lives, as in a server that is busy with others.
+// Kept until the process exits, as in a server that is busy with other clients.
 const held = []
 const never = { timeout: -1 }
 
@@ -41,7 +41,7 @@ const drive = (server) => (listener) => {
   serve(listener, server, { handshakeTimeout: 0 })
 }
 
-// In each of these states a client is left alone. `say`: what the client does after it has connected.
+// The states in which a client stays. `say`: what the client does after it has connected.
 const states = {
   'in the backlog': { open: () => {}, waits: true },
   'a Connection': { open: holdEach((connection) => connection) },
@@ -54,11 +54,11 @@ const states = {
   },
   'net through serve()': { open: drive(net.createServer()) },
   'http through serve()': { open: drive(http.createServer()) },
-  'http through serve(), half a header': {
+  'http through serve(), partial header': {
     open: drive(http.createServer()),
     say: (socket) => socket.write('GET / HTTP/1.1\r\nhost: localhost\r\n'),
   },
-  'https through serve(), handshake made': {
+  'https through serve(), after the handshake': {
     open: async (listener) => drive(https.createServer(await certificate()))(listener),
     say: async (socket) => {
       const secured = tls.connect({ socket, rejectUnauthorized: false })
@@ -69,7 +69,7 @@ const states = {
   },
 }
 
-// Nobody reads there.
+// The states in which the server does not read.
 const unreadIn = new Set(['in the backlog', 'a Connection'])
 
 export const contenders = [
@@ -100,19 +100,19 @@ export const contenders = [
   },
 ]
 
-/** Bytes that have come for sockets of this port, and that nobody has read: proc_net_tcp. */
+/** The number of received and unread bytes of all sockets on this port, from /proc/net/tcp: proc(5). */
 function unread(port) {
   const local = `:${port.toString(16).toUpperCase().padStart(4, '0')}`
   let bytes = 0
   for (const line of readFileSync('/proc/net/tcp', 'utf8').trim().split('\n').slice(1)) {
     const [, address, , state, queues] = line.trim().split(/\s+/)
-    // Of a listening socket (0A) the number is that of its clients.
+    // For a listening socket (0A), the number is the length of its accept queue.
     if (address.endsWith(local) && state !== '0A') bytes += Number.parseInt(queues.split(':')[1], 16)
   }
   return bytes
 }
 
-/** When what `look` gives no longer changes. */
+/** Waits until the result of `look` no longer changes. */
 async function settled(look) {
   for (let last = look(); ; ) {
     await sleep(200)
@@ -137,7 +137,7 @@ export async function measure({ node, connections, rounds, progress }) {
 
   async function hold(name) {
     const server = await start(name)
-    // What the first ones need for all.
+    // The first clients cause allocations that all clients share.
     const few = await start('clients', name, server.address.port, 20)
     const before = await arrived(server, 20)
     const many = await start('clients', name, server.address.port, connections)
@@ -173,8 +173,8 @@ export async function measure({ node, connections, rounds, progress }) {
   return {
     tables: [
       {
-        title: `${connections.toLocaleString('en')} clients in each state, for each of them`,
-        columns: ['state', 'memory, KiB', 'sent and unread in the kernel, at most, KiB'],
+        title: `${connections.toLocaleString('en')} clients in each state, per client`,
+        columns: ['state', 'memory, KiB', 'maximum unread in the kernel, KiB'],
         rows,
       },
     ],
@@ -185,7 +185,8 @@ export async function measure({ node, connections, rounds, progress }) {
 
 export const title = 'What an idle client holds'
 export const about = [
-  'Resident memory of the server for each client that connects and then does nothing, after a garbage collection. The last',
-  'column is of clients that send a MiB at once, while nobody reads: what the kernel takes of it, at the system’s default',
-  '`net.ipv4.tcp_rmem`. Sockets themselves cost the kernel a few KiB more, which are not in the table.',
+  'The resident memory of the server per client that connects and then does nothing, after a garbage collection. The',
+  'last column is for clients that send 1 MiB at once to a server that does not read: the bytes that the kernel',
+  'accepts, with the default `net.ipv4.tcp_rmem`. The table does not include the sockets themselves, a few KiB each in',
+  'the kernel.',
 ].join('\n')

@@ -1,4 +1,4 @@
-// What does serve() cost an HTTP server, beside its own listen()?
+// What does serve() cost an HTTP server, compared with its own listen()?
 import { execFile, spawnSync } from 'node:child_process'
 import { constants } from 'node:crypto'
 import { once } from 'node:events'
@@ -28,7 +28,7 @@ const servers = {
   'http2, TLS': async (answer) => http2.createSecureServer(await certificate(), answer),
 }
 
-// No burst of clients may overflow it.
+// The backlog must hold every burst of clients.
 const where = { host: '127.0.0.1', port: 0, backlog: 4096 }
 
 const ways = {
@@ -38,7 +38,7 @@ const ways = {
 
 const nameOf = (server, way) => `${server}, ${way}`
 
-// What serve.mjs calls connections are requests here.
+// `connections` of serve.mjs is here the number of requests.
 export const contenders = Object.entries(servers).flatMap(([kind, create]) =>
   Object.entries(ways).map(([way, open]) => ({
     name: nameOf(kind, way),
@@ -57,7 +57,7 @@ export const contenders = Object.entries(servers).flatMap(([kind, create]) =>
 const wrk = (scheme, ...more) => ({
   tool: 'wrk',
   server: scheme,
-  // A late answer is an error to it, by default after two seconds.
+  // wrk counts a late response as an error, by default after two seconds.
   command: ({ port }, { wait }) => [
     ...['-t', 1, '-c', 64, '-d', wait, '--timeout', 60, ...more],
     `${scheme}://127.0.0.1:${port}/`,
@@ -102,17 +102,17 @@ const loads = [
   },
 ]
 
-// `warmUp` and `slice` are the least of seconds that each takes; h2load makes `requests`, or `connections` with one each,
-// until they are over. In the first seconds the cost falls to a half. Rather several processes than many slices of one:
-// each has code and memory laid out its own way.
+// `warmUp` and `slice` are minimum durations in seconds. h2load repeats `requests`, or `connections` with one request
+// each, until they have elapsed. In the first seconds the cost per request halves. Several processes are measured
+// instead of many slices of one, because the layout of code and memory differs between processes.
 export const defaults = { warmUp: 2, slice: 1, slices: 2, requests: 16_384, connections: 512, rounds: 3 }
 export const smoke = { warmUp: 0, slice: 0, slices: 1, requests: 256, connections: 32, rounds: 1 }
 
-// On a busy machine a cold server may answer nobody in the second that is the least that wrk waits. Then it waits twice as
-// long, and again; but when so many have passed, it has failed.
+// In seconds. On a busy machine a cold server may send no response within one second, the minimum duration of wrk. The
+// duration then doubles until this time has elapsed, which is a failure.
 const patience = 20
 
-/** Loads a server for so many seconds: what a request has taken it, in us, and how many there were in a second. */
+/** Loads a server for `seconds`. Returns its CPU per request, in us, and the requests per second. */
 async function slice(server, load, seconds, sizes) {
   const rates = []
   let enough = false
@@ -138,7 +138,7 @@ async function slice(server, load, seconds, sizes) {
   return { cpu, rate: summarize(rates).median }
 }
 
-/** Both ways under one load, in processes that live at the same time and are loaded in turn: pairs of slices. */
+/** Measures both ways under one load, in concurrent processes that are loaded in turn. Returns pairs of slices. */
 async function inTurn(node, load, sizes) {
   const running = []
   for (const way of Object.keys(ways)) {
@@ -151,7 +151,7 @@ async function inTurn(node, load, sizes) {
     const pair = {}
     for (const { way, server } of running) pair[way] = await slice(server, load, sizes.slice, sizes)
     pairs.push(pair)
-    // Who was first is second next time: the machine may become faster or slower all the while.
+    // Alternates the order, because the speed of the machine may drift.
     running.reverse()
   }
   for (const { server } of running) await server.stop()
@@ -162,7 +162,7 @@ const has = (tool) => !spawnSync(tool, ['--version']).error
 
 export async function measure({ node, rounds, progress, ...sizes }) {
   const missing = ['wrk', 'h2load'].filter((tool) => !has(tool))
-  for (const tool of missing) console.error(`${tool} was not found: its lines are left out`)
+  for (const tool of missing) console.error(`${tool} not found: its rows are omitted`)
   const tables = []
   const checks = []
   for (const { title, loads: all } of loads) {
@@ -184,9 +184,13 @@ export async function measure({ node, rounds, progress, ...sizes }) {
         { median: of('listen', 'rate').median, digits: 0 },
         { median: of('serve', 'rate').median, digits: 0 },
       ])
-      // As it is printed: a third digit is noise.
+      // Rounded as printed: a third digit is noise.
       const measured = Number(ratio.median.toFixed(2))
-      checks.push({ what: `${title}: ${load.server}, serve() against listen(), CPU per request`, measured, most: 1 })
+      checks.push({
+        what: `${title}: ${load.server}, serve() relative to listen(), CPU per request`,
+        measured,
+        most: 1,
+      })
     }
     tables.push({ title, columns, rows })
   }
@@ -196,7 +200,7 @@ export async function measure({ node, rounds, progress, ...sizes }) {
     checks,
     losses: [
       ...missed.map(({ what, measured }) => `${what}: ${measured.toFixed(2)}`),
-      ...missing.map((tool) => `not measured: ${tool} was not found`),
+      ...missing.map((tool) => `not measured: ${tool} not found`),
     ],
   }
 }
@@ -205,10 +209,11 @@ const columns = ['server', 'listen: CPU, us', 'serve: CPU, us', 'ratio', 'listen
 
 export const title = 'HTTP through serve()'
 export const about = [
-  'The same server, with its own `listen()` and through `serve()`; each request is answered with six bytes. In a round',
-  `both run at once, are warmed up for ${defaults.warmUp} seconds, and are loaded in turn, ${defaults.slices} times for about a second each. The ratio is`,
-  'that of CPU per request in two such seconds, one after the other. HTTP/1 is loaded by wrk with 64 connections, with',
-  '`Connection: close` where there is one request for each; HTTP/2 by h2load with 16 connections of 16 streams, or with',
-  `${defaults.connections} connections at once that make one request each, again and again. TLS has an EC P-256 key, and each handshake is`,
-  'a full one. What the clients cause on loopback is billed to the server, too.',
+  'The same server with its own `listen()` and through `serve()`. Each response has a body of six bytes. In a round,',
+  `both servers run concurrently, are warmed up for ${defaults.warmUp} seconds, and are loaded in turn,`,
+  `${defaults.slices} times for about a second each. The ratio is that of the CPU per request in two consecutive`,
+  'seconds. wrk loads HTTP/1 servers with 64 connections, with `Connection: close` for one request per connection.',
+  `h2load loads HTTP/2 servers with 16 connections of 16 streams, or repeatedly with ${defaults.connections}`,
+  'concurrent connections that make one request each. TLS uses an EC P-256 key and full handshakes. On loopback, the',
+  'server is also charged for work that its packets cause at the clients.',
 ].join('\n')

@@ -1,4 +1,4 @@
-// Processes to measure, and figures made of what they say.
+// Measured processes, and statistics of their results.
 import { execFile, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
@@ -10,12 +10,12 @@ import { promisify } from 'node:util'
 
 const run = promisify(execFile)
 
-/** Of this directory, whoever the current one is. */
+/** Returns the path of a file in this directory. */
 export const fileOf = (name) => fileURLToPath(new URL(name, import.meta.url))
 
 let directory
 
-/** A name for a compiled program or a unix socket, in a directory that goes when the process exits. */
+/** Returns a path in a temporary directory, which is removed when the process exits. */
 export function scratch(name) {
   if (directory === undefined) {
     directory = mkdtempSync(join(tmpdir(), 'async-accept-bench-'))
@@ -24,7 +24,7 @@ export function scratch(name) {
   return join(directory, name)
 }
 
-/** Compiles bench/native/<name>.c and says where the program is. */
+/** Compiles bench/native/<name>.c, and returns the path of the program. */
 export function compile(name) {
   const program = scratch(name)
   const source = fileOf(`native/${name}.c`)
@@ -34,7 +34,7 @@ export function compile(name) {
   return program
 }
 
-/** The CPUs that this process may use. */
+/** Returns the numbers of the CPUs that this process may use. */
 export function cpus() {
   const [, list] = /^Cpus_allowed_list:\s*(.*)$/m.exec(readFileSync('/proc/self/status', 'utf8'))
   return list.split(',').flatMap((range) => {
@@ -45,7 +45,7 @@ export function cpus() {
 
 let chosen
 
-/** Where servers and loads run; null when they cannot be kept apart. */
+/** Returns the CPU for servers and the CPU for loads; null when they cannot be separated. */
 export function cores() {
   if (chosen === undefined) {
     const all = cpus()
@@ -62,7 +62,7 @@ process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL')
 })
 
-/** A contender in a process of its own, which speaks the protocol of serve.mjs. */
+/** A contender in a separate process, which implements the protocol of serve.mjs. */
 export class Server {
   static async start(command) {
     const [program, ...args] = pinned('server', command)
@@ -87,7 +87,7 @@ export class Server {
     return this.#child.pid
   }
 
-  /** What it has used so far: { user, system, connections }. */
+  /** Returns the totals since the start of the process: { user, system, connections }. */
   async mark() {
     this.#child.stdin.write('mark\n')
     return this.#say()
@@ -101,12 +101,12 @@ export class Server {
 
   async #say() {
     const { value, done } = await this.#lines.next()
-    if (done) throw new Error(`${this.#child.spawnargs.join(' ')} ended before its time`)
+    if (done) throw new Error(`${this.#child.spawnargs.join(' ')} exited prematurely`)
     return JSON.parse(value)
   }
 }
 
-/** Runs a program that makes load, and gives the JSON that it prints. */
+/** Runs a load generator, and returns the JSON that it prints. */
 export async function load(command) {
   const [program, ...args] = pinned('load', command.map(String))
   const { stdout } = await run(program, args)
@@ -114,8 +114,8 @@ export async function load(command) {
 }
 
 /**
- * CPU per connection (us) and connections per second of a server under `makeLoad(server, connections)`, which returns
- * { connections, failures, seconds }.
+ * Returns the CPU per connection (us) and the connections per second of a server under `makeLoad(server, connections)`,
+ * which returns { connections, failures, seconds }.
  */
 export async function underLoad(command, makeLoad, { warmUp, connections }) {
   const server = await Server.start(command)
@@ -140,7 +140,7 @@ export async function underLoad(command, makeLoad, { warmUp, connections }) {
   }
 }
 
-/** The middle, and the least and the most. */
+/** Returns the median, the minimum (`least`) and the maximum (`most`). */
 export function summarize(values) {
   const sorted = [...values].sort((a, b) => a - b)
   const middle = sorted.length >> 1
@@ -149,8 +149,8 @@ export function summarize(values) {
 }
 
 /**
- * `measure(contender)` for each contender in turn, round after round. The machine is not equally fast all the time; so a
- * ratio is one of two results of the same round, and what is reported is the median of such ratios.
+ * Calls `measure(contender)` for each contender in turn, in several rounds. The speed of the machine varies over time,
+ * so each ratio is taken within one round, and the median of these ratios is reported.
  */
 export async function inRounds(contenders, rounds, measure, progress) {
   const results = new Map(contenders.map(({ name }) => [name, []]))

@@ -1,10 +1,10 @@
-// What do outstanding requests cost, in time and memory, however many there are?
+// What do outstanding requests cost in time and memory, depending on their number?
 import { Listener } from 'async-accept'
 import { fileOf, load, summarize } from './measure.mjs'
 
 const counts = [1, 1_000, 100_000]
 
-// Longer than any run: nothing times out that is not meant to.
+// In ms. Longer than any run, so that no request times out unintentionally.
 const longTimeout = 2 ** 31
 
 const cancelEach = (listener, refs) => {
@@ -16,7 +16,7 @@ const abort = new AbortController()
 const ways = {
   'asyncAccept()': { ask: (listener) => listener.asyncAccept(), cancelAll: cancelEach },
   'asyncAccept(timeout)': { ask: (listener) => listener.asyncAccept(longTimeout), cancelAll: cancelEach },
-  // A promise is not cancelled: the end of the listener ends it.
+  // A promise cannot be cancelled. Closing the listener rejects it.
   'accept()': {
     ask: (listener) => {
       listener.accept().catch(() => {})
@@ -37,7 +37,7 @@ const memory = () => {
   return { heapUsed, rss }
 }
 
-/** Run as a program, in a process of its own, because memory once used does not come back. */
+/** Runs in a separate process, because memory that was used once is not returned to the system. */
 async function once(way, count) {
   const listener = await Listener.listen({ host: '127.0.0.1' })
   const timed = (run) => {
@@ -45,7 +45,7 @@ async function once(way, count) {
     run()
     return Number(process.hrtime.bigint() - start) / count
   }
-  // Warm: what is measured is the work, and not its compilation.
+  // Warms up, so that the measurement does not include compilation.
   for (let i = 0; i < 20_000; i++) listener.cancel(listener.asyncAccept(longTimeout))
   const refs = new Float64Array(count)
   const before = memory()
@@ -54,7 +54,7 @@ async function once(way, count) {
   })
   const after = memory()
   const cancel = timed(() => ways[way].cancelAll(listener, refs))
-  if (listener.pending !== 0) throw new Error(`${listener.pending} requests are left`)
+  if (listener.pending !== 0) throw new Error(`${listener.pending} requests are still pending`)
   const bytes = (name) => (after[name] - before[name]) / count
   console.log(
     JSON.stringify({ ask, cancel, timeOut: await timeAllOut(count), heap: bytes('heapUsed'), rss: bytes('rss') }),
@@ -62,10 +62,11 @@ async function once(way, count) {
   await listener.close()
 }
 
-// ns for each of so many requests that run out together.
+// Returns the time, in ns per request, that `count` requests need to time out together.
 async function timeAllOut(count) {
   const listener = await Listener.listen({ host: '127.0.0.1' })
-  // All of one timeout, and the loop is not back before it has passed; so all that is measured is the timing out.
+  // All requests have the same timeout, and the event loop is blocked until it has elapsed. Only the timing out is
+  // measured.
   let ended = 0
   const all = new Promise((resolve) => {
     listener.on('accept', () => {
@@ -96,7 +97,7 @@ export async function measure({ node, rounds, progress }) {
         results.push(await load([node, '--expose-gc', fileOf('outstanding.mjs'), 'once', way, count]))
       }
       const of = (figure) => summarize(results.map((result) => result[figure]))
-      // A page is the least by which memory grows: of one request it says nothing.
+      // Resident memory grows by pages, so it is meaningless for one request.
       const memory = (figure) => (count === 1 ? '-' : { ...of(figure), digits: 0 })
       const time = (figure) => ({ ...of(figure), digits: 0 })
       rows.push([
@@ -124,27 +125,27 @@ export async function measure({ node, rounds, progress }) {
     }
   }
   const columns = [
-    'asked by',
+    'requested with',
     'outstanding',
-    'ask, ns',
+    'request, ns',
     'cancel, ns',
     'time out, ns',
     'memory, bytes',
-    'of it heap, bytes',
+    'heap part, bytes',
   ]
   const missed = checks.filter(({ measured, most }) => measured > most)
   return {
-    tables: [{ title: 'Each request', columns, rows }],
+    tables: [{ title: 'Per request', columns, rows }],
     checks,
-    losses: missed.map(({ what, most, measured }) => `${what}: ${Math.round(measured)}, not ${most}`),
+    losses: missed.map(({ what, most, measured }) => `${what}: ${Math.round(measured)}, target ${most}`),
   }
 }
 
 export const title = 'Outstanding requests'
 export const about = [
-  'So many requests are made, then all cancelled (promises: by closing the listener, or by one signal that all of them',
-  'share), then as many made anew with asyncAccept and all timed out at once. Wall time and resident memory, per request.',
-  'The timing out includes the error that each request gets and the event that brings it.',
+  'Makes the given number of requests, and cancels all of them (promises: closes the listener, or aborts one signal',
+  'that all requests share). Then makes as many requests with asyncAccept, which all time out at once. Wall time and',
+  'resident memory are per request. Timing out includes creating the error of each request and emitting its event.',
 ].join('\n')
 
 if (process.argv[2] === 'once') await once(process.argv[3], Number(process.argv[4]))

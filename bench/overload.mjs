@@ -1,4 +1,4 @@
-// What becomes of ten times more clients than there is room for?
+// What happens to ten times more clients than the connection limit?
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
 import net from 'node:net'
@@ -7,12 +7,13 @@ import { fileOf, load, Server, summarize } from './measure.mjs'
 
 const timesRoom = 10
 
-// ms from a connection to its answer: longer than it takes to accept all of them, or they are not there at once.
+// The time from a connection to its response, in ms. Longer than accepting all clients takes, so that all are
+// concurrent.
 const work = 200
 
 const answer = 'answer\n'
 
-// The kernel knows what is open; the 'close' event of a socket comes later than its end.
+// The number of fds is exact, whereas the 'close' event of a socket comes after its end.
 const fds = () => readdirSync('/proc/self/fd').length
 
 function makeServer() {
@@ -30,10 +31,10 @@ function makeServer() {
   return { server, connections: () => peak }
 }
 
-// All of the clients must find a place in it.
+// The backlog must hold all clients.
 const where = { host: '127.0.0.1', port: 0, backlog: 4096 }
 
-// What serve.mjs calls connections is the most that there were at once.
+// `connections` of serve.mjs is here the peak number of concurrent connections.
 export const contenders = [
   {
     name: 'net.Server.maxConnections',
@@ -54,7 +55,9 @@ export const contenders = [
   },
 ]
 
-/** Run as a program: so many clients wait in the backlog of a stopped server, which then goes on. */
+/**
+ * Runs in a separate process: makes `clients` wait in the backlog of a stopped server, and then continues the server.
+ */
 async function crowd(port, pid, clients) {
   process.kill(pid, 'SIGSTOP')
   const sockets = Array.from({ length: clients }, () => net.connect({ host: '127.0.0.1', port }))
@@ -98,16 +101,16 @@ export async function measure({ node, connections, rounds, progress }) {
   const of = (name, figure) => summarize(results.get(name).map((result) => result[figure]))
   const cell = (name, figure) => ({ ...of(name, figure), digits: 0 })
   const ours = contenders[1].name
-  // Not the median: it must hold every time.
+  // The maximum, not the median: the limit must hold in every round.
   const checks = [
     { what: `${ours}: clients lost, at worst`, measured: of(ours, 'lost').most, most: 0, digits: 0 },
-    { what: `${ours}: connections at once, at most`, measured: of(ours, 'peak').most, most: room, digits: 0 },
+    { what: `${ours}: peak connections, at worst`, measured: of(ours, 'peak').most, most: room, digits: 0 },
   ]
   return {
     tables: [
       {
-        title: `${connections.toLocaleString('en')} clients, room for ${room.toLocaleString('en')}`,
-        columns: ['contender', 'answered', 'lost', 'connections at once', 'last answer after, ms'],
+        title: `${connections.toLocaleString('en')} clients, limit ${room.toLocaleString('en')}`,
+        columns: ['contender', 'answered', 'lost', 'peak connections', 'last response after, ms'],
         rows: contenders.map(({ name }) => [
           name,
           cell(name, 'answered'),
@@ -120,15 +123,15 @@ export async function measure({ node, connections, rounds, progress }) {
     checks,
     losses: checks
       .filter(({ measured, most }) => measured > most)
-      .map(({ what, measured, most }) => `${what}: ${measured}, not ${most}`),
+      .map(({ what, measured, most }) => `${what}: ${measured}, target ${most}`),
   }
 }
 
-export const title = 'Ten times more clients than room'
+export const title = 'Ten times more clients than the limit'
 export const about = [
-  'All clients wait in the backlog of a stopped server, which then goes on. It answers a connection after',
-  `${work} ms and ends it. A client whose connection ends without the answer is lost. Connections at once are the fds that`,
-  'are open whenever the server gets one.',
+  'All clients wait in the backlog while the server is stopped. The server then responds to each connection after',
+  `${work} ms, and ends it. A client is lost when its connection ends without the response. Peak connections is the`,
+  'maximum number of open connection fds when the server receives a connection.',
 ].join('\n')
 
 if (process.argv[2] === 'crowd') await crowd(...process.argv.slice(3).map(Number))

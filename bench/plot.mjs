@@ -1,4 +1,4 @@
-// Percentiles as an SVG, readable on light and on dark ground.
+// Percentiles as an SVG, readable on light and dark backgrounds.
 const width = 760
 const height = 460
 const left = 70
@@ -6,7 +6,7 @@ const right = 730
 const top = 96
 const bottom = 400
 
-// Of the palette of Okabe and Ito, which does not depend on telling red from green; and a dash each, for print.
+// Colours from the palette of Okabe and Ito, which is safe for red-green colour blindness. The dashes are for print.
 const strokes = [
   { light: '#0072b2', dark: '#56b4e9', dash: 'none' },
   { light: '#d55e00', dark: '#e69f00', dash: '7 3' },
@@ -18,7 +18,7 @@ const ticksX = [0, 50, 90, 99, 99.9]
 const least = 0.1
 const ticksY = [0.1, 1, 10, 100]
 
-// As far right as it is rare: each step of tenfold rarity is of the same width.
+// A logarithmic scale of rarity: each tenfold step (90 %, 99 %, 99.9 %) has the same width.
 const x = (percent) => left + ((right - left) * -Math.log10(1 - percent / 100)) / 3
 
 const style = () => {
@@ -34,7 +34,7 @@ const style = () => {
   ].join('\n')
 }
 
-/** `curves`: { name, points: [percent, ms][] } each, at most four. */
+/** `curves`: at most four of { name, points: [percent, ms][] }. */
 export function percentilePlot({ title, curves }) {
   const most = Math.max(100, ...curves.flatMap(({ points }) => points.map(([, ms]) => ms)))
   const y = (ms) => {
@@ -70,7 +70,7 @@ export function percentilePlot({ title, curves }) {
       const drawn = `class="c${i}" stroke-width="2.5" stroke-dasharray="${strokes[i].dash}"`
       return `<path d="M${path}" fill="none" ${drawn}/>`
     }),
-    text('so many of the quick requests were answered within', [(left + right) / 2, bottom + 44]),
+    text('share of the quick requests answered within the time', [(left + right) / 2, bottom + 44]),
     '</svg>',
   ].join('\n')}\n`
 }

@@ -1,4 +1,4 @@
-// Figures as text: for a terminal and for docs/benchmarks.md.
+// Formats results for the terminal and for docs/benchmarks.md.
 const format = (cell) => {
   if (typeof cell !== 'object') return String(cell)
   const { median, least, most, digits } = cell
@@ -35,11 +35,16 @@ export const checkTable = (checks) => ({
   ]),
 })
 
-/** One question's answer on one or more versions of Node. */
+/** Formats the answers to one question, on one or more versions of Node. */
 export function markdown({ about, title }, answers) {
   const lines = [`## ${title}`, '', about, '']
   for (const { version, rounds, tables, checks, losses } of answers) {
-    lines.push(`### ${title}, Node ${version}`, '', `${rounds} rounds: median, with least and most in brackets.`, '')
+    lines.push(
+      `### ${title}, Node ${version}`,
+      '',
+      `Median of ${rounds} rounds, with minimum and maximum in parentheses.`,
+      '',
+    )
     for (const each of [...tables, ...(checks.length > 0 ? [checkTable(checks)] : [])]) {
       lines.push(`${each.title}:`, '', markdownTable(each), '')
     }
@@ -49,12 +54,12 @@ export function markdown({ about, title }, answers) {
   return lines.join('\n').trimEnd()
 }
 
-/** Puts `text` between `<!-- <name> -->` and `<!-- end of <name> -->`. */
+/** Replaces the text between `<!-- <name> -->` and `<!-- end of <name> -->`. */
 export function replaceBetweenMarkers(document, name, text) {
   const begin = `<!-- ${name} -->`
   const end = `<!-- end of ${name} -->`
   const from = document.indexOf(begin)
   const to = document.indexOf(end)
-  if (from < 0 || to < from) throw new Error(`no "${begin}" with "${end}" after it`)
+  if (from < 0 || to < from) throw new Error(`no "${begin}" followed by "${end}"`)
   return `${document.slice(0, from + begin.length)}\n\n${text}\n\n${document.slice(to)}`
 }

@@ -10,14 +10,14 @@ const questions = ['accept', 'tls', 'outstanding', 'http', 'overload', 'held', '
 
 const help = `npm run bench -- [options] [question...]
 
-Questions: ${questions.join(', ')}; all of them unless named.
+Questions: ${questions.join(', ')} (default: all).
 
-  --node <path>         measure on this Node instead of the one that runs this; may be given several times
-  --rounds <n>          how often each contender is measured
-  --connections <n>     how many connections each time
-  --smoke               tiny sizes and one round: shows that it runs, not how fast
-  --json                print everything as JSON on stdout
-  --write               put the results into docs/benchmarks.md
+  --node <path>         measure with this Node instead of the current one; can be repeated
+  --rounds <n>          number of measurements of each contender
+  --connections <n>     number of connections of each measurement
+  --smoke               one round with tiny sizes, to show that the benchmarks run
+  --json                print the results as JSON on stdout
+  --write               write the results into docs/benchmarks.md
 `
 
 function fail(text) {
@@ -49,14 +49,14 @@ if (values.help) {
   console.log(help)
   process.exit(0)
 }
-if (process.platform !== 'linux') fail('needs Linux')
-for (const name of positionals) if (!questions.includes(name)) fail(`no question "${name}"\n\n${help}`)
+if (process.platform !== 'linux') fail('requires Linux')
+for (const name of positionals) if (!questions.includes(name)) fail(`unknown question "${name}"\n\n${help}`)
 for (const name of ['rounds', 'connections']) {
   if (values[name] === undefined) continue
-  if (!/^[1-9]\d*$/.test(values[name])) fail(`--${name} must be a positive integer, and is ${values[name]}`)
+  if (!/^[1-9]\d*$/.test(values[name])) fail(`--${name} must be a positive integer. Received ${values[name]}`)
   values[name] = Number(values[name])
 }
-if (values.write && values.smoke) fail('--smoke measures nothing that is worth writing')
+if (values.write && values.smoke) fail('--write cannot be used with --smoke, whose results mean nothing')
 
 const names = positionals.length > 0 ? positionals : questions
 const nodes = (values.node ?? [process.execPath]).map((path) => {
@@ -95,7 +95,7 @@ for (const name of names) {
     answers.push({ version, ...sizes, ...answer })
     say(`${question.title}, Node ${version}\n`)
     for (const each of answer.tables) say(table(each))
-    // One round on tiny sizes says nothing about a target.
+    // One round with tiny sizes is meaningless for a target.
     if (!values.smoke && answer.checks.length > 0) say(table(checkTable(answer.checks)))
   }
   results[name] = answers

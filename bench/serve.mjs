@@ -1,6 +1,6 @@
-// Runs one contender: node bench/serve.mjs <question file> <contender> <arguments...>. What a contender in C does, too:
-// the first line on stdout is where it listens; then each line on stdin is answered by what has been used so far, in
-// us of CPU, and the number of connections so far. The end of stdin is the end of the process.
+// Runs one contender: node bench/serve.mjs <question file> <contender> <arguments...>. The protocol, which contenders
+// in C implement, too: the first line on stdout is the address on which it listens. For each line on stdin it prints
+// the CPU used so far, in us, and the number of connections so far. It exits at the end of stdin.
 import { createInterface } from 'node:readline'
 
 const [file, name, ...args] = process.argv.slice(2)

@@ -1,4 +1,4 @@
-// One of the threads or processes that bench/skewed.mjs compares: answers requests, some of which block it.
+// One of the threads or processes that bench/skewed.mjs compares. It answers requests, some of which block it.
 import cluster from 'node:cluster'
 import net from 'node:net'
 import { parentPort, workerData } from 'node:worker_threads'
@@ -7,13 +7,13 @@ import { Listener } from 'async-accept'
 const blockedFor = 50 // ms
 const nothing = new Int32Array(new SharedArrayBuffer(4))
 
-/** Answers the one request of a connection. Resolves when the thread has no more to do for it. */
+/** Answers the single request of a connection. Resolves when the thread has no more work for it. */
 function answer(socket) {
   return new Promise((resolve) => {
     socket.on('error', () => {})
     socket.once('close', resolve)
     socket.once('data', (request) => {
-      // As a synchronous call would. It takes no CPU time, so that there may be more threads than cores.
+      // Blocks like a synchronous call, but uses no CPU time, so that the test works with more threads than cores.
       if (String(request) === 'slow') Atomics.wait(nothing, 0, 0, blockedFor)
       socket.end('answer')
       resolve()

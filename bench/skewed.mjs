@@ -1,4 +1,4 @@
-// How long do quick requests wait for slow ones that block their thread?
+// How long do quick requests wait for slow requests that block their thread?
 import cluster from 'node:cluster'
 import { once } from 'node:events'
 import net from 'node:net'
@@ -10,13 +10,13 @@ import { percentilePlot } from './plot.mjs'
 
 const threads = 4
 const slowShare = 0.05
-// What the blocked time is of all threads' time: a fifth and a quarter.
+// `busy`: the share of all threads' time that is blocked.
 const loads = [
   { perSecond: 320, busy: 'a fifth' },
   { perSecond: 400, busy: 'a quarter' },
 ]
 
-const connections = () => 0 // the load counts
+const connections = () => 0 // the load generator counts them
 
 async function startThreads(workerData) {
   const workers = Array.from({ length: threads }, () => new Worker(fileOf('skewed-thread.mjs'), { workerData }))
@@ -51,13 +51,13 @@ export const contenders = [
       const first = await Listener.listen({ host: '127.0.0.1', reusePort: true })
       const address = first.address()
       await startThreads({ port: address.port })
-      await first.close() // or a fifth of the clients would wait for it
+      await first.close() // otherwise a fifth of the clients would wait in its backlog
       return { address, connections }
     },
   },
 ]
 
-// Mulberry32: the same requests for all contenders of a round.
+// Mulberry32, so that all contenders of a round receive the same requests.
 function random(seed) {
   let state = seed
   return () => {
@@ -68,7 +68,10 @@ function random(seed) {
   }
 }
 
-/** Run as a program: so many requests, at times that do not depend on the answers. Prints what the quick ones took. */
+/**
+ * Runs in a separate process: makes requests at times independent of the responses. Prints the latencies of quick
+ * requests.
+ */
 async function makeRequests(port, count, perSecond, seed) {
   const next = random(seed)
   const took = []
@@ -96,7 +99,7 @@ async function makeRequests(port, count, perSecond, seed) {
 
 const percentile = (sorted, percent) => sorted[Math.min(sorted.length - 1, Math.floor((sorted.length * percent) / 100))]
 
-// 0 to 99.9, ever closer, because that is where they differ.
+// From 0 to 99.9, denser towards the end, where the contenders differ.
 const percents = Array.from({ length: 121 }, (_, i) => 100 - 100 / 10 ** (i / 40))
 
 export const defaults = { connections: 6400, warmUp: 400, rounds: 5 }
@@ -132,8 +135,8 @@ export async function measure({ node, connections, warmUp, rounds, progress }) {
     const ms = (name, figure) => ({ ...results.of(name, figure), digits: 1 })
     const against = (name) => ({ ...results.ratio(name, roundRobin, '99 %'), digits: 2 })
     tables.push({
-      title: `${perSecond} requests per second, ${busy} of the time blocked: ms of the quick ones`,
-      columns: ['contender', '50 %', '99 %', 'longest', '99 % against round robin'],
+      title: `${perSecond} requests per second, ${busy} of the time blocked: latency of quick requests, ms`,
+      columns: ['contender', '50 %', '99 %', 'longest', '99 %, ratio to round robin'],
       rows: contenders.map(({ name }) => [
         name,
         ms(name, '50 %'),
@@ -143,7 +146,7 @@ export async function measure({ node, connections, warmUp, rounds, progress }) {
       ]),
     })
     checks.push({
-      what: `${perSecond} per second: ${ours} against ${roundRobin}, 99 %`,
+      what: `${perSecond} per second: ${ours} relative to ${roundRobin}, 99 %`,
       measured: against(ours).median,
       most: 0.2,
     })
@@ -153,7 +156,7 @@ export async function measure({ node, connections, warmUp, rounds, progress }) {
         if (median > 1) losses.push(`${perSecond} per second, ${figure}: ${median.toFixed(2)} times that of ${name}`)
       }
     }
-    // Of all rounds.
+    // The curves include all rounds.
     curves ??= contenders.map(({ name }) => {
       const sorted = took
         .get(name)
@@ -167,18 +170,18 @@ export async function measure({ node, connections, warmUp, rounds, progress }) {
 
 export const title = 'A skewed load'
 export const about = [
-  `${threads} threads or processes share a port. ${slowShare * 100} % of the requests block theirs for 50 ms, as a`,
-  'synchronous call would, and need no CPU meanwhile; the others are answered at once. Requests, a connection each, come',
-  'at random times (Poisson), whether the last are answered or not. What counts is how long the quick ones take, from',
-  'connecting to the answer.',
+  `${threads} threads or processes share a port. ${slowShare * 100} % of the requests block their thread for 50 ms,`,
+  'like a synchronous call, but without using CPU. The other requests, the quick ones, are answered at once. Each',
+  'request has its own connection, and arrives at a random time (Poisson) independent of earlier responses. The',
+  'measured latency is that of the quick requests, from connecting to the response.',
   '',
-  `- ${ours}: \`Listener.fromFd(fd, { dup: true, maxBatch: 1 })\` in each thread, which asks for one client when it has`,
-  '  answered the last',
-  '- cluster: `net.createServer()` in each process, with the one and the other `schedulingPolicy`',
-  '- reusePort: `Listener.listen({ port, reusePort: true })` in each thread, and else as the first',
+  `- ${ours}: \`Listener.fromFd(fd, { dup: true, maxBatch: 1 })\` in each thread, which requests one client after it has`,
+  '  answered the previous one',
+  '- cluster: `net.createServer()` in each process, with each `schedulingPolicy`',
+  '- reusePort: `Listener.listen({ port, reusePort: true })` in each thread, otherwise like the first',
   '',
-  'When all threads are blocked nobody can answer, whoever distributes the clients. One queue before four threads that lose',
-  'no time at all, simulated, has 99 % within 4 to 5 ms at 320 requests per second, and within 14 to 15 ms at 400.',
+  'When all threads are blocked, no distribution of the clients helps. A simulated single queue for four threads',
+  'without any overhead answers 99 % within 4 to 5 ms at 320 requests per second, and within 14 to 15 ms at 400.',
   '',
   '![Percentiles of all contenders](skewed-load.svg)',
 ].join('\n')

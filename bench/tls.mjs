@@ -1,11 +1,11 @@
-// What does toTLS cost beside tls.Server?
+// What does toTLS cost compared with tls.Server?
 import { once } from 'node:events'
 import tls from 'node:tls'
 import { Listener } from 'async-accept'
 import { generate } from 'selfsigned'
 import { fileOf, inRounds, load, underLoad } from './measure.mjs'
 
-// Handshakes that are going on at any time, on either side.
+// The number of concurrent handshakes, on each side.
 const outstanding = 16
 
 const certificate = async () => {
@@ -50,7 +50,7 @@ export const contenders = [
   },
 ]
 
-/** Run as a program: so many handshakes with a port, each with a session of its own. */
+/** Runs in a separate process: makes `count` handshakes with a port, each with a new session. */
 async function makeHandshakes(port, count) {
   const start = performance.now()
   let failures = 0
@@ -88,7 +88,7 @@ export async function measure({ node, connections, warmUp, rounds, progress }) {
   ])
   const { median } = results.ratio('toTLS', 'tls.Server')
   return {
-    tables: [{ title: 'TLS 1.3', columns: ['contender', 'CPU, us', 'against tls.Server', 'connections/s'], rows }],
+    tables: [{ title: 'TLS 1.3', columns: ['contender', 'CPU, us', 'ratio to tls.Server', 'connections/s'], rows }],
     checks: [],
     losses: median > 1 ? [`toTLS uses ${median.toFixed(2)} times the CPU of tls.Server`] : [],
   }
@@ -96,8 +96,9 @@ export async function measure({ node, connections, warmUp, rounds, progress }) {
 
 export const title = 'A TLS handshake'
 export const about = [
-  `Each contender accepts, makes a full handshake with an EC P-256 key and closes; ${outstanding} clients at a time. They`,
-  'are a Node process on another core, not a C program: only the CPU of the server process is compared.',
+  `Each contender accepts, performs a full handshake with an EC P-256 key and closes, for ${outstanding} clients at a`,
+  'time. The clients are a Node process on another core, not a C program. Only the CPU of the server process is',
+  'compared.',
 ].join('\n')
 
 if (process.argv[2] === 'load') await makeHandshakes(Number(process.argv[3]), Number(process.argv[4]))

@@ -1,4 +1,4 @@
-// What does it cost that all idle threads wait for the same client?
+// What does it cost when all idle threads wait for the same client?
 import { once } from 'node:events'
 import net from 'node:net'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
@@ -32,7 +32,7 @@ export const contenders = counts.map((count) => ({
   },
 }))
 
-/** Run as a program: so many clients, each when the one before it was closed. */
+/** Runs in a separate process: connects `count` clients, each after the previous one was closed. */
 async function connectInTurn(port, count) {
   const start = performance.now()
   let failures = 0
@@ -49,7 +49,7 @@ export const smoke = { connections: 40, warmUp: 10, rounds: 1 }
 
 const places = () => {
   const all = cpus()
-  if (cores() === null) return [{ where: `on ${all.length} cores, beside the load`, prefix: [] }]
+  if (cores() === null) return [{ where: `on ${all.length} cores, shared with the load`, prefix: [] }]
   return [
     { where: 'on one core', prefix: [] },
     { where: `on ${all.length} cores, one of them shared with the load`, prefix: ['taskset', '-c', all.join(',')] },
@@ -69,7 +69,7 @@ export async function measure({ node, connections, warmUp, rounds, progress }) {
     )
     tables.push({
       title: `CPU of all threads ${where}, per connection`,
-      columns: ['idle threads', 'CPU, us', 'user', 'system', 'against one', 'connections/s'],
+      columns: ['idle threads', 'CPU, us', 'user', 'system', 'ratio to one thread', 'connections/s'],
       rows: contenders.map(({ name }) => [
         name,
         { ...results.of(name, 'cpu'), digits: 0 },
@@ -85,10 +85,11 @@ export async function measure({ node, connections, warmUp, rounds, progress }) {
 
 export const title = 'Idle threads on one socket'
 export const about = [
-  'So many threads share a listening socket, each with one request outstanding and nothing to do; clients come one at a',
-  'time. The kernel wakes all threads for each client. One gets it; most of the others sleep on without having left the',
-  'kernel. EPOLLEXCLUSIVE would wake one only, but then a client depends on that one, which may be about to end or to do',
-  'something else first; and it has no effect through an epoll instance within another.',
+  'The given number of idle threads share a listening socket, each with one outstanding request. Clients connect one',
+  'at a time. For each client the kernel wakes all threads. One of them accepts the client; most of the others go back',
+  'to sleep without having left the kernel. EPOLLEXCLUSIVE would wake only one thread, but the client would then',
+  'depend on that thread, which may be about to exit or to do other work first. It also has no effect on nested epoll',
+  'instances.',
 ].join('\n')
 
 if (process.argv[2] === 'load') await connectInTurn(Number(process.argv[3]), Number(process.argv[4]))

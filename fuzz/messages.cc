@@ -1,5 +1,6 @@
-// Control messages, as a kernel writes them, as none should, and as we do: every fd that came is in the result or
-// closed, once, and nothing is read beyond what was received.
+// Fuzzes messages::receive with control messages as the kernel writes them, with arbitrary bytes, and with the output
+// of messages::send. Every received fd must be returned or closed exactly once, and nothing may be read beyond the
+// received data.
 #include "../native/messages.h"
 
 #include <errno.h>
@@ -17,13 +18,13 @@
 
 namespace {
 
-// What stands behind the stubs of native/sys.h below.
+// The simulated kernel, which the stubs of native/sys.h below use.
 struct Kernel {
   FuzzedDataProvider* input;
-  enum { kSane, kNot, kEcho } answers;
+  enum { kValid, kArbitrary, kEcho } answers;
   std::vector<char> sent;  // the control messages of the last sendmsg
-  bool gave;               // a look has not failed
-  std::vector<int> ends;   // of each fd that it gave, 0 being the first: how often it was closed or returned
+  bool peeked;             // the peek succeeded
+  std::vector<int> ends;   // for each fd that open() has returned: how often it was closed or passed on
 
   int open() {
     ends.push_back(0);
@@ -31,13 +32,13 @@ struct Kernel {
   }
 
   void end(int fd) {
-    if (answers != kNot) ends.at(static_cast<size_t>(fd))++;
+    if (answers != kArbitrary) ends.at(static_cast<size_t>(fd))++;
   }
 };
 
 Kernel kernel;
 
-// put_cmsg of the kernel: what does not fit is cut off, and MSG_CTRUNC says so.
+// The kernel's put_cmsg(): cuts off what does not fit, and sets MSG_CTRUNC.
 void put(msghdr* message, size_t* used, int level, int type, const std::vector<char>& data) {
   size_t room = message->msg_controllen - *used;
   if (room < CMSG_LEN(0)) {
@@ -62,12 +63,12 @@ std::vector<char> bytes_of(const std::vector<int>& fds) {
   return {first, first + sizeof(int) * fds.size()};
 }
 
-size_t as_a_kernel_would(msghdr* message) {
+size_t write_valid(msghdr* message) {
   FuzzedDataProvider& input = *kernel.input;
   size_t used = 0;
   while (input.remaining_bytes() > 0) {
     switch (input.ConsumeIntegralInRange(0, 2)) {
-      case 0: {  // scm_detach_fds: as many as there is room for, and they are installed only if they are told of
+      case 0: {  // scm_detach_fds(): installs only as many fds as fit into the buffer
         size_t room = message->msg_controllen - used;
         size_t most = room < CMSG_LEN(0) ? 0 : (room - CMSG_LEN(0)) / sizeof(int);
         auto count = input.ConsumeIntegralInRange<size_t>(1, messages::kMaxFds);
@@ -77,12 +78,12 @@ size_t as_a_kernel_would(msghdr* message) {
         if (!fds.empty()) put(message, &used, SOL_SOCKET, SCM_RIGHTS, bytes_of(fds));
         break;
       }
-      case 1: {  // SCM_PIDFD, which can say that there is none
+      case 1: {  // SCM_PIDFD: a pidfd, or a negative errno instead
         if (message->msg_controllen - used < CMSG_LEN(sizeof(int))) return used;
         put(message, &used, SOL_SOCKET, 4, bytes_of({input.ConsumeBool() ? kernel.open() : -ESRCH}));
         break;
       }
-      default: {  // credentials, a time, a security label
+      default: {  // credentials, a timestamp, a security label
         int level = input.ConsumeBool() ? SOL_SOCKET : SOL_SOCKET + 1;
         int type = level == SOL_SOCKET ? SCM_CREDENTIALS : input.ConsumeIntegralInRange(0, 4);
         std::vector<char> data(input.ConsumeIntegralInRange<size_t>(0, 64), 'x');
@@ -93,14 +94,14 @@ size_t as_a_kernel_would(msghdr* message) {
   return used;
 }
 
-size_t as_none_should(msghdr* message) {
+size_t write_arbitrary(msghdr* message) {
   auto length = kernel.input->ConsumeIntegralInRange<size_t>(0, 2 * message->msg_controllen);
   message->msg_flags = kernel.input->ConsumeIntegral<int>();
   kernel.input->ConsumeData(message->msg_control, message->msg_controllen);
   return length;
 }
 
-size_t as_it_was_sent(msghdr* message) {
+size_t write_sent(msghdr* message) {
   assert(kernel.sent.size() <= message->msg_controllen);
   std::copy(kernel.sent.begin(), kernel.sent.end(), static_cast<char*>(message->msg_control));
   return kernel.sent.size();
@@ -112,7 +113,7 @@ namespace sys {
 
 ssize_t recvmsg(int, msghdr* message, int flags) {
   FuzzedDataProvider& input = *kernel.input;
-  // After the look: the same bytes, or fewer, or an error.
+  // After the peek, the same read returns as many bytes, fewer bytes, or an error.
   if ((flags & MSG_PEEK) == 0) {
     auto length = static_cast<ssize_t>(message->msg_iov->iov_len);
     return input.ConsumeBool() ? length : input.ConsumeIntegralInRange<ssize_t>(-133, length);
@@ -120,9 +121,9 @@ ssize_t recvmsg(int, msghdr* message, int flags) {
   size_t room = message->msg_controllen;
   message->msg_flags = 0;
   auto result = input.ConsumeIntegralInRange<ssize_t>(-133, static_cast<ssize_t>(message->msg_iov->iov_len));
-  kernel.gave = result >= 0;
+  kernel.peeked = result >= 0;
   if (result < 0) return result;
-  auto write = std::array{as_a_kernel_would, as_none_should, as_it_was_sent}[kernel.answers];
+  auto write = std::array{write_valid, write_arbitrary, write_sent}[kernel.answers];
   message->msg_controllen = write(message);
   auto* control = static_cast<char*>(message->msg_control);
   size_t used = std::min(room, message->msg_controllen);
@@ -145,7 +146,7 @@ int close(int fd) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   FuzzedDataProvider input(data, size);
-  kernel = {&input, input.PickValueInArray({Kernel::kSane, Kernel::kNot, Kernel::kEcho}), {}, false, {}};
+  kernel = {&input, input.PickValueInArray({Kernel::kValid, Kernel::kArbitrary, Kernel::kEcho}), {}, false, {}};
   messages::Fds received;
   char bytes[16];
   if (kernel.answers == Kernel::kEcho) {
@@ -156,7 +157,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   ssize_t length = messages::receive(0, bytes, sizeof bytes, &received);
   assert(length <= static_cast<ssize_t>(sizeof bytes) && received.count <= std::size(received.fds));
   assert(received.count <= messages::kMaxFds || received.truncated || length < 0);
-  if (!kernel.gave) return 0;
+  if (!kernel.peeked) return 0;
   for (size_t i = 0; i < received.count; i++) kernel.end(received.fds[i]);
   assert(std::all_of(kernel.ends.begin(), kernel.ends.end(), [](int ends) { return ends == 1; }));
   return 0;

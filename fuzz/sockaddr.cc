@@ -1,4 +1,4 @@
-// Addresses there and back: what the kernel may have written becomes text, and text an address, without loss.
+// Round trips: an address that the kernel may return is converted to text, and text to an address, without loss.
 #include "../native/sockaddr.h"
 
 #include <arpa/inet.h>
@@ -16,7 +16,8 @@ using sockaddrs::Storage;
 namespace {
 
 void kernel_to_text(FuzzedDataProvider& input) {
-  // On the heap, where nothing lies behind it. accept(2) may report more than there was room for.
+  // Allocated on the heap, so that AddressSanitizer detects a read beyond the end. accept(2) may report a length that
+  // exceeds the buffer.
   auto storage = std::make_unique<Storage>();
   *storage = {};
   auto length = input.ConsumeIntegralInRange<socklen_t>(0, 2 * sizeof(Storage));
@@ -27,7 +28,7 @@ void kernel_to_text(FuzzedDataProvider& input) {
   auto* in6 = reinterpret_cast<sockaddr_in6*>(storage.get());
   if (storage->family == AF_INET6 && input.ConsumeBool()) {
     inet_pton(AF_INET6, "fe80::1", &in6->sin6_addr);
-    in6->sin6_scope_id = input.ConsumeIntegralInRange<uint32_t>(0, 3);  // 1 is the loopback interface's
+    in6->sin6_scope_id = input.ConsumeIntegralInRange<uint32_t>(0, 3);  // 1 is the index of the loopback interface
   }
 
   std::string text = sockaddrs::to_text(*storage, length);
@@ -47,12 +48,12 @@ void kernel_to_text(FuzzedDataProvider& input) {
     assert(error == 0 && back.length == sizeof *in6);
     assert(memcmp(&in6->sin6_addr, &in6_back->sin6_addr, sizeof in6->sin6_addr) == 0);
     assert(in6->sin6_port == in6_back->sin6_port);
-    // A scope is an interface's number; one that is no interface's has no name.
+    // A scope is the index of an interface. to_text() omits an index that belongs to no interface.
     assert(text.find('%') == std::string::npos || in6->sin6_scope_id == in6_back->sin6_scope_id);
   } else if (storage->family == AF_UNIX) {
     assert(text.size() <= sizeof storage->un.sun_path && port == 0);
     int error = sockaddrs::from_path(text, &back);
-    // A path that fills sun_path to its end is the kernel's to give, and not ours to take: it has no '\0'.
+    // The kernel may return a path that fills sun_path without a '\0'. from_path() rejects such a path.
     assert(error == (text.empty() ? -EINVAL : text.size() == 108 && text[0] != '\0' ? -ENAMETOOLONG : 0));
     assert(error != 0 || sockaddrs::to_text(back.storage, back.length) == text);
   } else {
@@ -75,7 +76,7 @@ void ip_to_kernel(FuzzedDataProvider& input) {
   error = sockaddrs::from_ip(text, port, &twice);
   assert(error == 0 && once.length == twice.length);
   assert(sockaddrs::to_text(twice.storage, twice.length) == text);
-  // The text of a scope is kept for addresses that need one.
+  // to_text() prints the scope only of addresses that need one.
   bool scoped = once.storage.family == AF_INET6 && text.find('%') == std::string::npos;
   if (scoped) reinterpret_cast<sockaddr_in6*>(&once.storage)->sin6_scope_id = 0;
   assert(memcmp(&once.storage, &twice.storage, once.length) == 0);

@@ -1,4 +1,5 @@
-// What sock_diag(7) answers, true or not: nothing is read beyond it, and the socket that asked is closed.
+// Fuzzes the parser for answers of sock_diag(7), valid or not. Nothing may be read beyond the answer, and the netlink
+// socket must be closed.
 #include "../native/unix_diag.h"
 
 #include <errno.h>
@@ -23,7 +24,7 @@ constexpr int kNetlink = 7;
 FuzzedDataProvider* input;
 int closed;
 
-// An answer with attributes whose lengths may be anybody's.
+// Returns an answer with attributes whose lengths may be wrong.
 std::vector<char> plausible_answer() {
   std::vector<char> answer(NLMSG_LENGTH(sizeof(unix_diag_msg)));
   while (input->remaining_bytes() > 0 && answer.size() < 512) {

@@ -9,9 +9,9 @@
 #include "sys.h"
 
 Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
-  // Not uv_default_loop(): that one is the main thread's, whoever asks.
+  // Not uv_default_loop(): even in a worker thread, that is the loop of the main thread.
   napi_status status = napi_get_uv_event_loop(env, &loop_);
-  if (status != napi_ok) throw Napi::Error::New(env, "the environment gives no event loop");
+  if (status != napi_ok) throw Napi::Error::New(env, "cannot get the event loop of the environment");
 
   auto buffer = Napi::ArrayBuffer::New(env, sizeof(Listener::Completion) * Listener::kMaxBatch);
   completions_ = Napi::Persistent(buffer);
@@ -23,13 +23,13 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
   setter("setDeliver", &deliver_);
   setter("setReady", &on_ready_);
 
-  // Closing a libuv handle takes a turn of the loop, and libuv aborts when a loop ends with a handle open; so the hook
-  // has to be an asynchronous one. A synchronous one would return before the callbacks of uv_close, and they would
-  // find their code unloaded. It comes last: whatever throws before it, in a worker that is terminated while it loads
-  // the addon, leaves no Addon to call.
+  // The cleanup hook must be asynchronous. Closing a libuv handle takes a turn of the loop, and libuv aborts the
+  // process if a loop ends with an open handle. A synchronous hook would return before the callbacks of uv_close(),
+  // which would then run after their code is unloaded. The hook is registered last: if an earlier step throws, for
+  // example in a worker that is terminated while it loads the addon, no hook refers to the destroyed Addon.
   status = napi_add_async_cleanup_hook(
       env, [](napi_async_cleanup_hook_handle, void* addon) { static_cast<Addon*>(addon)->end(); }, this, &cleanup_);
-  if (status != napi_ok) throw Napi::Error::New(env, "the environment takes no cleanup hook");
+  if (status != napi_ok) throw Napi::Error::New(env, "cannot add a cleanup hook to the environment");
 }
 
 void Addon::set_callback(const Napi::CallbackInfo& info, Napi::FunctionReference* callback) {
@@ -68,16 +68,17 @@ int Addon::prepare_transfer(int fd) {
   if (!owned_.has(fd)) return -EBADF;
   sys::File file = {};
   int error = files::identify(fd, &file);
-  // Without an answer no inode is the same, and the environment's end leaves the fd alone.
+  // If identify() fails, the recorded inode is 0, which matches no file, and end() does not close the fd.
   if (error != -EBADF) in_transfer_ = {fd, file.inode};
   return error;
 }
 
 namespace {
-// A copy of a socket, whose own number is closed. As long as there is a copy, close(2) of a socket does not wait; and a
-// number that is still open after its close would mislead JavaScript. The fd itself where there is no room for a copy,
-// and for files, whose close(2) can wait each time.
-int free_number(int fd) {
+// Moves a socket to another fd number: duplicates the socket, closes `fd` and returns the duplicate. close(2) of a
+// socket does not block while a duplicate exists, and an fd number that stays open after close() would mislead
+// JavaScript. Returns `fd` itself at the fd limit, and for files other than sockets, because each close(2) of such a
+// file can block.
+int move_to_other_number(int fd) {
   int type;
   socklen_t length = sizeof type;
   if (sys::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0) return fd;
@@ -103,32 +104,32 @@ Origin Addon::origin_of(int fd) const {
 
 bool Addon::detach(int fd) {
   paths_.forget(fd);
-  const bool stranger = untrusted_.has(fd);
+  const bool untrusted = untrusted_.has(fd);
   if (!release(fd)) return false;
   sys::File file;
-  if (!stranger || files::identify(fd, &file) != 0) return true;
+  if (!untrusted || files::identify(fd, &file) != 0) return true;
   try {
     detached_untrusted_[fd] = file.inode;
   } catch (const std::bad_alloc&) {
-    // Its close may then wait on the loop.
+    // If JavaScript hands the fd back, closing it may block the event loop.
   }
   return true;
 }
 
 bool Addon::is_detached_untrusted(int fd) const {
-  auto given = detached_untrusted_.find(fd);
+  auto detached = detached_untrusted_.find(fd);
   sys::File file;
-  return given != detached_untrusted_.end() && files::identify(fd, &file) == 0 && file.inode == given->second;
+  return detached != detached_untrusted_.end() && files::identify(fd, &file) == 0 && file.inode == detached->second;
 }
 
 int Addon::close_owned(int fd, Closer::How how) {
   if (!release(fd)) return -EBADF;
   if (origin_of(fd) != Origin::kUntrusted) {
     close_by_origin(fd, how);
-  } else if (closer_.is_quick()) {
-    closer_.close_soon(fd, how);
+  } else if (closer_.may_wait()) {
+    closer_.close_and_wait(fd, how);
   } else {
-    closer_.close(free_number(fd), how);
+    closer_.close(move_to_other_number(fd), how);
   }
   return 0;
 }
@@ -145,8 +146,9 @@ void Addon::close_by_origin(int fd, Closer::How how) {
   }
 }
 
-// A listening TCP socket closes at once, and so does a TCP connection that is reset. A unix socket has messages with
-// fds, also in its backlog; what does not listen any more may have been connected by another process that has it.
+// close(2) of a listening TCP socket does not block, and neither does the reset of a TCP connection. It can block for a
+// unix socket, whose unread messages and queued connections can contain fds. It can also block for a socket that no
+// longer listens, because another process that shares the socket may have connected it.
 bool Addon::close(int fd, bool reset) {
   int domain = 0;
   int listening = 0;
@@ -154,7 +156,7 @@ bool Addon::close(int fd, bool reset) {
   const bool known = sys::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 &&
                      sys::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length) == 0;
   if (!known || domain == AF_UNIX || (listening == 0 && !reset)) {
-    return closer_.close_soon(fd, reset ? Closer::How::kReset : Closer::How::kClose);
+    return closer_.close_and_wait(fd, reset ? Closer::How::kReset : Closer::How::kClose);
   }
   if (reset) {
     sys::reset(fd);
@@ -173,17 +175,18 @@ bool Addon::is_listening(int fd) const {
 
 Listener::Completion* Addon::completions() {
   Napi::HandleScope scope(env_);
-  // A terminated worker still gets the events of its loop's last turn. What it accepted then would be lost; what it
-  // leaves in the backlog another listener can take. Node-API has no question for it but a call that it refuses.
+  // A terminated worker still receives the events of the last turn of its loop. A connection that it accepts then is
+  // lost; a connection that stays in the accept queue can be accepted by another listener. Node-API has no function
+  // that reports termination, so this makes a harmless call, which fails in a terminated worker.
   napi_value undefined = env_.Undefined();
   bool same;
   if (ending_ || napi_strict_equals(env_, undefined, undefined, &same) != napi_ok) return nullptr;
-  // Asked each time, because JavaScript can detach the buffer.
+  // The buffer is looked up each time, because JavaScript can detach it.
   void* data;
   size_t length;
   if (napi_get_arraybuffer_info(env_, completions_.Value(), &data, &length) != napi_ok) return nullptr;
-  bool whole = length == sizeof(Listener::Completion) * Listener::kMaxBatch;
-  return whole ? static_cast<Listener::Completion*>(data) : nullptr;
+  bool intact = length == sizeof(Listener::Completion) * Listener::kMaxBatch;
+  return intact ? static_cast<Listener::Completion*>(data) : nullptr;
 }
 
 void Addon::deliver(Listener* listener, size_t count, Listener::Capacity capacity) {
@@ -197,7 +200,7 @@ void Addon::deliver(Listener* listener, size_t count, Listener::Capacity capacit
 
 void Addon::enter(napi_async_context context, napi_value receiver, const Napi::FunctionReference& callback,
                   size_t count, const napi_value* arguments) {
-  // napi_make_callback and not napi_call_function: promise continuations must run when it returns.
+  // napi_make_callback() instead of napi_call_function(), because promise continuations must run when it returns.
   napi_status status = napi_make_callback(env_, context, receiver, callback.Value(), count, arguments, nullptr);
   if (status != napi_pending_exception) return;
   napi_value exception;
@@ -207,7 +210,7 @@ void Addon::enter(napi_async_context context, napi_value receiver, const Napi::F
 void Addon::ready(const Readiness::Event* events, size_t count) {
   if (completions() == nullptr || on_ready_.IsEmpty()) return;
   Napi::HandleScope scope(env_);
-  // Two numbers for each: the fd, and 1 for an exceptional condition, plus 2 if there is room to write.
+  // Two numbers for each event: the fd and its flags, 1 for an exceptional condition plus 2 for room to write.
   napi_value flat;
   if (napi_create_array_with_length(env_, 2 * count, &flat) != napi_ok) return;
   for (uint32_t i = 0; i < count; i++) {
@@ -215,7 +218,7 @@ void Addon::ready(const Readiness::Event* events, size_t count) {
     napi_set_element(env_, flat, 2 * i + 1,
                      Napi::Number::New(env_, (events[i].exceptional ? 1 : 0) + (events[i].writable ? 2 : 0)));
   }
-  // Each of those that wait is a promise, and has its own context.
+  // No async context is needed here: each wait for readiness is a promise, which has its own.
   napi_value receiver;
   if (napi_get_global(env_, &receiver) == napi_ok) enter(nullptr, receiver, on_ready_, 1, &flat);
 }
@@ -234,7 +237,7 @@ void Addon::closed(Listener* listener) {
   end_if_all_closed();
 }
 
-// The environment ends: nobody will ask any more, and nobody holds what was accepted.
+// Called when the environment ends: no more requests can come, and JavaScript no longer holds the accepted fds.
 void Addon::end() {
   ending_ = true;
   for (Listener* listener : listeners_) {

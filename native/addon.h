@@ -1,4 +1,4 @@
-// What the addon keeps for one environment: one main thread or one worker. There is no other state.
+// The state of the addon in one environment: the main thread or a worker thread. The addon has no other state.
 #pragma once
 
 #include <napi.h>
@@ -15,7 +15,7 @@
 #include "listener.h"
 #include "readiness.h"
 
-// The JavaScript object of a listener, as far as the addon needs it. Listener::data points to it.
+// The JavaScript object of a listener, as seen by the addon. Listener::data points to it.
 class ListenerObject {
  public:
   // The async context in which the listener was created. Its event handlers run in it, as with net.Server.
@@ -23,10 +23,10 @@ class ListenerObject {
 
   virtual napi_value value() const = 0;
 
-  // While it is in use, the garbage collector must not collect it.
+  // Keeps the object from being garbage collected while the listener is in use.
   virtual void hold(bool in_use) = 0;
 
-  // The listener is closed, or is about to be.
+  // Drops the pointer to the listener, which is closed or about to be closed.
   virtual void forget() = 0;
 
  protected:
@@ -41,48 +41,51 @@ class Addon final : public Listener::Host, public Readiness::Host {
 
   uv_loop_t* loop() const { return loop_; }
 
-  // Fds that JavaScript holds by number, without a libuv handle. A listener's fd is the listener's alone.
+  // The fds that JavaScript holds by number, without a libuv handle. The fds of listeners are not among them: each
+  // listener owns its fd.
   FdBitSet& owned() { return owned_; }
   bool owns(int fd) const { return owned_.has(fd); }
 
-  // Owns `fd`, unless there is no memory to remember it.
+  // Takes ownership of `fd`. Returns false if memory runs out; the caller then still owns the fd.
   bool own(int fd, Origin origin) override;
 
-  // Of an owned fd.
+  // Returns the origin of an owned fd.
   Origin origin_of(int fd) const;
 
-  // Gives an owned fd to the caller, and remembers it if it is a stranger's. False when the environment does not own
-  // it.
+  // Transfers an owned fd to the caller. Remembers the fd if it is untrusted. Returns false if the environment does not
+  // own it.
   bool detach(int fd);
 
-  // Whether the fd, which may be given back, is one of a stranger that was given away. Its number alone does not say
-  // so: it may be another file's by now.
+  // Returns whether `fd`, which the caller may hand back, is an untrusted fd that detach() has transferred. The number
+  // is not enough, because it may meanwhile refer to another file, so the inode is compared too.
   bool is_detached_untrusted(int fd) const;
 
-  // Closes an owned fd, on another thread if that can take long. -EBADF when the environment does not own it.
+  // Closes an owned fd, on another thread if close(2) may block. Returns -EBADF if the environment does not own the fd.
   int close_owned(int fd, Closer::How how);
 
-  // Closes an fd of a stranger that is not owned.
+  // Closes an untrusted fd that is not owned.
   void discard(int fd) { closer_.close(fd); }
 
-  // Notes what an owned fd is before somebody else takes it. The environment may end between their taking it and
-  // release(); then they close it, and when it is our turn its number may be another thread's.
+  // Records the inode of an owned fd before a libuv handle takes ownership. The environment may end before release() is
+  // called. The handle then closes the fd, and when end() closes the owned fds, the number may already refer to a file
+  // that another thread has opened.
   int prepare_transfer(int fd);
 
-  // False when the environment does not own it.
+  // Gives up ownership of an fd without closing it. Returns false if the environment does not own it.
   bool release(int fd) {
     if (fd == in_transfer_.fd) in_transfer_.fd = -1;
     readiness_.unwatch(fd);
     return owned_.remove(fd);
   }
 
-  // The paths of unix sockets among the owned fds and the listeners' fds.
+  // The paths of the unix sockets among the owned fds and the fds of listeners.
   BoundPaths& paths() { return paths_; }
 
-  // Closes its fd, and removes the path of that. As BoundPaths::close.
+  // Closes the fd of a listener and removes its path, like BoundPaths::close().
   int close_listener(Listener* listener, int* unremoved = nullptr);
 
-  // Takes `fd` from the owned ones when it returns 0.
+  // Creates a listener that takes ownership of the owned fd `fd`, and returns 0. On failure, returns a negative errno
+  // and the environment still owns the fd.
   int open_listener(int fd, Listener::Options options, ListenerObject* object, Listener** result);
   bool is_listening(int fd) const;
 
@@ -109,14 +112,14 @@ class Addon final : public Listener::Host, public Readiness::Host {
   FdBitSet owned_;
   FdBitSet inherited_;
   FdBitSet untrusted_;
-  std::unordered_map<int, uint64_t> detached_untrusted_;  // by number, with their inodes
+  std::unordered_map<int, uint64_t> detached_untrusted_;  // the inode of each, by fd number
   BoundPaths paths_;
   Closer closer_;
   struct {
     int fd = -1;
     uint64_t inode = 0;
   } in_transfer_;
-  std::unordered_set<Listener*> listeners_;  // those being closed included
+  std::unordered_set<Listener*> listeners_;  // including those that are being closed
   Napi::Reference<Napi::ArrayBuffer> completions_;
   Napi::FunctionReference deliver_;
   Napi::FunctionReference on_ready_;

@@ -39,29 +39,29 @@ int BoundPaths::close(int fd, const std::function<int(int)>& close_fd, int* unre
   if (found == entries_.end()) return close_fd(fd);
   const Entry entry = std::move(found->second);
   entries_.erase(found);
-  // While the socket is open the kernel does not use the inode number of its path again. From the close on the O_PATH
-  // fd takes care of that, so that no socket of others is taken for ours.
-  // (At the fd limit there is no such fd, and the file that remove() looks at is all there is to go by.)
-  const int held = sys::open_path(entry.path.c_str());
-  const bool ours = held < 0 ? held != -ENOENT && held != -ENOTDIR : is_path_of(entry, held);
-  const bool answers = ours && unix_diag::exists(entry.socket) == 0;
+  // While the socket is open, the kernel does not reuse the inode number of its path. After the close, the O_PATH fd
+  // keeps that inode number in use, so that remove() cannot mistake another process's socket for this one. (At the fd
+  // limit there is no O_PATH fd, and only the comparison in remove() is left.)
+  const int path_fd = sys::open_path(entry.path.c_str());
+  const bool ours = path_fd < 0 ? path_fd != -ENOENT && path_fd != -ENOTDIR : is_path_of(entry, path_fd);
+  const bool was_found = ours && unix_diag::exists(entry.socket) == 0;
   const int result = close_fd(fd);
-  if (ours && !is_used(entry, answers)) *unremoved = remove(entry);
-  if (held >= 0) sys::close(held);
+  if (ours && !is_used(entry, was_found)) *unremoved = remove(entry);
+  if (path_fd >= 0) sys::close(path_fd);
   return result;
 }
 
-bool BoundPaths::is_path_of(const Entry& entry, int held) {
+bool BoundPaths::is_path_of(const Entry& entry, int path_fd) {
   sys::File file;
-  return files::identify(held, &file) == 0 && file.device == entry.device && file.inode == entry.inode;
+  return files::identify(path_fd, &file) == 0 && file.device == entry.device && file.inode == entry.inode;
 }
 
-// `answers`: sock_diag has found the socket while it was open here, so that it means something when it does not any
-// more.
-bool BoundPaths::is_used(const Entry& entry, bool answers) {
+// `was_found`: sock_diag(7) found the socket while it was open here. Only then does -ENOENT mean that no process has
+// it.
+bool BoundPaths::is_used(const Entry& entry, bool was_found) {
   const int error = unix_diag::exists(entry.socket);
   if (error == 0) return true;
-  return answers && error == -ENOENT ? false : entry.shared;
+  return was_found && error == -ENOENT ? false : entry.shared;
 }
 
 int BoundPaths::remove(const Entry& entry) {
@@ -69,7 +69,7 @@ int BoundPaths::remove(const Entry& entry) {
   int error = files::identify(entry.path.c_str(), &now);
   if (error == -ENOENT || error == -ENOTDIR) return 0;
   if (error != 0) return error;
-  // Another process has replaced it.
+  // Another process has replaced the file.
   if (now.device != entry.device || now.inode != entry.inode) return 0;
   error = sys::unlink(entry.path.c_str());
   return error == -ENOENT ? 0 : error;

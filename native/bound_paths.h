@@ -1,4 +1,4 @@
-// The paths that this environment has bound unix sockets to. Each is removed when its socket is closed here, unless
+// The paths to which this environment has bound unix sockets. Closing a socket here also removes its path, unless
 // another process or thread still has the socket.
 #pragma once
 
@@ -9,29 +9,30 @@
 
 class BoundPaths {
  public:
-  // To be called when `fd`, a unix socket of this environment, has been bound. `path` must be absolute. 0 or a negative
-  // errno. For want of memory the path is removed at once.
+  // Records the path of `fd`, a unix socket of this environment that has just been bound. `path` must be absolute.
+  // Returns 0 or a negative errno. If memory runs out, removes the path at once.
   int add(int fd, const std::string& path) noexcept;
 
-  // The path stays: `fd` gets another owner.
+  // Keeps the path in the file system from now on, because `fd` gets another owner.
   void forget(int fd) { entries_.erase(fd); }
 
-  // Another process was given the socket. It counts only where the kernel does not say which sockets there are.
+  // Records that another process has received the socket. This matters only where the kernel does not report which
+  // sockets exist.
   void share(int fd);
 
-  // Closes `fd` by `close_fd`, then removes its path if it has one. `*unremoved` becomes the negative errno of what
-  // kept the path from being removed, or 0.
+  // Closes `fd` with `close_fd`, then removes its path, if any. Returns the result of `close_fd`. Sets `*unremoved` to
+  // the negative errno for which the path could not be removed, or to 0.
   int close(int fd, const std::function<int(int)>& close_fd, int* unremoved = nullptr);
 
  private:
   struct Entry {
     std::string path;
     uint64_t device, inode;  // of the path
-    uint64_t socket;         // the inode of the socket, in the kernel's file system of sockets
+    uint64_t socket;         // the inode of the socket itself, in sockfs
     bool shared;
   };
 
-  static bool is_path_of(const Entry& entry, int held);
+  static bool is_path_of(const Entry& entry, int path_fd);
   static bool is_used(const Entry& entry, bool answers);
   static int remove(const Entry& entry);
 

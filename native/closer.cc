@@ -12,10 +12,10 @@ namespace {
 
 constexpr uint64_t kNsPerMs = 1000000;
 
-// A thread costs about ten times as much as waking one. One that has had nothing to do for so long ends.
+// Creating a thread costs about ten times as much as waking one. A thread that is idle for this long ends.
 constexpr uint64_t kIdleNs = 1000 * kNsPerMs;
 
-// A thread needs little more than the frames of the C library.
+// The stack of a thread contains little more than frames of the C library.
 constexpr size_t kStackSize = size_t{256} * 1024;
 
 struct Job {
@@ -24,12 +24,12 @@ struct Job {
   uint64_t id;
 };
 
-void finish(const Job& job) {
+void close_now(const Job& job) {
   if (job.how == Closer::How::kReset) {
     sys::reset(job.fd);
     return;
   }
-  // Or one sender could hold up the close of all other fds.
+  // Otherwise one sender's SO_LINGER could delay the close of all other fds.
   Closer::clear_linger(job.fd);
   sys::close(job.fd);
 }
@@ -45,23 +45,23 @@ void Closer::clear_linger(int fd) noexcept {
   sys::setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, sizeof option);
 }
 
-// Shared by the object and its threads; the last of them deletes it.
+// Shared by the Closer and its threads. The last of them to end deletes it.
 struct Closer::State {
   uv_mutex_t mutex;
-  uv_cond_t work;      // there is a job, or no more will come
+  uv_cond_t work;      // a job was added, or no more will be
   uv_cond_t progress;  // a job is done, or a thread has ended
   std::vector<Job> jobs;
   uint64_t last_id = 0;
-  uint64_t awaited = 0;  // the job for which close_soon waits
+  uint64_t awaited = 0;  // the job for which close_and_wait() waits, or 0
   size_t threads = 0;
   size_t idle = 0;
-  uv_thread_t ended_thread;  // to be joined
+  uv_thread_t ended_thread;  // not joined yet
   bool has_ended_thread = false;
   bool ending = false;
   bool abandoned = false;  // the Closer itself is destroyed
 
   static State* create() noexcept;
-  bool add_thread();
+  bool provide_thread();
   bool push(int fd, How how, uint64_t* id) noexcept;
   void run();
   void destroy();
@@ -84,13 +84,14 @@ void Closer::State::destroy() {
   delete this;
 }
 
-// With the mutex. False when there is none for the next job.
-bool Closer::State::add_thread() {
+// Wakes an idle thread for the next job, or creates a thread if there are fewer than kMaxThreads. Returns false if no
+// thread exists. The caller holds the mutex.
+bool Closer::State::provide_thread() {
   if (idle > 0) {
     uv_cond_signal(&work);
     return true;
   }
-  if (threads == kMostThreads) return true;
+  if (threads == kMaxThreads) return true;
   uv_thread_options_t options = {};
   options.flags = UV_THREAD_HAS_STACK_SIZE;
   options.stack_size = kStackSize;
@@ -100,7 +101,7 @@ bool Closer::State::add_thread() {
   return threads > 0;
 }
 
-// With the mutex.
+// The caller holds the mutex.
 bool Closer::State::push(int fd, How how, uint64_t* id) noexcept {
   try {
     jobs.push_back({fd, how, ++last_id});
@@ -108,7 +109,7 @@ bool Closer::State::push(int fd, How how, uint64_t* id) noexcept {
     return false;
   }
   *id = last_id;
-  if (add_thread()) return true;
+  if (provide_thread()) return true;
   jobs.pop_back();
   return false;
 }
@@ -116,30 +117,30 @@ bool Closer::State::push(int fd, How how, uint64_t* id) noexcept {
 void Closer::State::run() {
   uv_mutex_lock(&mutex);
   for (;;) {
-    bool waited_in_vain = false;
-    while (jobs.empty() && !ending && !waited_in_vain) {
+    bool timed_out = false;
+    while (jobs.empty() && !ending && !timed_out) {
       idle++;
-      waited_in_vain = uv_cond_timedwait(&work, &mutex, kIdleNs) != 0;
+      timed_out = uv_cond_timedwait(&work, &mutex, kIdleNs) != 0;
       idle--;
     }
     if (jobs.empty()) break;
     const Job job = jobs.back();
     jobs.pop_back();
-    // This one may take long.
-    if (!jobs.empty()) add_thread();
+    // This close may block, so another thread must take the next job.
+    if (!jobs.empty()) provide_thread();
     uv_mutex_unlock(&mutex);
-    finish(job);
+    close_now(job);
     uv_mutex_lock(&mutex);
     if (awaited == job.id) awaited = 0;
     uv_cond_broadcast(&progress);
   }
-  // Each joins the one that ended before it, so that no more than one is left to be joined.
+  // Each thread joins the thread that ended before it, so that at most one is left to be joined.
   uv_thread_t before = ended_thread;
   const bool has_before = has_ended_thread;
   ended_thread = uv_thread_self();
   has_ended_thread = true;
   const bool last = --threads == 0 && abandoned;
-  if (last) has_ended_thread = false;  // it cannot join itself
+  if (last) has_ended_thread = false;  // a thread cannot join itself
   uv_cond_broadcast(&progress);
   uv_mutex_unlock(&mutex);
   if (has_before) uv_thread_join(&before);
@@ -155,31 +156,31 @@ void Closer::close(int fd, How how) noexcept {
     pushed = state_->push(fd, how, &id);
     uv_mutex_unlock(&state_->mutex);
   }
-  if (!pushed) finish({fd, how, 0});
+  if (!pushed) close_now({fd, how, 0});
 }
 
-bool Closer::close_soon(int fd, How how) noexcept {
+bool Closer::close_and_wait(int fd, How how) noexcept {
   if (state_ == nullptr) state_ = State::create();
   if (state_ == nullptr) {
-    finish({fd, how, 0});
+    close_now({fd, how, 0});
     return true;
   }
   uv_mutex_lock(&state_->mutex);
   const bool pushed = state_->push(fd, how, &state_->awaited);
-  const uint64_t until = uv_hrtime() + kPatienceMs * kNsPerMs;
+  const uint64_t until = uv_hrtime() + kMaxWaitMs * kNsPerMs;
   for (uint64_t now = uv_hrtime(); pushed && state_->awaited != 0 && now < until; now = uv_hrtime()) {
     uv_cond_timedwait(&state_->progress, &state_->mutex, until - now);
   }
   const bool done = state_->awaited == 0;
-  if (!done) quick_from_ = uv_hrtime() + kMistrustMs * kNsPerMs;
+  if (!done) may_wait_from_ = uv_hrtime() + kNoWaitMs * kNsPerMs;
   state_->awaited = 0;
   uv_mutex_unlock(&state_->mutex);
   if (pushed) return done;
-  finish({fd, how, 0});
+  close_now({fd, how, 0});
   return true;
 }
 
-bool Closer::is_quick() const noexcept { return uv_hrtime() >= quick_from_; }
+bool Closer::may_wait() const noexcept { return uv_hrtime() >= may_wait_from_; }
 
 void Closer::end() noexcept {
   State* state = state_;
@@ -188,7 +189,7 @@ void Closer::end() noexcept {
   uv_mutex_lock(&state->mutex);
   state->ending = true;
   uv_cond_broadcast(&state->work);
-  const uint64_t until = uv_hrtime() + kPatienceMs * kNsPerMs;
+  const uint64_t until = uv_hrtime() + kMaxWaitMs * kNsPerMs;
   for (uint64_t now = uv_hrtime(); state->threads > 0 && now < until; now = uv_hrtime()) {
     uv_cond_timedwait(&state->progress, &state->mutex, until - now);
   }

@@ -1,8 +1,9 @@
-// Closes fds on threads of its own. close(2) can take as long as another process likes: SO_LINGER (socket(7)) on a
-// socket that the process has passed to us, a FUSE file system whose daemon is dead, and every fd in a unix socket's
-// unread messages. An event loop must not wait for that.
+// Closes fds on dedicated threads. Another process can make close(2) block for as long as it likes: with SO_LINGER
+// (socket(7)) on a socket that it has passed to this process, with a FUSE file system whose daemon does not respond,
+// and with every fd in the unread messages of a unix socket. An event loop must not wait for that.
 //
-// Not in libuv's thread pool: Node joins that pool in process.exit(), and fs, dns and crypto need its few threads.
+// libuv's thread pool is no alternative: Node joins its threads in process.exit(), and fs, dns and crypto need its few
+// threads.
 #pragma once
 
 #include <cstddef>
@@ -17,33 +18,34 @@ class Closer {
   Closer& operator=(const Closer&) = delete;
   ~Closer() { end(); }
 
-  // Takes `fd`, and returns at once. Where no thread can be had, or no memory, it closes the fd here.
+  // Takes ownership of `fd` and returns at once. If no thread or memory is available, closes the fd on the calling
+  // thread.
   void close(int fd, How how = How::kClose) noexcept;
 
-  // As close(), then waits at most kPatienceMs. False: the fd is not closed yet.
-  bool close_soon(int fd, How how) noexcept;
+  // Like close(), but waits at most kMaxWaitMs until the fd is closed. Returns false if it is not closed by then.
+  bool close_and_wait(int fd, How how) noexcept;
 
-  // Whether close_soon() need not be expected to wait in vain: it has not for kMistrustMs. A caller that has another
-  // way takes that while this is false, so that strangers cannot hold it up again and again.
-  bool is_quick() const noexcept;
+  // Returns false for kNoWaitMs after a close_and_wait() that timed out. A caller with an alternative uses the
+  // alternative meanwhile, so that untrusted processes cannot delay it again and again.
+  bool may_wait() const noexcept;
 
-  // Waits at most kPatienceMs for the fds that it was given. The threads go on with those that take longer, without
-  // this object; when the process ends first, the kernel closes them.
+  // Waits at most kMaxWaitMs for the pending closes. The threads then continue with the remaining ones, independently
+  // of this object. If the process exits first, the kernel closes the fds.
   void end() noexcept;
 
-  // Takes SO_LINGER off a socket. Linux waits at most its time in close(2) and sends the rest of the data all the same,
-  // so nothing changes for the peer of the connection. A time of 0 stays: it makes close(2) reset the connection, and
-  // does not wait.
+  // Disables SO_LINGER on a socket, unless its timeout is 0. With SO_LINGER, close(2) on Linux blocks for at most that
+  // timeout. Linux sends the remaining data in either case, so nothing changes for the peer. A timeout of 0 makes
+  // close(2) reset the connection without blocking.
   static void clear_linger(int fd) noexcept;
 
-  // What a stranger can hold up at once.
-  static constexpr size_t kMostThreads = 4;
-  static constexpr unsigned kPatienceMs = 100;
-  static constexpr unsigned kMistrustMs = 60000;
+  // The maximum number of threads, and so of close(2) calls that an untrusted process can block at the same time.
+  static constexpr size_t kMaxThreads = 4;
+  static constexpr unsigned kMaxWaitMs = 100;
+  static constexpr unsigned kNoWaitMs = 60000;
 
  private:
   struct State;
 
   State* state_ = nullptr;
-  uint64_t quick_from_ = 0;  // of uv_hrtime()
+  uint64_t may_wait_from_ = 0;  // a time of uv_hrtime()
 };

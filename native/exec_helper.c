@@ -1,12 +1,13 @@
-// Writes its own pid into LISTEN_PID and becomes another program: what sd_listen_fds(3) wants, and what the parent
-// cannot do, because the pid is known only after fork(2).
+// Writes its own pid into LISTEN_PID and then executes another program. sd_listen_fds(3) requires this pid, and the
+// parent cannot set it, because the pid is known only after fork(2).
 //
-//   argv[0]  the fd to which the errno of a failure is written, as an int; it is closed when the program starts
-//   argv[1]  the program, searched as execvp(3) does
-//   argv[2]  the first of its arguments, its argv[0]
+//   argv[0]  the fd to which the errno of a failure is written, as an int; close-on-exec, so it closes on success
+//   argv[1]  the program, found as execvp(3) finds it
+//   argv[2]  the first argument of that program, its argv[0]; its other arguments follow
 //
-// LISTEN_PID is in the environment already, with ten digits. A leading '=' is removed from every entry: it keeps
-// variables such as LD_PRELOAD from having effect here. With fewer arguments it does nothing, and succeeds.
+// The environment must contain LISTEN_PID with a value of ten digits. A leading '=' is removed from each entry of the
+// environment. The parent adds it to variables such as LD_PRELOAD, so that they have no effect on this helper. With
+// fewer than three arguments, the helper does nothing and exits with 0.
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -40,15 +41,16 @@ int main(int argc, char** argv) {
   }
   execvp(argv[1], argv + 2);
   int error = errno;
-  // Nothing is left to do if it fails: the parent takes the end of the file for a success, and sees the exit code.
+  // If this fails, nothing else can be done. The parent reads end-of-file, takes it for a success, and sees the exit
+  // code.
   ssize_t written = write(report, &error, sizeof error);
   return written < 0 ? 126 : 127;
 }
 
 #ifdef __GLIBC__
-// What the start files call before main. That of glibc 2.34 and later is a symbol that older versions lack; everything
-// used above works without it, because the dynamic linker has initialized the library.
-// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp)
+// The startup files of the C library call this function before main(). In glibc 2.34 and later, the symbol has a
+// version that older glibc lacks. Everything used above works without it, because the dynamic linker has initialized
+// the library.
 int __libc_start_main(int (*start)(int, char**, char**), int argc, char** argv);
 int __libc_start_main(int (*start)(int, char**, char**), int argc, char** argv) {
   environ = argv + argc + 1;

@@ -5,7 +5,7 @@
 
 #include "sys.h"
 
-// binding.gyp builds the program first, and lets the assembler find it.
+// binding.gyp builds the program before this file and passes its directory to the assembler.
 asm(R"(
   .section .rodata.exec_helper, "a"
   .hidden exec_helper_start
@@ -31,8 +31,8 @@ size_t size() { return static_cast<size_t>(exec_helper_end - exec_helper_start);
 int open(int lowest) {
   int file = sys::memfd_create("async-accept-exec");
   if (file < 0) return file;
-  const bool whole = sys::write(file, image(), size()) == static_cast<ssize_t>(size());
-  const int fd = whole ? sys::dup_cloexec(file, lowest) : -EIO;
+  const bool complete = sys::write(file, image(), size()) == static_cast<ssize_t>(size());
+  const int fd = complete ? sys::dup_cloexec(file, lowest) : -EIO;
   sys::close(file);
   if (fd < 0) return fd;
   char path[32];

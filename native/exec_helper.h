@@ -1,4 +1,5 @@
-// The program of exec_helper.c, which the addon carries in itself: a second file would get lost in bundles and copies.
+// The program compiled from exec_helper.c, embedded in the addon, because bundlers and copies of the addon would lose a
+// second file.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +10,8 @@ namespace exec_helper {
 const uint8_t* image();
 size_t size();
 
-// An fd of the program, in memory, close-on-exec and at least `lowest`; or a negative errno. `/proc/self/fd/<fd>` can
-// be executed when it succeeds.
+// Returns a close-on-exec fd of the program in memory, at least `lowest`, or a negative errno. On success,
+// `/proc/self/fd/<fd>` is executable.
 int open(int lowest);
 
 }  // namespace exec_helper

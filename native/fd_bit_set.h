@@ -1,4 +1,4 @@
-// A set of file descriptors, one bit for each.
+// A set of file descriptors, with one bit for each.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 class FdBitSet {
  public:
-  // False when there is no memory to remember it.
+  // Returns false if memory runs out.
   bool add(int fd) noexcept {
     size_t word = static_cast<size_t>(fd) / 64;
     try {
@@ -24,14 +24,14 @@ class FdBitSet {
     return fd >= 0 && word < words_.size() && (words_[word] & bit(fd)) != 0;
   }
 
-  // False when it was not there.
+  // Returns false if `fd` is not in the set.
   bool remove(int fd) {
     if (!has(fd)) return false;
     words_[static_cast<size_t>(fd) / 64] &= ~bit(fd);
     return true;
   }
 
-  // Calls `visit` with each fd that is in the set when it comes to it, and takes it out.
+  // Calls `visit` with each fd in ascending order, then removes the fd. Skips an fd that an earlier call has removed.
   template <typename Visit>
   void drain(Visit visit) {
     for (size_t word = 0; word < words_.size(); word++) {

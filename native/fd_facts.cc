@@ -16,7 +16,7 @@
 #include "sys.h"
 #include "unix_diag.h"
 
-// Linux 5.14; not in the headers of every system that builds this.
+// Since Linux 5.14; missing from the headers of some systems on which the addon is built.
 #ifndef SO_BUF_LOCK
 #define SO_BUF_LOCK 72
 #endif
@@ -48,13 +48,15 @@ const char* kind_name(mode_t mode) {
   }
 }
 
-// What getpeername(2) says of a socket without a peer; the last two come from families that have no peers. After any
-// other error, a seccomp filter's for instance, it is unknown whether there is one.
+// Returns whether this error of getpeername(2) means that the socket has no peer. EOPNOTSUPP and EAFNOSUPPORT come from
+// address families without peers. After any other error, for example from a seccomp filter, it is unknown whether there
+// is a peer.
 bool has_no_peer(int error) {
   return error == -ENOTCONN || error == -EINVAL || error == -EOPNOTSUPP || error == -EAFNOSUPPORT;
 }
 
-// inspect(fd): what it is; for a socket its domain and type, and whether it listens or is connected.
+// inspect(fd): returns the kind of file; for a socket, also its domain and type, and whether it listens or is
+// connected.
 Value inspect(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   sys::File file;
@@ -71,16 +73,16 @@ Value inspect(const CallbackInfo& info) {
   if (error == 0) error = get_int(fd, SO_ACCEPTCONN, &listening);
   if (error != 0) return number(info, error);
   sockaddrs::Sockaddr peer;
-  int unnamed = sys::getpeername(fd, &peer.storage.any, &peer.length);
-  if (unnamed != 0 && !has_no_peer(unnamed)) return number(info, unnamed);
+  int peer_error = sys::getpeername(fd, &peer.storage.any, &peer.length);
+  if (peer_error != 0 && !has_no_peer(peer_error)) return number(info, peer_error);
   result.Set("domain", domain);
   result.Set("type", type);
   result.Set("listening", listening != 0);
-  result.Set("connected", unnamed == 0);
+  result.Set("connected", peer_error == 0);
   return result;
 }
 
-// { address, port, family } as net.AddressInfo has them; only { address } for a unix socket.
+// Returns { address, port, family } as in net.AddressInfo, or only { address } for a unix socket.
 Value to_address(Napi::Env env, const sockaddrs::Storage& storage, socklen_t length) {
   auto result = Napi::Object::New(env);
   result.Set("address", sockaddrs::to_text(storage, length));
@@ -98,16 +100,17 @@ Value address_of(const CallbackInfo& info) {
   return error == 0 ? to_address(info.Env(), found.storage, found.length) : number(info, error);
 }
 
-// parseAddress(bytes): a struct sockaddr, as a completion has it.
+// parseAddress(bytes): converts a struct sockaddr, as stored in a completion.
 Value parse_address(const CallbackInfo& info) {
   js::Bytes bytes = js::to_bytes(info[0]);
   sockaddrs::Storage storage = {};
   size_t length = std::min(bytes.length, sizeof storage);
-  if (length > 0) memcpy(&storage, bytes.data, length);  // the data may be null then
+  if (length > 0) memcpy(&storage, bytes.data, length);  // the pointer may be null if the length is 0
   return to_address(info.Env(), storage, static_cast<socklen_t>(length));
 }
 
-// peerCredentials(fd): SO_PEERCRED of unix(7), who connected or made the socket pair, at that time.
+// peerCredentials(fd): returns SO_PEERCRED (unix(7)), the credentials of the process that connected or created the
+// socket pair, as of that time.
 Value peer_credentials(const CallbackInfo& info) {
   ucred credentials;
   socklen_t length = sizeof credentials;
@@ -120,7 +123,7 @@ Value peer_credentials(const CallbackInfo& info) {
   return result;
 }
 
-// backlog(fd): { queued, limit } of a listening socket.
+// backlog(fd): returns { queued, limit } of a listening socket.
 Value backlog(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   int domain = 0;
@@ -130,7 +133,8 @@ Value backlog(const CallbackInfo& info) {
   if (error == 0 && domain == AF_UNIX) {
     error = unix_diag::accept_queue(fd, &queued, &limit);
   } else if (error == 0) {
-    // For a listening socket Linux puts the accept queue's length and limit where a connected one has segment counts.
+    // For a listening TCP socket, Linux reports the length and the limit of the accept queue in two fields that contain
+    // segment counts for a connected socket.
     tcp_info tcp = {};
     socklen_t length = sizeof tcp;
     error = sys::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &tcp, &length);
@@ -145,7 +149,7 @@ Value backlog(const CallbackInfo& info) {
   return result;
 }
 
-// pidfdInode(): of a pidfd of this process, as text because it has 64 bits.
+// pidfdInode(): returns the inode of a pidfd of this process, as text because it has 64 bits.
 Value pidfd_inode(const CallbackInfo& info) {
   int fd = sys::pidfd_open_self();
   if (fd < 0) return number(info, fd);
@@ -156,22 +160,22 @@ Value pidfd_inode(const CallbackInfo& info) {
   return Napi::String::New(info.Env(), std::to_string(file.inode));
 }
 
-// getOption(fd, level, name): the value of a socket option that is a number from 0 on.
+// getOption(fd, level, name): returns the value of a socket option whose values are non-negative integers.
 Value get_option(const CallbackInfo& info) {
   int value = 0;
   int error = get_int(js::to_int(info[0]), js::to_int(info[1]), js::to_int(info[2]), &value);
   return number(info, error == 0 ? value : error);
 }
 
-// poll(fd): the events of poll(2) that are true of it now.
+// poll(fd): returns the current events of the fd, as reported by poll(2).
 Value poll(const CallbackInfo& info) {
   return number(info, sys::poll(js::to_int(info[0]), POLLIN | POLLPRI | POLLRDHUP));
 }
 
 // atMark(fd), unread(fd)
-template <int (*question)(int)>
-Value answer_of(const CallbackInfo& info) {
-  return number(info, question(js::to_int(info[0])));
+template <int (*query)(int)>
+Value result_of(const CallbackInfo& info) {
+  return number(info, query(js::to_int(info[0])));
 }
 
 struct Constant {
@@ -179,7 +183,7 @@ struct Constant {
   int value;
 };
 
-// Their values differ between architectures.
+// The constants whose values can differ between architectures.
 constexpr Constant kConstants[] = {
     {"AF_INET", AF_INET},
     {"AF_INET6", AF_INET6},
@@ -218,8 +222,8 @@ void define(Napi::Object exports) {
   js::define(exports, "inspect", inspect);
   js::define(exports, "getOption", get_option);
   js::define(exports, "poll", poll);
-  js::define(exports, "atMark", answer_of<sys::at_mark>);
-  js::define(exports, "unread", answer_of<sys::unread>);
+  js::define(exports, "atMark", result_of<sys::at_mark>);
+  js::define(exports, "unread", result_of<sys::unread>);
   js::define(exports, "localAddress", address_of<sys::getsockname>);
   js::define(exports, "peerAddress", address_of<sys::getpeername>);
   js::define(exports, "parseAddress", parse_address);

@@ -1,4 +1,4 @@
-// What JavaScript can learn of an fd by its number, and the constants to ask with.
+// Functions that query an fd by its number, and the constants that JavaScript passes to them.
 #pragma once
 
 #include <napi.h>

@@ -17,7 +17,8 @@ using js::number;
 using Napi::CallbackInfo;
 using Napi::Value;
 
-// The environment owns `fd`, unless it is a negative errno; the result is the same number, or what went wrong.
+// Makes the environment the owner of `fd` and returns `fd`. Returns a negative errno unchanged. If memory runs out,
+// closes the fd and returns -ENOMEM.
 int own(const CallbackInfo& info, int fd, Origin origin = Origin::kOwn) {
   Addon* addon = Addon::of(info.Env());
   if (fd < 0 || addon->own(fd, origin)) return fd;
@@ -29,7 +30,7 @@ int own(const CallbackInfo& info, int fd, Origin origin = Origin::kOwn) {
   return -ENOMEM;
 }
 
-// socket(domain, type): an owned fd.
+// socket(domain, type): returns an owned fd.
 Value socket(const CallbackInfo& info) {
   return number(info, own(info, sys::socket(js::to_int(info[0]), js::to_int(info[1]))));
 }
@@ -46,7 +47,8 @@ Value bind_ip(const CallbackInfo& info) {
   return bind_to(info, sockaddrs::from_ip(js::to_string(info[1]), port, &address), address);
 }
 
-// bindPath(fd, path, absolute): `absolute` is where the path is removed when an owned `fd` is closed, or undefined.
+// bindPath(fd, path, absolute): binds a unix socket. `absolute` is the path to remove when the owned `fd` is closed, or
+// undefined to remove nothing.
 Value bind_path(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   std::string absolute = info[2].IsUndefined() ? "" : js::to_string(info[2]);
@@ -54,11 +56,11 @@ Value bind_path(const CallbackInfo& info) {
   int error = sockaddrs::from_path(js::to_string(info[1]), &address);
   if (error == 0) error = sys::bind(fd, &address.storage.any, address.length);
   if (error != 0 || absolute.empty()) return number(info, error);
-  // In the same call as bind: a worker may be terminated between two calls.
+  // The path is recorded in the same call as bind(2), because a worker may be terminated between two calls.
   return number(info, Addon::of(info.Env())->paths().add(fd, absolute));
 }
 
-// sharePath(fd): another process has got the listening socket.
+// sharePath(fd): records that another process has received the listening socket.
 Value share_path(const CallbackInfo& info) {
   Addon::of(info.Env())->paths().share(js::to_int(info[0]));
   return info.Env().Undefined();
@@ -67,7 +69,7 @@ Value share_path(const CallbackInfo& info) {
 // listen(fd, backlog)
 Value listen(const CallbackInfo& info) { return number(info, sys::listen(js::to_int(info[0]), js::to_int(info[1]))); }
 
-// connectPath(fd, path): of an owned fd, whose close takes the fds in unread messages with it from now on.
+// connectPath(fd, path): connects an owned fd. From then on, close(2) also closes the fds in its unread messages.
 Value connect_path(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   Addon* addon = Addon::of(info.Env());
@@ -92,19 +94,21 @@ Value set_option(const CallbackInfo& info) {
   return number(info, sys::setsockopt(fd, level, name, &value, sizeof value));
 }
 
-// Of an fd that the caller has by its number. Any process that may connect to a unix socket can send fds of any kind to
-// it.
+// Returns the origin of an fd that JavaScript passes by its number. A unix socket is untrusted, because any process
+// that may connect to it can send fds of any kind.
 Origin origin_of(const CallbackInfo& info, int fd) {
   int domain = AF_UNIX;
   socklen_t length = sizeof domain;
   sys::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length);
   if (domain == AF_UNIX) return Origin::kUntrusted;
   const Addon* addon = Addon::of(info.Env());
-  const bool stranger = addon->owns(fd) ? addon->origin_of(fd) == Origin::kUntrusted : addon->is_detached_untrusted(fd);
-  return stranger ? Origin::kUntrusted : Origin::kInherited;
+  const bool untrusted =
+      addon->owns(fd) ? addon->origin_of(fd) == Origin::kUntrusted : addon->is_detached_untrusted(fd);
+  return untrusted ? Origin::kUntrusted : Origin::kInherited;
 }
 
-// adopt(fd): takes it, close-on-exec and non-blocking from now on. -EEXIST when it has an owner here already.
+// adopt(fd): takes ownership of the fd and makes it close-on-exec and non-blocking. Returns -EEXIST if it already has
+// an owner in this environment.
 Value adopt(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   Addon* addon = Addon::of(info.Env());
@@ -115,10 +119,11 @@ Value adopt(const CallbackInfo& info) {
   return number(info, error);
 }
 
-// setCloexec(fd): of an fd that this process was born with.
+// setCloexec(fd): makes an fd that this process has inherited close-on-exec.
 Value set_cloexec(const CallbackInfo& info) { return number(info, sys::set_cloexec(js::to_int(info[0]))); }
 
-// duplicate(fd): an owned copy, non-blocking. So is the original then: they share an open file description.
+// duplicate(fd): returns an owned, non-blocking duplicate. The original becomes non-blocking too, because both share an
+// open file description.
 Value duplicate(const CallbackInfo& info) {
   int original = js::to_int(info[0]);
   int fd = sys::dup_cloexec(original);
@@ -127,21 +132,22 @@ Value duplicate(const CallbackInfo& info) {
   return number(info, own(info, error == 0 ? fd : error, origin_of(info, original)));
 }
 
-// copy(fd): an owned copy of a file of any kind. Unlike duplicate(), it leaves O_NONBLOCK of the open file description
-// as it is.
+// copy(fd): returns an owned duplicate of a file of any kind. Unlike duplicate(), does not change O_NONBLOCK of the
+// open file description.
 Value copy(const CallbackInfo& info) {
   return number(info, own(info, sys::dup_cloexec(js::to_int(info[0])), Origin::kUntrusted));
 }
 
-// checkOpen(fd): 0, or -EBADF when it is not open.
+// checkOpen(fd): returns 0, or -EBADF if the fd is not open.
 Value check_open(const CallbackInfo& info) { return number(info, sys::check_open(js::to_int(info[0]))); }
 
-// detach(fd): gives it to the caller, who may give it back. False when the environment does not own it.
+// detach(fd): transfers the fd to the caller, which may hand it back. Returns false if the environment does not own it.
 Value detach(const CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), Addon::of(info.Env())->detach(js::to_int(info[0])));
 }
 
-// release(fd): something else of this thread has it now. False when the environment does not own it.
+// release(fd): gives up ownership because another object of this thread now owns the fd. Returns false if the
+// environment does not own it.
 Value release(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   Addon* addon = Addon::of(info.Env());
@@ -149,18 +155,19 @@ Value release(const CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), addon->release(fd));
 }
 
-// prepareTransfer(fd): called before a libuv handle takes the fd; release() follows when the handle has it.
+// prepareTransfer(fd): called before a libuv handle takes ownership of the fd. release() follows when the handle owns
+// it.
 Value prepare_transfer(const CallbackInfo& info) {
   return number(info, Addon::of(info.Env())->prepare_transfer(js::to_int(info[0])));
 }
 
-// close(fd): only what the environment owns, or a number gone stale would close what others have opened since. What can
-// take long is closed on another thread, and may still be open when this returns.
+// close(fd): closes an fd that the environment owns, and no other: a stale number may refer to a file that was opened
+// since. If close(2) may block, another thread closes the fd, which may still be open when this returns.
 Value close(const CallbackInfo& info) {
   return number(info, Addon::of(info.Env())->close_owned(js::to_int(info[0]), Closer::How::kClose));
 }
 
-// reset(fd): as close, but a TCP peer gets a reset.
+// reset(fd): like close(), but sends a reset to a TCP peer.
 Value reset(const CallbackInfo& info) {
   return number(info, Addon::of(info.Env())->close_owned(js::to_int(info[0]), Closer::How::kReset));
 }
@@ -180,7 +187,8 @@ Value own_both(const CallbackInfo& info, int error, const int* fds, Origin origi
   return result;
 }
 
-// socketPair(type): two owned fds, of which the second one blocks, as another program expects of what it inherits.
+// socketPair(type): returns two owned fds. The first is non-blocking. The second is blocking, as programs expect of an
+// inherited fd.
 Value socket_pair(const CallbackInfo& info) {
   int fds[2];
   int error = sys::socketpair(js::to_int(info[0]), fds);
@@ -188,19 +196,19 @@ Value socket_pair(const CallbackInfo& info) {
   return own_both(info, error, fds, Origin::kUntrusted);
 }
 
-// pipe(): two owned fds, to read from and to write to.
+// pipe(): returns two owned fds, the read end and the write end.
 Value pipe(const CallbackInfo& info) {
   int fds[2];
   int error = sys::pipe(fds);
   return own_both(info, error, fds);
 }
 
-// execHelper(lowest): an owned fd of the program in exec_helper.h, no lower than `lowest`.
+// execHelper(lowest): returns an owned fd of the program in exec_helper.h, at least `lowest`.
 Value exec_helper_fd(const CallbackInfo& info) {
   return number(info, own(info, exec_helper::open(js::to_int(info[0]))));
 }
 
-// execHelperImage(): the program itself, a copy.
+// execHelperImage(): returns a copy of the program itself.
 Value exec_helper_image(const CallbackInfo& info) {
   return Napi::Buffer<uint8_t>::Copy(info.Env(), exec_helper::image(), exec_helper::size());
 }

@@ -1,4 +1,4 @@
-// What JavaScript can do with an fd by its number: make, adopt, set, give away, close.
+// Functions that create, adopt, configure, transfer and close an fd by its number.
 #pragma once
 
 #include <napi.h>

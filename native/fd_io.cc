@@ -17,10 +17,10 @@ using js::number;
 using Napi::CallbackInfo;
 using Napi::Value;
 
-// Bytes in one receive() or receiveMessage(). It also limits what a wrong call can allocate.
+// The maximum number of bytes in one receive() or receiveMessage(). It also limits what an invalid call can allocate.
 constexpr int64_t kMaxReceived = 1 << 20;
 
-// watch(fd, writable): from now on the function of setReady is told of it.
+// watch(fd, writable): reports readiness of the fd to the function passed to setReady().
 Value watch(const CallbackInfo& info) {
   Addon* addon = Addon::of(info.Env());
   int fd = js::to_int(info[0]);
@@ -34,7 +34,8 @@ Value unwatch(const CallbackInfo& info) {
   return number(info, Addon::of(info.Env())->readiness().unwatch(js::to_int(info[0])));
 }
 
-// recv(2) closes the fds that come with the bytes, and waits for that.
+// Reads bytes, and discards the fds that arrive with them. recv(2) would close these fds itself and block until they
+// are closed.
 ssize_t receive_without_fds(Addon* addon, int fd, char* bytes, size_t length) {
   messages::Fds unwanted;
   ssize_t received = messages::receive(fd, bytes, length, &unwanted);
@@ -42,8 +43,8 @@ ssize_t receive_without_fds(Addon* addon, int fd, char* bytes, size_t length) {
   return received >= 0 && unwanted.truncated ? -EMFILE : received;
 }
 
-// receive(fd, length, peek): a Buffer of what is there, at most `length` bytes; empty when the peer has ended its side.
-// It takes only from an owned fd; a look at another one does no harm.
+// receive(fd, length, peek): returns a Buffer with at most `length` of the available bytes. The Buffer is empty if the
+// peer has shut down its side. Consumes bytes only from an owned fd; peeking at any other fd is harmless.
 Value receive(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   int64_t length = js::to_integer(info[1]);
@@ -63,8 +64,8 @@ Value receive(const CallbackInfo& info) {
   return Napi::Buffer<char>::Copy(info.Env(), bytes.get(), static_cast<size_t>(received));
 }
 
-// sendMessage(fd, bytes, fds, path?): how many bytes were sent; to a datagram socket at `path`, or to the peer. Borrows
-// the fds.
+// sendMessage(fd, bytes, fds, path?): sends to the datagram socket at `path`, or to the connected peer. Borrows the
+// fds. Returns the number of bytes sent.
 Value send_message(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   if (!info[2].IsArray()) js::throw_type_error(info.Env(), "expected an array of fds");
@@ -82,7 +83,7 @@ Value send_message(const CallbackInfo& info) {
     int error = sockaddrs::from_path(js::to_string(info[3]), &to);
     if (error != 0) return number(info, error);
   }
-  // After the elements, whose getters may do anything to it.
+  // The bytes are looked up after the elements of the array, because a getter of an element can detach or resize them.
   js::Bytes bytes = js::to_bytes(info[1]);
   Addon* addon = Addon::of(info.Env());
   if (!addon->owned().has(fd)) return number(info, -EBADF);
@@ -91,7 +92,7 @@ Value send_message(const CallbackInfo& info) {
   return number(info, static_cast<double>(sent));
 }
 
-// receiveMessage(fd, length): { bytes, fds, truncated } of what is there; the fds are owned.
+// receiveMessage(fd, length): returns { bytes, fds, truncated } of an available message. The environment owns the fds.
 Value receive_message(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   int64_t room = js::to_integer(info[1]);
@@ -101,7 +102,7 @@ Value receive_message(const CallbackInfo& info) {
   std::unique_ptr<char[]> bytes(new char[room]);
   messages::Fds received;
   ssize_t length = messages::receive(fd, bytes.get(), static_cast<size_t>(room), &received);
-  // Before anything of JavaScript, which can throw.
+  // The environment takes ownership before any JavaScript value is created, because that can throw.
   size_t count = 0;
   for (size_t i = 0; i < received.count; i++) {
     if (length >= 0 && addon->own(received.fds[i], Origin::kUntrusted)) {

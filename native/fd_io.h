@@ -1,4 +1,4 @@
-// What JavaScript can do through an fd by its number: wait, read, send and receive messages.
+// Functions that wait on an fd, read from it, and send and receive messages, by its number.
 #pragma once
 
 #include <napi.h>

@@ -1,8 +1,8 @@
 #pragma once
 
-// Where an fd comes from, which says how long close(2) of it can take.
+// The origin of an fd, which determines how long close(2) can block.
 enum class Origin {
-  kOwn,        // opened here: it closes at once
-  kInherited,  // from a process or thread that we trust: it may have SO_LINGER
-  kUntrusted,  // or of a kind with which a stranger sends fds: as long as the stranger likes
+  kOwn,        // opened by this environment: close(2) does not block
+  kInherited,  // from a trusted process or thread: SO_LINGER may be set
+  kUntrusted,  // from an untrusted process, or able to receive fds from one: close(2) can block without limit
 };

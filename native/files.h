@@ -1,15 +1,15 @@
-// Which file an fd, or a path, is.
+// Identifies the file behind an fd or a path.
 #pragma once
 
 #include "sys.h"
 
 namespace files {
 
-// By statx(2); by fstat(2) where that is refused, by a container's seccomp filter or a kernel without it. The second
-// one waits for the server of a network or FUSE file system. 0 or a negative errno, and only -EBADF means "not open".
+// Calls statx(2), or fstat(2) if statx(2) fails because of a seccomp filter or an old kernel. fstat(2) waits for the
+// server of a network or FUSE file system. Returns 0 or a negative errno. Only -EBADF means that the fd is not open.
 int identify(int fd, sys::File* file);
 
-// The same for a path; a symbolic link is not followed. -ENOENT and -ENOTDIR mean that there is none.
+// The same for a path, without following a symbolic link. -ENOENT and -ENOTDIR mean that no such file exists.
 int identify(const char* path, sys::File* file);
 
 }  // namespace files

@@ -1,5 +1,5 @@
-// Where C++ values become JavaScript's and back. Types are checked here only as far as memory safety needs it; what an
-// argument may be is said, and checked, in TypeScript.
+// Converts between C++ and JavaScript values. Checks types only as far as memory safety requires. TypeScript documents
+// and checks what an argument may be.
 #pragma once
 
 #include <errno.h>
@@ -48,7 +48,7 @@ inline std::string to_string(const Napi::Value& value) {
   return value.As<Napi::String>();
 }
 
-// Of a Uint8Array, for as long as no JavaScript runs.
+// The bytes of a Uint8Array. Valid until JavaScript runs.
 struct Bytes {
   const uint8_t* data;
   size_t length;
@@ -64,7 +64,7 @@ inline Bytes to_bytes(const Napi::Value& value) {
 
 inline Napi::Value number(const Napi::CallbackInfo& info, double value) { return Napi::Number::New(info.Env(), value); }
 
-// What `run` returns; when memory runs out -ENOMEM, as if a system call had said it.
+// Returns the result of `run`, or -ENOMEM, like a failed system call, if memory runs out.
 template <typename Run>
 Napi::Value or_enomem(const Napi::CallbackInfo& info, Run run) {
   try {

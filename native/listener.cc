@@ -10,30 +10,31 @@
 
 namespace {
 
-// A capacity pause doubles from the first to the last of these until an accept succeeds. The first is long enough
-// that a process at its limit does not spin, the last short enough that a client who waited through an outage gets
-// its turn within a second of its end.
-constexpr uint32_t kFirstPauseMs = 10;
-constexpr uint32_t kLastPauseMs = 1000;
+// When an accept fails because fds or memory ran out, the listener stops polling for a while: a capacity pause. The
+// first pause lasts kMinPauseMs. Each further pause is twice as long, up to kMaxPauseMs, until an accept succeeds. The
+// minimum keeps a process at its limit from spinning. The maximum bounds the time between the end of the shortage and
+// the next accept.
+constexpr uint32_t kMinPauseMs = 10;
+constexpr uint32_t kMaxPauseMs = 1000;
 
-// The clock of uv_now(), but not cached: a request made after long work must not lose that time. Deadlines round up
-// and the present rounds down, so that nothing runs out early.
+// The clock of uv_now(), but not cached: with a cached time, a request that follows a long computation would time out
+// early. Deadlines are rounded up and the current time is rounded down, so that no request times out early.
 constexpr uint64_t kNsPerMs = 1000000;
 uint64_t now_ms() { return uv_hrtime() / kNsPerMs; }
 uint64_t deadline_in(int64_t timeout) {
   return (uv_hrtime() + kNsPerMs - 1) / kNsPerMs + static_cast<uint64_t>(timeout);
 }
 
-enum class Kind { kNobodyWaits, kRetry, kCapacity, kFatal };
+enum class ErrorClass { kQueueEmpty, kRetry, kCapacity, kFatal };
 
-// The errors of accept(2), in the sets that decide what becomes of the requests.
-Kind kind_of(int error) {
+// Classifies the errors of accept(2). The class decides what happens to the outstanding requests.
+ErrorClass class_of(int error) {
   switch (-error) {
     case EAGAIN:
-      return Kind::kNobodyWaits;
+      return ErrorClass::kQueueEmpty;
     case EINTR:
-    // The client, or what lay between, is at fault: a reset in the backlog, a firewall, a network error that Linux
-    // passes on from the new socket. The next client may be well.
+    // The errors below concern one connection only: it was reset in the accept queue, a firewall rejected it, or Linux
+    // reports a network error that was pending on the new socket. The next connection may succeed.
     case ECONNABORTED:
     case EPROTO:
     case EPERM:
@@ -47,19 +48,20 @@ Kind kind_of(int error) {
     case ETIMEDOUT:
     case ESOCKTNOSUPPORT:
     case EPROTONOSUPPORT:
-      return Kind::kRetry;
+      return ErrorClass::kRetry;
     case EMFILE:
     case ENFILE:
     case ENOBUFS:
     case ENOMEM:
     case ENOSR:
-      return Kind::kCapacity;
+      return ErrorClass::kCapacity;
     default:
-      return Kind::kFatal;
+      return ErrorClass::kFatal;
   }
 }
 
-// Of an accepted socket. Any process that may connect to a unix socket can send fds of any kind to it.
+// Returns the origin of an accepted socket. A unix socket is untrusted, because any process that may connect to it can
+// send fds of any kind.
 Origin origin_of(const Listener::Completion& slot, Origin listening) {
   if (slot.address.family == AF_UNIX) return Origin::kUntrusted;
   return listening == Origin::kOwn ? Origin::kOwn : Origin::kInherited;
@@ -74,7 +76,7 @@ Listener* listener_of(const void* handle) {
 int Listener::create(uv_loop_t* loop, int fd, Options options, Host* host, Listener** result) {
   auto* listener = new (std::nothrow) Listener(fd, options, host);
   if (listener == nullptr) return -ENOMEM;
-  int error = uv_poll_init(loop, &listener->poll_, fd);  // makes it non-blocking, too
+  int error = uv_poll_init(loop, &listener->poll_, fd);  // also makes the fd non-blocking
   if (error != 0) {
     delete listener;
     return error;
@@ -93,7 +95,7 @@ int Listener::create(uv_loop_t* loop, int fd, Options options, Host* host, Liste
 Listener::Ref Listener::ask(int64_t timeout) {
   Ref ref = requests_.push(timeout < 0 ? RequestQueue::kNoDeadline : deadline_in(timeout));
   update();
-  verify_soon();
+  check_fd_before_poll();
   return ref;
 }
 
@@ -131,7 +133,7 @@ void Listener::apply_keep_alive() {
   apply(reinterpret_cast<uv_handle_t*>(&timer_));
 }
 
-// libuv's order: close the handles, which stops the poll, and only then may the fd be closed or used elsewhere.
+// libuv requires this order: closing the handles stops the poll, and only then may the fd be closed or used elsewhere.
 void Listener::stop() {
   if (closing_) return;
   closing_ = true;
@@ -155,7 +157,7 @@ void Listener::on_readable() {
   if (requests_.empty()) {
     disarm();
   } else {
-    turn();
+    complete_requests();
   }
 }
 
@@ -164,20 +166,23 @@ void Listener::on_timer() {
   timer_at_ = RequestQueue::kNoDeadline;
   uint64_t now = now_ms();
   if (resume_at_ <= now) resume_at_ = 0;
-  if (defect_ != 0 || requests_.next_deadline() <= now) {
-    turn();
+  if (poll_error_ != 0 || requests_.next_deadline() <= now) {
+    complete_requests();
   } else {
-    update();  // ends a pause by polling: without a client there is no need to find out whether the limit still holds
+    // If a pause has ended, this polls again instead of calling accept4(2): the limit matters only when a connection is
+    // queued.
+    update();
   }
   in_timer_ = false;
 }
 
-// Accepts what waits, then lets run out what has run out, so that no request times out while a client is there.
-void Listener::turn() {
+// Accepts queued connections, then rejects the requests whose deadline has passed. In this order, no request times out
+// while a connection is in the accept queue.
+void Listener::complete_requests() {
   Completion* slots = host_->completions();
   if (slots == nullptr) return disarm();
   Batch batch = accept_batch(slots);
-  const Ref newest = requests_.last_ref();  // what handlers ask for meanwhile is not of this turn
+  const Ref newest = requests_.last_ref();  // requests that handlers add in deliver() wait for a later event
   const uint64_t now = now_ms();
   for (;;) {
     auto fail = [&](Ref ref, int error) {
@@ -209,15 +214,18 @@ void Listener::turn() {
 
 Listener::Batch Listener::accept_batch(Completion* slots) {
   Batch batch;
-  batch.error = defect_;
-  defect_ = 0;
+  batch.error = poll_error_;
+  poll_error_ = 0;
   if (batch.error != 0) return batch;
-  // A pause does not know whether there are fds again. Who runs out in it has no later attempt.
+  // During a capacity pause, accept only if a request has reached its deadline. Fds may be available again, and this is
+  // the last attempt for that request.
   if (resume_at_ != 0 && requests_.next_deadline() > now_ms()) return batch;
-  // Linux takes an fd before it looks for a client: without one, a process at its limit would be told of the limit.
+  // In a timer callback, the accept queue may be empty. accept4(2) on Linux allocates an fd before it checks the queue,
+  // so a process at its fd limit would get EMFILE even for an empty queue.
   if (in_timer_ && sys::poll(fd_, POLLIN) == 0) return batch;
-  // Whoever shares the socket can have made it block: libuv does so to what becomes a child's fd 0 to 2, systemd to all
-  // that it passes on. The accept that finds nobody would then be the last thing this thread does.
+  // Another process that shares the socket can have made it blocking: libuv does so for a socket that becomes fd 0, 1
+  // or 2 of a child process, and systemd for every socket that it passes. accept4(2) on an empty queue would then block
+  // the thread.
   if (!requests_.empty()) sys::set_nonblock(fd_);
   size_t retries = 0;
   while (!requests_.empty()) {
@@ -229,7 +237,7 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
     slot.address_length = sizeof slot.address;
     int fd = sys::accept4(fd_, &slot.address.any, &slot.address_length);
     if (fd >= 0 && !host_->own(fd, origin_of(slot, options_.origin))) {
-      host_->close(fd, true);  // or its client would take the end for an answer
+      host_->close(fd, true);  // a reset, because a client can take an orderly close for an answer
       fd = -ENOMEM;
     }
     if (fd >= 0) {
@@ -244,17 +252,17 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
       if (options_.reset_at_limit && spare_ < 0) spare_ = sys::open_null();
       continue;
     }
-    Kind kind = kind_of(fd);
-    if (kind == Kind::kRetry) {
+    ErrorClass error_class = class_of(fd);
+    if (error_class == ErrorClass::kRetry) {
       stats_.retried++;
-      // Each such error uses up a client. One that comes without end does not (a seccomp filter says EPERM, say):
-      // pause, rather than spin.
+      // Such an error usually removes one connection from the accept queue. An error that removes none can repeat
+      // forever, for example EPERM from a seccomp filter. After kMaxBatch errors in a row, pause instead of spinning.
       if (++retries < kMaxBatch) continue;
-      kind = Kind::kCapacity;
+      error_class = ErrorClass::kCapacity;
     }
-    // Nothing new in a pause: it goes on as it was.
-    if (kind == Kind::kCapacity && resume_at_ == 0) batch.capacity = at_capacity(fd);
-    if (kind == Kind::kFatal) {
+    // A pause that is already in progress continues unchanged and is not reported again.
+    if (error_class == ErrorClass::kCapacity && resume_at_ == 0) batch.capacity = at_capacity(fd);
+    if (error_class == ErrorClass::kFatal) {
       batch.error = fd;
       disarm();
     }
@@ -264,21 +272,23 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
 }
 
 Listener::Capacity Listener::at_capacity(int error) {
-  if (options_.reset_at_limit && (error == -EMFILE || error == -ENFILE) && reset_waiting()) {
+  if (options_.reset_at_limit && (error == -EMFILE || error == -ENFILE) && reset_queued()) {
     if (at_limit_) return {};
     at_limit_ = true;
     stats_.capacity_pauses++;
     return {error, 0};
   }
   disarm();
-  delay_ = std::clamp(delay_ * 2, kFirstPauseMs, kLastPauseMs);
+  delay_ = std::clamp(delay_ * 2, kMinPauseMs, kMaxPauseMs);
   resume_at_ = now_ms() + delay_;
   stats_.capacity_pauses++;
   return {error, delay_};
 }
 
-// False when the spare fd is gone, to another thread for instance: then waiting is all that is left.
-bool Listener::reset_waiting() {
+// Accepts and resets queued connections at the fd limit. Closing the spare fd frees the fd number that accept4(2)
+// needs. Returns false if the listener must pause instead, for example because another thread has taken the freed
+// number.
+bool Listener::reset_queued() {
   for (size_t i = 0; i < options_.max_batch && spare_ >= 0; i++) {
     sys::close(spare_);
     int fd = sys::accept4(fd_, nullptr, nullptr);
@@ -286,12 +296,12 @@ bool Listener::reset_waiting() {
     if (fd >= 0) stats_.reset++;
     spare_ = sys::open_null();
     if (fd >= 0 && !closed) return false;
-    if (fd < 0) return spare_ >= 0 && kind_of(fd) == Kind::kNobodyWaits;
+    if (fd < 0) return spare_ >= 0 && class_of(fd) == ErrorClass::kQueueEmpty;
   }
   return spare_ >= 0;
 }
 
-// Brings the handles in line with the requests.
+// Brings the poll and timer handles in line with the outstanding requests.
 void Listener::update() {
   const bool in_use = held_ || !requests_.empty();
   if (in_use != in_use_) {
@@ -299,44 +309,46 @@ void Listener::update() {
     apply_keep_alive();
     host_->hold(this, in_use_);
   }
-  // Without a request the poll stays armed: the next request is often near, and disarming costs two system calls.
+  // Without a request, the poll stays armed: the next request often follows soon, and disarming and arming again costs
+  // two system calls.
   if (!requests_.empty()) arm();
   if (in_use_) schedule();
 }
 
 void Listener::arm() {
-  if (armed_ || resume_at_ != 0 || defect_ != 0) return;
-  defect_ = uv_poll_start(&poll_, UV_READABLE, [](uv_poll_t* handle, int status, int) {
+  if (armed_ || resume_at_ != 0 || poll_error_ != 0) return;
+  poll_error_ = uv_poll_start(&poll_, UV_READABLE, [](uv_poll_t* handle, int status, int) {
     Listener* listener = listener_of(handle);
-    // libuv has stopped the poll already; accept4 says what is wrong.
+    // libuv has already stopped the poll. The next accept4(2) returns the cause.
     if (status < 0) listener->armed_ = false;
     listener->on_readable();
   });
-  armed_ = defect_ == 0;
-  verify_soon();
+  armed_ = poll_error_ == 0;
+  check_fd_before_poll();
 }
 
-// libuv aborts the process when epoll refuses an fd, and epoll says nothing of one that is closed later. So one that
-// somebody closed behind our back is found here: in the last moment before the loop polls, once for all requests of
-// the turn, because it may be closed in the same turn as it is asked.
-void Listener::verify() {
+// Detects that other code in the process has closed the fd. libuv aborts the process if epoll_ctl(2) rejects an fd, and
+// epoll reports nothing for an fd that is closed later. The check runs in a prepare handle, immediately before the loop
+// polls, because the fd can be closed in the same turn in which a request is made. One check covers all requests of a
+// turn.
+void Listener::check_fd() {
   if (!armed_) return;
   int listening = 0;
   socklen_t length = sizeof listening;
   int error = sys::getsockopt(fd_, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
   if (error == 0 && listening) return;
-  // A seccomp filter that refuses the call says nothing of the fd.
+  // Any other error says nothing about the fd: a seccomp filter may deny the call.
   if (error != 0 && error != -EBADF && error != -ENOTSOCK) return;
   disarm();
-  defect_ = error == 0 ? -EINVAL : error;
+  poll_error_ = error == 0 ? -EINVAL : error;
   schedule();
 }
 
-void Listener::verify_soon() {
+void Listener::check_fd_before_poll() {
   if (closing_ || uv_is_active(reinterpret_cast<uv_handle_t*>(&prepare_))) return;
   uv_prepare_start(&prepare_, [](uv_prepare_t* handle) {
     uv_prepare_stop(handle);
-    listener_of(handle)->verify();
+    listener_of(handle)->check_fd();
   });
 }
 
@@ -348,15 +360,16 @@ void Listener::disarm() {
 void Listener::schedule() {
   uint64_t at = requests_.next_deadline();
   if (resume_at_ != 0) at = std::min(at, resume_at_);
-  if (defect_ != 0) at = 0;
-  // Only an active handle keeps the loop alive, so a held listener without a deadline waits for a time that never
-  // comes.
-  const bool idle = held_ && !uv_is_active(reinterpret_cast<uv_handle_t*>(&timer_));
-  // A timer that fires before its time costs less than one that is set again for each request.
-  if (at >= timer_at_ && !idle) return;
+  if (poll_error_ != 0) at = 0;
+  // Only an active handle keeps the loop alive. For a held listener without a deadline, the timer is started with a
+  // time that is never reached.
+  const bool start_idle_timer = held_ && !uv_is_active(reinterpret_cast<uv_handle_t*>(&timer_));
+  // An earlier timer stays as it is: one wake-up too early costs less than restarting the timer for each request.
+  if (at >= timer_at_ && !start_idle_timer) return;
   timer_at_ = at;
   uint64_t now = uv_now(timer_.loop);
-  // A timer set to 0 by a timer can fire before the loop polls again, and so keep it from polling at all.
+  // A timer callback that starts its timer with a timeout of 0 can run again before the loop polls, and so prevent the
+  // loop from ever polling.
   uint64_t soonest = in_timer_ ? 1 : 0;
   uint64_t timeout = at > now ? std::max(at - now, soonest) : soonest;
   uv_timer_start(

@@ -1,7 +1,7 @@
-// A listening socket on a libuv loop: requests go in, connections come out, first asked first served.
+// A listening socket on a libuv loop. It completes accept requests with connections, in first-in, first-out order.
 //
-// Nothing is accepted while no request is outstanding. Everything it has to say is said from the event loop, never
-// from inside a call made to it. It knows nothing of JavaScript.
+// It accepts nothing while no request is outstanding. It reports results only from the event loop, never from inside a
+// call to one of its methods. It does not depend on JavaScript.
 #pragma once
 
 #include <uv.h>
@@ -17,30 +17,30 @@ class Listener {
  public:
   using Ref = RequestQueue::Ref;
 
-  // The end of one request, in the form in which JavaScript reads it (src/binding.ts knows the offsets).
+  // The result of one request, in the layout that JavaScript reads (src/core/binding.ts contains the offsets).
   struct Completion {
     double ref;
-    int32_t result;           // the accepted fd, or a negative errno; -ETIMEDOUT when the request ran out
+    int32_t result;           // the accepted fd, or a negative errno; -ETIMEDOUT when the request timed out
     uint32_t address_length;  // of the peer's address
     sockaddrs::Storage address;
   };
 
-  static_assert(sizeof(Completion) == 128, "as src/binding.ts has it");
+  static_assert(sizeof(Completion) == 128, "must be equal to STRIDE in src/core/binding.ts");
 
-  // The most completions that one entry into JavaScript carries, and so the bound of Options::max_batch.
+  // The maximum number of completions in one call into JavaScript, and the upper bound of Options::max_batch.
   static constexpr size_t kMaxBatch = 256;
 
-  // An accept failed for want of fds or memory. No request is lost by it.
+  // Reports that an accept failed because fds or memory ran out. All requests stay outstanding.
   struct Capacity {
-    int error = 0;       // a negative errno; 0: there is nothing to report
-    uint32_t delay = 0;  // ms until polling goes on; 0 when it never stopped, because clients are reset instead
+    int error = 0;       // a negative errno, or 0 if there is nothing to report
+    uint32_t delay = 0;  // the pause in ms, or 0 if the listener resets connections instead of pausing
   };
 
   struct Options {
     size_t max_batch;
-    // At the fd limit, accept with a spare fd and reset, so that clients fail at once, instead of letting them wait.
+    // At the fd limit, use a spare fd to accept and reset connections, so that clients fail at once instead of waiting.
     bool reset_at_limit;
-    // Of the listening socket. Accepted sockets inherit SO_LINGER from it.
+    // The origin of the listening socket. Accepted sockets inherit SO_LINGER from it.
     Origin origin = Origin::kOwn;
   };
 
@@ -48,45 +48,49 @@ class Listener {
     uint64_t accepted, retried, capacity_pauses, reset, timed_out, cancelled, rejected;
   };
 
-  // Whoever runs listeners on this loop.
+  // The owner of the listeners on a loop.
   class Host {
    public:
-    // Room for kMaxBatch completions; null when nothing can be delivered, because the environment is ending.
+    // Returns room for kMaxBatch completions, or null if nothing can be delivered because the environment is ending.
     virtual Completion* completions() = 0;
-    // Takes an accepted fd, unless it returns false.
+    // Takes ownership of an accepted fd, unless it returns false.
     virtual bool own(int fd, Origin origin) = 0;
-    // Closes an fd of the listener. It waits for that only for a moment; false: the fd is not closed yet.
+    // Closes an fd of the listener and waits briefly. Returns false if the fd is not closed by then.
     virtual bool close(int fd, bool reset) = 0;
-    // The first `count` completions are filled. May close the listener.
+    // Delivers the first `count` completions. May close the listener.
     virtual void deliver(Listener* listener, size_t count, Capacity capacity) = 0;
-    // Whether the listener is in use, at each change: a request is outstanding, or it is held.
+    // Called when the listener starts or stops being in use. It is in use while a request is outstanding or it is held.
     virtual void hold(Listener* listener, bool in_use) = 0;
-    // The last word: the listener is deleted when this returns.
+    // The last call for a listener. The listener is deleted when this returns.
     virtual void closed(Listener* listener) = 0;
 
    protected:
     ~Host() = default;
   };
 
-  // Takes `fd`, a listening socket, when it returns 0. A negative errno leaves the fd with the caller.
+  // Takes ownership of `fd`, a listening socket, and returns 0. On failure, returns a negative errno, and the caller
+  // still owns the fd.
   static int create(uv_loop_t* loop, int fd, Options options, Host* host, Listener** result);
 
-  // `timeout` is in ms from now: negative for none, 0 for only a client that waits already.
+  // Adds a request and returns its ref. `timeout` is in ms from now. A negative timeout means no deadline; 0 accepts
+  // only a connection that is already in the accept queue.
   Ref ask(int64_t timeout);
 
-  // True when the request was outstanding: no completion will come for it.
+  // Returns true if the request was outstanding. A cancelled request gets no completion.
   bool cancel(Ref ref);
 
-  // Stops, and closes the fd before it returns. What is outstanding gets no completion. Deletes itself later.
+  // Stops polling and closes the fd before it returns. Outstanding requests get no completion. The listener deletes
+  // itself later.
   void close();
 
-  // Like close, but gives the fd instead of closing it.
+  // Like close(), but transfers the fd to the caller instead of closing it. Returns -1 if the listener is already
+  // closed.
   int detach();
 
-  // Whether a listener in use keeps the loop alive; it does unless told otherwise.
+  // Sets whether the listener keeps the loop alive while it is in use. By default, it does.
   void keep_alive(bool on);
 
-  // A held listener is in use without a request, as a listening server is while it accepts nothing.
+  // Sets whether the listener is held: in use even without a request, like a server that listens but does not accept.
   void hold(bool on);
 
   int fd() const { return fd_; }
@@ -98,8 +102,8 @@ class Listener {
  private:
   struct Batch {
     size_t count = 0;
-    int error = 0;      // fatal: no request can succeed any more
-    bool more = false;  // a client may wait that this turn did not get to
+    int error = 0;      // a fatal error: no later request can succeed
+    bool more = false;  // max_batch was reached, so the accept queue may not be empty
     Capacity capacity;
   };
 
@@ -108,14 +112,14 @@ class Listener {
 
   void on_readable();
   void on_timer();
-  void turn();
+  void complete_requests();
   Batch accept_batch(Completion* slots);
   Capacity at_capacity(int error);
-  bool reset_waiting();
+  bool reset_queued();
   void update();
   void arm();
-  void verify();
-  void verify_soon();
+  void check_fd();
+  void check_fd_before_poll();
   void disarm();
   void schedule();
   void apply_keep_alive();
@@ -131,11 +135,11 @@ class Listener {
   RequestQueue requests_;
   Stats stats_ = {};
   uint64_t timer_at_ = RequestQueue::kNoDeadline;
-  uint64_t resume_at_ = 0;  // the end of the capacity pause; 0 when there is none
-  uint32_t delay_ = 0;      // the length of the last capacity pause; 0 once an accept succeeded
-  int spare_ = -1;          // for reset_at_limit
-  bool at_limit_ = false;   // the limit was reported and no accept has succeeded since
-  int defect_ = 0;          // why the fd cannot be polled, a negative errno
+  uint64_t resume_at_ = 0;  // the end of the capacity pause, or 0 if there is none
+  uint32_t delay_ = 0;      // the length of the last capacity pause, or 0 if an accept has succeeded since
+  int spare_ = -1;          // the spare fd of reset_at_limit, or a negative number if there is none
+  bool at_limit_ = false;   // the fd limit was reported, and no accept has succeeded since
+  int poll_error_ = 0;      // the negative errno for which the fd cannot be polled, or 0
   bool armed_ = false;
   bool in_timer_ = false;
   bool held_ = false;

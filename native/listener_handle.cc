@@ -6,7 +6,7 @@
 
 #include "js.h"
 
-// Methods made by DefineClass refuse a receiver of another class (V8 checks their signature).
+// The methods of DefineClass reject a receiver of another class, because V8 checks their signature.
 void ListenerHandle::define(Napi::Env env, Napi::Object exports) {
   exports.Set("ListenerHandle", DefineClass(env, "ListenerHandle",
                                             {
@@ -24,13 +24,13 @@ void ListenerHandle::define(Napi::Env env, Napi::Object exports) {
   exports.Set("maxBatch", Napi::Number::New(env, Listener::kMaxBatch));
 }
 
-// Collected while it listens: only possible while it is not in use.
 Napi::Object ListenerHandle::resource(const Napi::CallbackInfo& info) {
   auto resource = Napi::Object::New(info.Env());
   info.This().As<Napi::Object>().Set("resource", resource);
   return resource;
 }
 
+// The object is garbage collected before close() only if the listener is not in use.
 ListenerHandle::~ListenerHandle() {
   if (Listener* listener = listener_) {
     forget();
@@ -53,7 +53,7 @@ void ListenerHandle::hold(bool in_use) {
   }
 }
 
-// open(fd, maxBatch, resetAtLimit): 0 or a negative errno. Takes an owned fd on success.
+// open(fd, maxBatch, resetAtLimit): takes ownership of an owned fd and returns 0, or returns a negative errno.
 Napi::Value ListenerHandle::open(const Napi::CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   auto max_batch = std::clamp<int64_t>(js::to_integer(info[1]), 1, Listener::kMaxBatch);
@@ -66,7 +66,7 @@ Napi::Value ListenerHandle::open(const Napi::CallbackInfo& info) {
   return js::number(info, result);
 }
 
-// ask(timeout): the ref; 0 when closed, -ENOMEM when there is no memory for the request.
+// ask(timeout): returns the ref of the new request, 0 if the listener is closed, or -ENOMEM if memory runs out.
 Napi::Value ListenerHandle::ask(const Napi::CallbackInfo& info) {
   return js::or_enomem(info, [&] {
     int64_t timeout = js::to_integer(info[0]);
@@ -75,13 +75,13 @@ Napi::Value ListenerHandle::ask(const Napi::CallbackInfo& info) {
   });
 }
 
-// cancel(ref): whether it was outstanding.
+// cancel(ref): returns whether the request was outstanding.
 Napi::Value ListenerHandle::cancel(const Napi::CallbackInfo& info) {
   Listener::Ref ref = js::to_integer(info[0]);
   return Napi::Boolean::New(info.Env(), listener_ != nullptr && listener_->cancel(ref));
 }
 
-// outstanding(): the refs, oldest first.
+// outstanding(): returns the refs, oldest first.
 Napi::Value ListenerHandle::outstanding(const Napi::CallbackInfo& info) {
   auto refs = Napi::Float64Array::New(info.Env(), listener_ == nullptr ? 0 : listener_->requests().size());
   size_t i = 0;
@@ -94,7 +94,7 @@ Napi::Value ListenerHandle::pending(const Napi::CallbackInfo& info) {
   return js::number(info, listener_ == nullptr ? 0 : static_cast<double>(listener_->requests().size()));
 }
 
-// stats(): what has been counted, after the close too.
+// stats(): returns the counters, also after the listener is closed.
 Napi::Value ListenerHandle::stats(const Napi::CallbackInfo& info) {
   Listener::Stats stats = listener_ == nullptr ? last_stats_ : listener_->stats();
   auto result = Napi::Object::New(info.Env());
@@ -109,7 +109,8 @@ Napi::Value ListenerHandle::stats(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// close(): closes the listening fd, and removes its path, before it returns; what kept the path from being removed.
+// close(): closes the listening fd and removes its path before it returns. Returns 0, or the negative errno for which
+// the path could not be removed.
 Napi::Value ListenerHandle::close(const Napi::CallbackInfo& info) {
   int unremoved = 0;
   if (Listener* listener = listener_) {
@@ -119,7 +120,7 @@ Napi::Value ListenerHandle::close(const Napi::CallbackInfo& info) {
   return js::number(info, unremoved);
 }
 
-// detach(): the listening fd, given to the caller with its path; -EBADF when there is none.
+// detach(): transfers the listening fd, with its path, to the caller. Returns the fd, or -EBADF if there is none.
 Napi::Value ListenerHandle::detach(const Napi::CallbackInfo& info) {
   int fd = -EBADF;
   if (Listener* listener = listener_) {
@@ -130,13 +131,13 @@ Napi::Value ListenerHandle::detach(const Napi::CallbackInfo& info) {
   return js::number(info, fd);
 }
 
-// keepAlive(on): whether a listener in use keeps the process alive.
+// keepAlive(on): sets whether the listener keeps the process alive while it is in use.
 void ListenerHandle::keep_alive(const Napi::CallbackInfo& info) {
   bool on = js::to_bool(info[0]);
   if (listener_ != nullptr) listener_->keep_alive(on);
 }
 
-// hold(on): whether the listener is in use without a request.
+// hold(on): sets whether the listener is in use even without a request.
 void ListenerHandle::set_held(const Napi::CallbackInfo& info) {
   bool on = js::to_bool(info[0]);
   if (listener_ != nullptr) listener_->hold(on);

@@ -1,4 +1,5 @@
-// The Listener as a JavaScript object. src/listener.ts has the only one of these for each listening socket.
+// The Listener as a JavaScript object. src/accept/listener.ts creates one for each listening socket, and nothing else
+// does.
 #pragma once
 
 #include <napi.h>
@@ -20,8 +21,8 @@ class ListenerHandle final : public Napi::ObjectWrap<ListenerHandle>, public Lis
   void forget() override;
 
  private:
-  // The context's resource lives as long as this object, and does not keep it alive: some versions of Node hold a
-  // resource weakly, others not.
+  // Creates the resource of the async context. It lives as long as this object but does not keep this object alive.
+  // Some versions of Node hold a resource weakly, others strongly.
   static Napi::Object resource(const Napi::CallbackInfo& info);
 
   Napi::Value open(const Napi::CallbackInfo& info);

@@ -9,10 +9,10 @@
 namespace messages {
 
 namespace {
-// Since Linux 6.5, and not in all headers.
+// Since Linux 6.5; missing from some headers.
 constexpr int kScmPidfd = 4;
 
-// Aligned as a cmsghdr must be.
+// A union, so that the buffer has the alignment of cmsghdr.
 union Control {
   cmsghdr header;
   char room[kControlRoom];
@@ -52,8 +52,8 @@ ssize_t receive(int fd, void* data, size_t room, Fds* fds) {
   ssize_t length = sys::recvmsg(fd, &message, MSG_PEEK);
   if (length < 0) return length;
   fds->truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
-  // Not CMSG_NXTHDR, which believes every cmsg_len. Not only Linux answers recvmsg(2): so do gVisor and seccomp
-  // notifiers, and what is behind `control` is the stack.
+  // Not CMSG_NXTHDR, which trusts every cmsg_len. gVisor and seccomp notifiers answer recvmsg(2) too, and a wrong
+  // length would make it read the stack beyond `control`.
   const size_t size = std::min<size_t>(message.msg_controllen, sizeof control.room);
   cmsghdr header;
   for (size_t at = 0; at < size && size - at >= sizeof header; at += CMSG_ALIGN(header.cmsg_len)) {
@@ -68,13 +68,14 @@ ssize_t receive(int fd, void* data, size_t room, Fds* fds) {
       if (header.cmsg_type == SCM_RIGHTS) {
         fds->fds[fds->count++] = received;
       } else if (received >= 0) {
-        sys::close(received);  // the kernel has made it, and its close does not wait
+        sys::close(received);  // the kernel has created it, so close(2) does not block
       }
     }
   }
   if (fds->count > kMaxFds) fds->truncated = true;
   if ((message.msg_flags & MSG_CTRUNC) != 0) return length;
-  // The fds that come out of the socket now are open here already, so the kernel closes none of them.
+  // Consumes the message, without room for fds. The kernel only drops its references to these fds: MSG_PEEK has already
+  // opened them in this process, so no file is closed here and nothing can block.
   iovec same = {data, static_cast<size_t>(length)};
   message = {};
   message.msg_iov = &same;

@@ -1,4 +1,4 @@
-// What Node runs when a thread loads the addon.
+// The entry point, which Node calls when a thread loads the addon.
 #include <napi.h>
 
 #include "addon.h"

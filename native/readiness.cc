@@ -50,7 +50,7 @@ int Readiness::unwatch(int fd) {
 }
 
 void Readiness::on_ready() {
-  // What is told may close this.
+  // The host may close this object in ready().
   for (int batch = 0; batch < kMaxBatches && !closing_; batch++) {
     epoll_event events[kMaxBatch];
     Event found[kMaxBatch];

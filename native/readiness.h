@@ -1,8 +1,9 @@
-// Waits until an fd can be read or written, and does neither, for fds that no libuv handle has.
+// Reports when an fd without a libuv handle becomes readable or writable. Neither reads nor writes.
 //
-// They are in an epoll instance of our own, edge-triggered, and libuv polls that one. A client whose bytes come one by
-// one then wakes us once for each, however long what came before stays unread; libuv's own polls are level-triggered
-// and would never rest. And an fd that libuv has never seen can go anywhere afterwards.
+// The fds are in a separate, edge-triggered epoll instance, and libuv polls the fd of that instance. A client that
+// sends bytes one by one then causes one wake-up for each, however long earlier bytes stay unread. libuv's own polls
+// are level-triggered and would fire in every turn of the loop. Besides, an fd that libuv has never polled can be
+// transferred anywhere.
 #pragma once
 
 #include <uv.h>
@@ -15,14 +16,15 @@ class Readiness {
  public:
   struct Event {
     int fd;
-    // An end, an error or urgent data, or a number that another fd has meanwhile: only poll(2) of the fd tells.
+    // End of stream, an error or urgent data; or the fd number now refers to another file. Only poll(2) of the fd can
+    // tell.
     bool exceptional;
-    bool writable;  // only if that was asked for
+    bool writable;  // only if watch() requested it
   };
 
   class Host {
    public:
-    // From the event loop only.
+    // Called from the event loop only.
     virtual void ready(const Event* events, size_t count) = 0;
     virtual void readiness_closed() = 0;
 
@@ -32,21 +34,23 @@ class Readiness {
 
   explicit Readiness(Host* host) : host_(host) {}
 
-  // Tells of `fd` once for what is there, and then each time when something more has come, and if asked when there is
-  // room to write again. Borrows the fd. 0 or a negative errno. What is watched keeps the loop alive.
+  // Reports `fd` once for its present state, and then whenever more data arrives. If `writable` is set, also reports
+  // when there is room to write again. Borrows the fd. Returns 0 or a negative errno. A watched fd keeps the loop
+  // alive.
   int watch(uv_loop_t* loop, int fd, bool writable);
 
-  // Before the fd is closed or given away: epoll forgets it then, and we would not. -ENOENT when it was not watched.
+  // Must be called before the fd is closed or transferred: closing removes it from the epoll instance, but not from
+  // this object. Returns -ENOENT if the fd is not watched.
   int unwatch(int fd);
 
-  // Watches nothing any more. True: readiness_closed follows.
+  // Stops watching all fds. Returns true if readiness_closed() will be called.
   bool close();
 
  private:
-  // The most fds that one entry into JavaScript tells of.
+  // The maximum number of fds in one call into JavaScript.
   static constexpr int kMaxBatch = 64;
-  // The most entries in one turn of the loop: 1024 fds, as many as libuv takes from one epoll_wait(2). The rest waits
-  // for the next turn, so that timers and other I/O keep theirs.
+  // The maximum number of calls into JavaScript in one turn of the loop. They report 1024 fds, as many as libuv takes
+  // from one epoll_wait(2). The remaining fds wait for the next turn, so that timers and other I/O are not delayed.
   static constexpr int kMaxBatches = 16;
 
   int open(uv_loop_t* loop);

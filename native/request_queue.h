@@ -1,4 +1,5 @@
-// The FIFO of accept requests. Each has a ref, by which it is cancelled and timed out without a search.
+// The FIFO queue of accept requests. Each request has a ref. Cancelling or timing out a request by its ref needs no
+// search.
 #pragma once
 
 #include <cstdint>
@@ -7,20 +8,20 @@
 
 class RequestQueue {
  public:
-  // A safe integer in JavaScript, unique within its listener and never reused: at a million requests a second the
-  // 2^53 of them last 285 years. No request has the ref 0.
+  // A safe integer in JavaScript, unique within its listener and never reused: at a million requests per second, 2^53
+  // refs last 285 years. 0 is not a valid ref.
   using Ref = int64_t;
 
   static constexpr uint64_t kNoDeadline = UINT64_MAX;
 
-  // Deadlines are in milliseconds, on whatever clock the caller keeps.
+  // Adds a request and returns its ref. Deadlines are in milliseconds, on the clock of the caller's choice.
   Ref push(uint64_t deadline) {
     Ref ref = last_ref_ + 1;
     Request& request = requests_[ref];
     request.expiry = deadlines_.end();
     if (deadline != kNoDeadline) {
       try {
-        // Equal timeouts give rising deadlines, so the end is nearly always the right place.
+        // Equal timeouts give rising deadlines, so the end is nearly always the right position.
         request.expiry = deadlines_.emplace_hint(deadlines_.end(), deadline, ref);
       } catch (...) {
         requests_.erase(ref);
@@ -35,7 +36,7 @@ class RequestQueue {
     return ref;
   }
 
-  // False when the ref is not outstanding.
+  // Returns false if the ref is not outstanding.
   bool remove(Ref ref) {
     auto found = requests_.find(ref);
     if (found == requests_.end()) return false;
@@ -47,7 +48,7 @@ class RequestQueue {
     return true;
   }
 
-  // The oldest request; the queue must not be empty.
+  // Returns the ref of the oldest request. The queue must not be empty.
   Ref front() const { return head_->ref; }
 
   Ref pop() {
@@ -56,7 +57,8 @@ class RequestQueue {
     return ref;
   }
 
-  // The request that runs out first, no later than `now`; 0 when there is none.
+  // Removes the request with the earliest deadline and returns its ref, or returns 0 if no deadline is at or before
+  // `now`.
   Ref pop_expired(uint64_t now) {
     if (next_deadline() > now || deadlines_.empty()) return 0;
     Ref ref = deadlines_.begin()->second;
@@ -66,10 +68,10 @@ class RequestQueue {
 
   uint64_t next_deadline() const { return deadlines_.empty() ? kNoDeadline : deadlines_.begin()->first; }
 
-  // The newest ref that was ever given out.
+  // Returns the most recently assigned ref.
   Ref last_ref() const { return last_ref_; }
 
-  // Oldest first.
+  // Calls `visit` with each ref, oldest first.
   template <typename Visit>
   void each(Visit visit) const {
     for (const Request* request = head_; request != nullptr; request = request->next) visit(request->ref);
@@ -88,8 +90,8 @@ class RequestQueue {
     Deadlines::iterator expiry;
   };
 
-  // The map's nodes stay where they are, so the list can go through them: one allocation for a request, two for one
-  // with a deadline.
+  // The nodes of the map never move, so that the linked list can connect them directly. A request costs one allocation,
+  // or two with a deadline.
   std::unordered_map<Ref, Request> requests_;
   Deadlines deadlines_;
   Request* head_ = nullptr;

@@ -12,11 +12,11 @@
 
 namespace sockaddrs {
 
-static_assert(sizeof(Storage) >= sizeof(sockaddr_in6), "an IPv6 address fits");
+static_assert(sizeof(Storage) >= sizeof(sockaddr_in6), "an IPv6 address must fit");
 
 int from_ip(const std::string& host, uint16_t port, Sockaddr* result) {
   result->storage = {};
-  if (host.find('\0') != std::string::npos) return -EINVAL;  // libuv would not look behind it
+  if (host.find('\0') != std::string::npos) return -EINVAL;  // libuv would ignore everything after the '\0'
   if (uv_ip4_addr(host.c_str(), port, reinterpret_cast<sockaddr_in*>(&result->storage)) == 0) {
     result->length = sizeof(sockaddr_in);
     return 0;
@@ -31,7 +31,7 @@ int from_ip(const std::string& host, uint16_t port, Sockaddr* result) {
 int from_path(const std::string& path, Sockaddr* result) {
   bool abstract = !path.empty() && path[0] == '\0';
   if (path.empty() || (!abstract && path.find('\0') != std::string::npos)) return -EINVAL;
-  // A path needs its closing '\0' to be portable; an abstract name is counted and may use every byte.
+  // A path must end with '\0' to be portable. An abstract name is not terminated and may use every byte.
   if (path.size() > sizeof(sockaddr_un::sun_path) - (abstract ? 0 : 1)) return -ENAMETOOLONG;
   result->storage = {};
   result->storage.un.sun_family = AF_UNIX;
@@ -58,7 +58,8 @@ std::string to_text(const Storage& storage, socklen_t length) {
     case AF_UNIX: {
       constexpr socklen_t start = offsetof(sockaddr_un, sun_path);
       if (length <= start) return "";
-      // The kernel counts a '\0' that it adds to a path of 108 bytes, though there is no room for it.
+      // For a path of 108 bytes, the length that the kernel reports includes a terminating '\0' that does not fit into
+      // sun_path.
       size_t size = std::min<size_t>(length, sizeof storage.un) - start;
       const char* path = storage.un.sun_path;
       return path[0] == '\0' ? std::string(path, size) : std::string(path, strnlen(path, size));
@@ -69,7 +70,7 @@ std::string to_text(const Storage& storage, socklen_t length) {
 }
 
 uint16_t port(const Storage& storage) {
-  // sin_port and sin6_port stand at the same place.
+  // sin_port and sin6_port have the same offset.
   bool ip = storage.family == AF_INET || storage.family == AF_INET6;
   return ip ? ntohs(reinterpret_cast<const sockaddr_in*>(&storage)->sin_port) : 0;
 }

@@ -1,4 +1,4 @@
-// Socket addresses: from text to the kernel's form and back.
+// Converts socket addresses between text and the form that the kernel uses.
 #pragma once
 
 #include <sys/socket.h>
@@ -9,7 +9,7 @@
 
 namespace sockaddrs {
 
-// Room for every address that a stream or seqpacket socket can have on Linux, sockaddr_un being the longest.
+// A buffer for any address of a stream or seqpacket socket on Linux. sockaddr_un is the longest of them.
 union Storage {
   sockaddr any;
   sockaddr_un un;
@@ -21,16 +21,16 @@ struct Sockaddr {
   socklen_t length = sizeof(Storage);
 };
 
-// `host` is an IPv4 or IPv6 address in text, with a scope for a link-local one ("fe80::1%eth0"). -EINVAL for
-// anything else.
+// Parses an IPv4 or IPv6 address. A link-local address may have a scope ("fe80::1%eth0"). Returns -EINVAL for any other
+// text.
 int from_ip(const std::string& host, uint16_t port, Sockaddr* result);
 
-// A path, or a name in the abstract namespace when it begins with '\0' (unix(7)). -ENAMETOOLONG beyond 107 bytes,
-// -EINVAL when it is empty or a path holds a '\0' inside.
+// Converts a path, or a name in the abstract namespace, which begins with '\0' (unix(7)). Returns -ENAMETOOLONG for a
+// path of more than 107 bytes or a name of more than 108. Returns -EINVAL if it is empty or a path contains '\0'.
 int from_path(const std::string& path, Sockaddr* result);
 
-// "192.0.2.1", "2001:db8::1", "fe80::1%eth0"; the path of a unix socket, '\0' first for an abstract one; empty when
-// the socket has no name.
+// Returns "192.0.2.1", "2001:db8::1" or "fe80::1%eth0"; the path of a unix socket; an abstract name with its leading
+// '\0'; or an empty string if the socket has no name.
 std::string to_text(const Storage& storage, socklen_t length);
 
 uint16_t port(const Storage& storage);

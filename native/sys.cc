@@ -57,7 +57,7 @@ int set_nonblock(int fd) {
   return flags & O_NONBLOCK ? 0 : result(::fcntl(fd, F_SETFL, flags | O_NONBLOCK));
 }
 
-// Not glibc's statx(), which musl has only since 1.2.5.
+// A raw system call, because musl has a statx() function only since version 1.2.5.
 static int statx_at(int directory, const char* path, int flags, File* file) {
   struct ::statx found = {};
   auto error = ::syscall(SYS_statx, directory, path, flags | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &found);
@@ -129,7 +129,7 @@ int epoll_remove(int epoll, int fd) { return result(::epoll_ctl(epoll, EPOLL_CTL
 int epoll_wait(int epoll, epoll_event* events, int room) { return result(::epoll_wait(epoll, events, room, 0)); }
 
 int memfd_create(const char* name) {
-  // MFD_EXEC, which kernels before 6.3 do not know: without it vm.memfd_noexec may take the execute permission away.
+  // MFD_EXEC, which kernels before 6.3 reject. Without this flag, vm.memfd_noexec may remove the execute permission.
   constexpr unsigned kExec = 0x10;
   int fd = ::memfd_create(name, MFD_CLOEXEC | kExec);
   return result(fd < 0 && errno == EINVAL ? ::memfd_create(name, MFD_CLOEXEC) : fd);

@@ -1,5 +1,6 @@
-// fstat(2), in a file of its own: the kernel's struct stat, of this architecture, has the same name as the C library's,
-// which may be another. Not by its symbol, which would bind us to glibc 2.33.
+// fstat(2) has its own file, because it needs the struct stat of the kernel for this architecture. The C library has a
+// struct of the same name that can differ. fstat(2) is a raw system call here, because the symbol of the C library
+// would require glibc 2.33.
 #include <asm/stat.h>
 #include <errno.h>
 #include <sys/syscall.h>
@@ -16,7 +17,7 @@ int fstat(int fd, File* file) {
 #elif defined(SYS_fstat)
   struct stat found;
   auto error = ::syscall(SYS_fstat, fd, &found);
-#else  // as on riscv32, where the kernel has statx(2) alone
+#else  // for example riscv32, where the kernel has only statx(2)
   return -ENOSYS;
 #endif
 #if defined(SYS_fstat64) || defined(SYS_fstat)

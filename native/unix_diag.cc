@@ -12,7 +12,7 @@
 namespace unix_diag {
 namespace {
 
-int ask(int netlink, uint64_t inode, uint32_t* queued, uint32_t* limit) {
+int query(int netlink, uint64_t inode, uint32_t* queued, uint32_t* limit) {
   struct {
     nlmsghdr header;
     unix_diag_req body;
@@ -24,11 +24,11 @@ int ask(int netlink, uint64_t inode, uint32_t* queued, uint32_t* limit) {
   request.body.udiag_states = UINT32_MAX;
   request.body.udiag_ino = static_cast<uint32_t>(inode);
   request.body.udiag_show = UDIAG_SHOW_RQLEN;
-  request.body.udiag_cookie[0] = request.body.udiag_cookie[1] = UINT32_MAX;  // INET_DIAG_NOCOOKIE: any
+  request.body.udiag_cookie[0] = request.body.udiag_cookie[1] = UINT32_MAX;  // INET_DIAG_NOCOOKIE matches any socket
   ssize_t sent = sys::send(netlink, &request, sizeof request);
   if (sent < 0) return static_cast<int>(sent);
 
-  // The kernel answers within the send, so this does not wait: -EAGAIN would mean that there is no answer.
+  // The kernel answers during send(2), so this does not wait. -EAGAIN means that there is no answer.
   alignas(nlmsghdr) char answer[1024];
   ssize_t size = sys::recv(netlink, answer, sizeof answer);
   if (size < 0) return static_cast<int>(size);
@@ -55,7 +55,7 @@ int ask(int netlink, uint64_t inode, uint32_t* queued, uint32_t* limit) {
 int find(uint64_t inode, uint32_t* queued, uint32_t* limit) {
   int netlink = sys::socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG);
   if (netlink < 0) return netlink;
-  int error = ask(netlink, inode, queued, limit);
+  int error = query(netlink, inode, queued, limit);
   sys::close(netlink);
   return error;
 }

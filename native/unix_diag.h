@@ -1,4 +1,4 @@
-// What sock_diag(7) says of unix sockets, as ss(8) shows it: no socket option tells the length of an accept queue, or
+// Queries unix sockets with sock_diag(7), as ss(8) does. No socket option reports the length of the accept queue, or
 // whether another process still has the socket.
 #pragma once
 
@@ -6,11 +6,13 @@
 
 namespace unix_diag {
 
-// 0 or a negative errno: -ENOENT where the kernel was built without unix_diag.
+// Gets the length and the limit of the accept queue. Returns 0 or a negative errno: -ENOENT if the kernel was built
+// without unix_diag.
 int accept_queue(int fd, uint32_t* queued, uint32_t* limit);
 
-// 0 while any process has the unix socket whose inode that is, also in a message that has not been received. -ENOENT:
-// no process has it, or the kernel was built without unix_diag. Other errnos: it is not known.
+// Returns 0 while any process has the unix socket with this inode, or an unread message contains the socket. Returns
+// -ENOENT if no process has it, or if the kernel was built without unix_diag. After any other errno, the answer is
+// unknown.
 int exists(uint64_t inode);
 
 }  // namespace unix_diag

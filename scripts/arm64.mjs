@@ -1,6 +1,6 @@
-// Runs tests with the binary for arm64, on Node's own for arm64, under qemu-user (Debian: qemu-user,
-// g++-aarch64-linux-gnu). node scripts/arm64.mjs [test file...]
-// qemu knows neither TCP_INFO nor sock_diag, so what looks at the backlog cannot be among them.
+// Runs tests with the arm64 binary of the addon and Node for arm64, under qemu-user (Debian: qemu-user,
+// g++-aarch64-linux-gnu): node scripts/arm64.mjs [test file...]
+// qemu supports neither TCP_INFO nor sock_diag, so tests that read the backlog cannot run.
 import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -19,14 +19,15 @@ runNode('scripts/prebuild.mjs', 'arm64')
 
 const program = nodeOf(24, 'arm64')
 
-// The kernel does not start a program of another machine, but this. What the tests start is to be of that machine, too.
+// The kernel cannot execute an arm64 program, but it can execute this script. The tests start their own programs
+// through process.execPath, so that they are emulated, too.
 const emulated = join(dirname(program), 'emulated')
 writeFileSync(emulated, `#!/bin/sh\nexec qemu-aarch64 -L /usr/aarch64-linux-gnu '${program}' "$@"\n`, { mode: 0o755 })
 const ours = `data:text/javascript,process.execPath=${encodeURIComponent(JSON.stringify(emulated))}`
 
 const { status, error } = spawnSync(
   emulated,
-  // Emulation is some ten times slower.
+  // Emulation is about ten times slower.
   ['--import', ours, '--import=tsx', '--expose-gc', 'node_modules/mocha/lib/cli/cli.js', '--timeout=300000', ...tests],
   {
     cwd: root,
@@ -34,11 +35,11 @@ const { status, error } = spawnSync(
     env: {
       ...process.env,
       PREBUILDS_ONLY: '1',
-      // esbuild is for the machine that npm has seen; it can be started as it is.
+      // npm has installed esbuild for the host, which can execute it directly.
       ESBUILD_BINARY_PATH: join(root, `node_modules/@esbuild/linux-${process.arch}/bin/esbuild`),
     },
   },
 )
 if (error) throw error
-// None when a signal has ended it.
+// `status` is null when a signal has terminated the process.
 process.exitCode = status === 0 ? 0 : 1

@@ -1,11 +1,11 @@
-// How binding.gyp compiles each source, for what is not node-gyp: clang-tidy, and programs without Node.
+// Exports the compile commands of binding.gyp for clang-tidy and for programs without Node.
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { nodeGyp, root, step } from './steps.mjs'
 
 const output = 'node_modules/.cache/compile-commands'
 
-/** The directory of a compile_commands.json. */
+/** Creates compile_commands.json if it is outdated, and returns its directory. */
 export function compileCommands() {
   const directory = join(root, output)
   step({
@@ -18,7 +18,7 @@ export function compileCommands() {
       for (const input of ['binding.gyp', 'package.json']) cpSync(join(root, input), join(directory, input))
       nodeGyp(directory, { command: 'configure', gyp: ['-f', 'compile_commands_json'] })
       const made = readFileSync(join(directory, 'build/Release/compile_commands.json'), 'utf8')
-      // The sources stand where they always do.
+      // Points the paths to the sources in the repository, not to the copy of binding.gyp.
       writeFileSync(
         join(directory, 'compile_commands.json'),
         made.replaceAll(join(directory, 'native'), join(root, 'native')),
@@ -28,10 +28,10 @@ export function compileCommands() {
   return directory
 }
 
-/** The version of C++ and the warnings that all sources have. */
+/** Returns the flags for the C++ version and the warnings of all sources. */
 export function languageFlags() {
   const all = JSON.parse(readFileSync(join(compileCommands(), 'compile_commands.json'), 'utf8'))
   const { command } = all.find(({ file }) => file.endsWith('.cc'))
-  // Not -Wa,...: that is the assembler's.
+  // Excludes -Wa,..., which is for the assembler.
   return command.match(/-(std=|W)[\w+-]+(?![\w+,-])/g)
 }

@@ -1,6 +1,6 @@
-// Runs the tests that make system calls and allocations fail, on an addon that is built for it:
-// node scripts/faults.mjs [mocha's options]
-// FAULT='<what a failure has printed>' runs that one alone.
+// Runs the tests that make system calls and allocations fail, with an addon built for that purpose:
+// node scripts/faults.mjs [mocha options]
+// FAULT='<fault that a failed test has printed>' runs only that fault.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -18,7 +18,7 @@ const env = {
 const mocha = ['node_modules/mocha/bin/mocha.js', 'test/faults/*.faults.ts', ...process.argv.slice(2)]
 const { status, error } = spawnSync(process.execPath, mocha, { cwd: root, stdio: 'inherit', env })
 if (error) throw error
-// Nobody else can say it when a process has crashed.
-if (status !== 0 && existsSync(note)) console.error(`The last that was tried: ${readFileSync(note, 'utf8')}`)
+// After a crash, this file is the only record of the injected fault.
+if (status !== 0 && existsSync(note)) console.error(`The last injected fault: ${readFileSync(note, 'utf8')}`)
 rmSync(directory, { recursive: true })
 process.exitCode = status === 0 ? 0 : 1

@@ -1,5 +1,5 @@
-// libFuzzer on what is native and takes bytes: node scripts/fuzz.mjs [seconds for each target]
-// fuzz/<noun>.cc is the target of native/<noun>.cc. What a run has learned stays in node_modules/.cache for the next one.
+// Runs libFuzzer on the native code that parses bytes: node scripts/fuzz.mjs [seconds for each target]
+// fuzz/<noun>.cc is the target for native/<noun>.cc. The corpus is kept in node_modules/.cache for the next run.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
@@ -24,7 +24,7 @@ for (const file of readdirSync(join(root, 'fuzz'))) {
   if (status !== 0) {
     console.error(stderr)
     const input = /Test unit written to (\S+)/.exec(stderr)?.[1]
-    console.error(`fuzz: ${noun} failed${input ? `; again: ${relative('', path)} ${relative('', input)}` : ''}`)
+    console.error(`fuzz: ${noun} failed${input ? `; repeat with: ${relative('', path)} ${relative('', input)}` : ''}`)
     process.exit(1)
   }
   console.log(`fuzz: ${noun}: ${/#\d+\s+DONE.*/.exec(stderr)?.[0]}`)

@@ -1,4 +1,4 @@
-// What review should not have to say: formatting, which files may know JavaScript, and what clang-tidy finds.
+// Checks that need no human review: formatting, layering of native/ and src/, and clang-tidy.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -18,12 +18,12 @@ const check = (command, ...args) => {
 check('biome', 'check', '.')
 check('clang-format', '--dry-run', '-Werror', ...sources, ...filesOf('test/native'), ...filesOf('fuzz'))
 
-// Everything else is plain C++ over libuv and the kernel, and could be tested and read without Node.
+// All other native files are plain C++ on libuv and the kernel, which can be tested without Node.
 const mayKnowJavaScript = /^native\/(addon|fd_\w+|js|listener_handle|module)\./
 for (const source of sources) {
   if (mayKnowJavaScript.test(source)) continue
   if (/#include ["<](napi|node_api|js|addon)/.test(readFileSync(source, 'utf8'))) {
-    console.error(`${source} must not know JavaScript: its header is included by plain C++`)
+    console.error(`${source} must not include Node-API headers: only files that match ${mayKnowJavaScript} may`)
     failed = true
   }
 }
@@ -33,9 +33,9 @@ for (const wrong of wrongImports(join(root, 'src'))) {
   failed = true
 }
 
-// A minute's work, and not done again for what has passed.
+// Takes a minute, so it is skipped when the inputs have passed before.
 if (spawnSync('run-clang-tidy', ['-help']).error) {
-  console.error('clang-tidy is not here (Debian: clang-tidy), and so was not run')
+  console.error('clang-tidy skipped: run-clang-tidy not found (Debian package: clang-tidy)')
 } else {
   const output = 'node_modules/.cache/clang-tidy'
   step({

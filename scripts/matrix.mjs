@@ -1,7 +1,7 @@
 // Runs the tests on every supported version of Node, with one binary of the addon:
 // node scripts/matrix.mjs [--permission] [major...] [test file...]
-// The versions come from the registry, into node_modules/.cache; the addon is the one that setup.mjs has built. With
-// --permission the tests, and the programs that they start, run under Node's permission model.
+// The Node versions are npm packages in node_modules/.cache. The addon is the one that setup.mjs has built. With
+// --permission, the tests and the programs that they start run under Node's permission model.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { delimiter, dirname } from 'node:path'
 import { nodeOf } from './nodes.mjs'
@@ -13,17 +13,17 @@ const [given, files] = [/^\d+$/, /\.ts$/].map((pattern) => process.argv.slice(2)
 const majors = given.length > 0 ? given : supported
 const tests = files.length > 0 ? files : ['test/**/*.test.ts']
 
-// The tests start programs and threads, and write files. The package's own needs are in permission.test.ts.
+// The tests start programs and threads, and write files. permission.test.ts checks which grants the package needs.
 const granted = ['fs-read=*', 'fs-write=*', 'addons', 'worker', 'child-process', 'net', 'inspector']
 
-/** The flags that put this version of Node under its permission model, with all that the tests need. */
+/** Returns the flags that enable the permission model in this version of Node, with all grants that the tests need. */
 function permission(node) {
   const known = execFileSync(node, ['-p', "[...process.allowedNodeEnvironmentFlags].join(' ')"], { encoding: 'utf8' })
   const has = (flag) => known.trim().split(' ').includes(flag.replace(/=.*/, ''))
   const model = ['--permission', '--experimental-permission'].find(has)
-  // A version that does not know a grant does not restrict what it is for.
+  // A version without a grant does not restrict the corresponding operation.
   const grants = granted.map((each) => `--allow-${each}`).filter(has)
-  // Tests look at what their programs say on stderr.
+  // Tests check the stderr of their programs.
   const silent = ['SecurityWarning', 'ExperimentalWarning'].map((warning) => `--disable-warning=${warning}`)
   return [model, ...grants, ...silent].join(' ')
 }
@@ -32,7 +32,7 @@ const restricted = process.argv.includes('--permission')
 const failed = majors.filter((major) => {
   const node = process.versions.node.startsWith(`${major}.`) ? process.execPath : nodeOf(major)
   console.log(`\nNode ${major}${restricted ? ', under its permission model' : ''}`)
-  // What the tests start by its name is this version, too.
+  // Programs that the tests start as `node` use this version, too.
   const env = { ...process.env, PATH: `${dirname(node)}${delimiter}${process.env.PATH}` }
   if (restricted) env.NODE_OPTIONS = permission(node)
   const { status, error } = spawnSync(node, ['node_modules/mocha/bin/mocha.js', '--reporter', 'dot', ...tests], {

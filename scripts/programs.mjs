@@ -1,10 +1,10 @@
-// Programs of plain C++: what is native and knows no JavaScript, with Debian's libuv and without Node.
+// Builds plain C++ programs from native sources without Node-API, with the system's libuv.
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { languageFlags } from './compile-commands.mjs'
 import { root, run, step } from './steps.mjs'
 
-/** The path of a program, built when it must be. `main` is its own source, `native` the names of those that it uses. */
+/** Builds a program if it is outdated, and returns its path. `main`: its source. `native`: names of native sources. */
 export function program(name, { compiler, flags, main, native }) {
   const output = `node_modules/.cache/programs/${name}`
   const path = join(root, output, name)

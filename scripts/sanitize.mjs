@@ -1,7 +1,7 @@
-// What is native, with every access checked: node scripts/sanitize.mjs address|thread|valgrind [test file...]
-// First a program that knows no Node (test/native/listeners.cc), all of it instrumented; then, but not under valgrind, the
-// tests that exercise native/, with an instrumented addon. Node is not instrumented: the sanitizer's runtime is preloaded,
-// and the programs that tests start inherit it. Any report fails, whatever becomes of the process that made it.
+// Runs native code with a sanitizer: node scripts/sanitize.mjs address|thread|valgrind [test file...]
+// First runs a program without Node (test/native/listeners.cc), which is completely instrumented. Then, except under
+// valgrind, runs the tests that exercise native/, with an instrumented addon. Node is not instrumented: the runtime of
+// the sanitizer is preloaded, also into the programs that tests start. Any report is a failure, whatever the exit code.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -15,7 +15,7 @@ const clang = { CC: 'clang', CXX: 'clang++' }
 
 const kinds = {
   address: {
-    // Not vptr: that check makes a pipe, and aborts at the fd limit, where some tests are.
+    // Without vptr: that check creates a pipe, and aborts at the fd limit, which some tests reach.
     flags: ['-fsanitize=address,undefined', '-fno-sanitize=vptr', '-fno-sanitize-recover=all'],
     clients: 5000,
     addon: {
@@ -23,9 +23,9 @@ const kinds = {
       linkFlags: ['-shared-libasan'],
       runtime: `libclang_rt.asan-${machine}.so`,
       variable: 'ASAN_OPTIONS',
-      // symbolize=0: names for what Node leaves behind take seconds for each process; ours get theirs below.
+      // symbolize=0: symbols for leaks of Node take seconds per process. findingsOf() adds symbols for the addon's.
       options: ['detect_stack_use_after_return=1', 'strict_string_checks=1', 'detect_leaks=0', 'symbolize=0'],
-      // Not in every program that a test starts: bash, Python and socat leave to the kernel what they have allocated.
+      // Only in Node, because other programs that tests start (bash, Python, socat) exit without freeing their memory.
       nodeOptions: ['detect_leaks=1'],
     },
     tests: [
@@ -58,19 +58,19 @@ const kinds = {
     flags: ['-fsanitize=thread'],
     clients: 5000,
     addon: {
-      // The runtime of clang 14 crashes when it is preloaded.
+      // gcc, because the runtime of clang 14 crashes when it is preloaded.
       compiler: { CC: 'gcc', CXX: 'g++' },
       linkFlags: [],
       runtime: 'libtsan.so',
       variable: 'TSAN_OPTIONS',
-      // V8 and libuv order their accesses by atomics that the runtime does not see.
+      // V8 and libuv synchronize with atomics that the runtime does not see.
       options: ['ignore_noninstrumented_modules=1'],
       nodeOptions: [],
     },
     tests: ['handover/fd-channel', 'peek/look-ahead', 'accept/threads', 'workers'],
   },
   valgrind: {
-    // The newest that Debian's valgrind reads.
+    // The newest DWARF version that Debian's valgrind supports.
     flags: ['-gdwarf-4'],
     clients: 500,
     command: ['valgrind', '--quiet', '--leak-check=full', '--track-fds=yes', '--error-exitcode=1'],
@@ -102,17 +102,17 @@ const testsFail = ({ compiler, linkFlags, runtime, variable, options, nodeOption
     env: {
       ...compiler,
       CXXFLAGS: [...kind.flags, '-g', '-O1', '-fno-omit-frame-pointer'].join(' '),
-      // nodelete: frames have names after the last worker that had loaded it, too.
+      // nodelete: keeps the addon loaded after its last worker, so that frames can be symbolized.
       LDFLAGS: [...kind.flags, ...linkFlags, '-Wl,-z,nodelete'].join(' '),
     },
   })
-  // Reports go to files: a process at its fd limit can still be asked, and what it writes to stderr is a test's.
+  // Reports go to files, because a test may read the stderr of its program, or expect the program to fail.
   const reports = mkdtempSync(join(tmpdir(), 'async-accept-reports-'))
-  chmodSync(reports, 0o1777) // for those that run as another user
+  chmodSync(reports, 0o1777) // for processes that run as another user
   writeFileSync(join(reports, basename(process.execPath)), nodeOptions.join('\n'))
   const places = [`log_path='${reports}/report'`, `include_if_exists='${reports}/%b'`, 'exitcode=0']
   const files = given.length > 0 ? given : kind.tests.map((each) => `test/${each}.test.ts`)
-  // The check for leaks alone, at the end of each Node, takes seconds on a busy machine.
+  // The leak check at the exit of each Node process takes seconds on a busy machine.
   const limits = ['--forbid-only', '--timeout=300000']
   const { status } = spawnSync(process.execPath, ['node_modules/mocha/bin/mocha.js', ...limits, ...files], {
     cwd: root,
@@ -133,8 +133,9 @@ const testsFail = ({ compiler, linkFlags, runtime, variable, options, nodeOption
   return status !== 0 || findings.length > 0
 }
 
-// Of leaks only those that the addon has allocated itself, or the C++ library for it. A Node that ends by process.exit
-// leaves its heap as it is. A list of suppressions cannot say that: it goes by any frame, and below each of ours is Node.
+// Of the leaks, reports only those that the addon allocated itself or through the C++ library. Node does not free its
+// heap in process.exit(). A suppression list cannot express that: it matches any frame, and Node is below every addon
+// frame.
 function findingsOf(report) {
   const findings = /LeakSanitizer/.test(report) ? report.split('\n\n').filter(isOurLeak) : [report]
   return findings.map((finding) => finding.replace(/\((\S+async_accept\.node)\+(0x[0-9a-f]+)\)/g, nameOf))

@@ -1,5 +1,5 @@
-// What the scripts share: programs that must succeed, and work that is done again only when what it is made from has
-// changed. Needs nothing but Node.
+// Shared by the scripts: runs programs that must succeed, and steps that are repeated only when their inputs have
+// changed. Requires only Node.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
@@ -8,9 +8,9 @@ import { fileURLToPath } from 'node:url'
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 
-/** Runs a program to its end; when it fails this process ends, too. */
+/** Runs a program until it exits. Exits this process when the program fails. */
 export function run(command, args, options = {}) {
-  // stdout belongs to the command that asked for the step.
+  // The program writes to stderr, because stdout belongs to the command that runs the step.
   const { status, error } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 2, 2], ...options })
   if (error) throw error
   if (status !== 0) {
@@ -24,15 +24,15 @@ export const runNode = (...args) => run(process.execPath, args)
 export const npm = (...args) =>
   process.env.npm_execpath ? runNode(process.env.npm_execpath, ...args) : run('npm', args)
 
-/** What tells node-gyp where the headers of this Node are. Most installations bring them; else it downloads them. */
+/** Returns the environment for node-gyp: the headers of this Node, if installed. Otherwise node-gyp downloads them. */
 export function headers() {
   const prefix = join(dirname(process.execPath), '..')
   return existsSync(join(prefix, 'include/node/node_api.h')) ? { npm_config_nodedir: prefix } : {}
 }
 
 /**
- * Builds the addon in a directory that has its binding.gyp, or does what else `command` of node-gyp does. `variables` are
- * what binding.gyp asks for; `gyp` goes to gyp itself.
+ * Builds the addon in a directory with a binding.gyp, or runs another `command` of node-gyp. `variables` are variables
+ * of binding.gyp; `gyp` are options of gyp.
  */
 export function nodeGyp(directory, { command = 'rebuild', env = {}, variables = {}, gyp = [] } = {}) {
   const defines = Object.entries({ strict: 1, ...variables }).map(([name, value]) => `-D${name}=${value}`)
@@ -49,7 +49,7 @@ const filesBelow = (path) =>
         .flatMap((name) => filesBelow(join(path, name)))
     : [path]
 
-// A hash of contents rather than dates: a checkout changes dates without changing a file.
+// Hashes contents instead of dates, because a checkout changes dates without changing files.
 function fingerprint(inputs, settings) {
   const hash = createHash('sha256').update(process.arch).update(JSON.stringify(settings))
   for (const file of inputs.flatMap((input) => filesBelow(join(root, input)))) {
@@ -60,11 +60,11 @@ function fingerprint(inputs, settings) {
 
 const stampOf = (output) => join(root, output, '.made-from')
 
-/** Whether `output`, a directory, was made from these very inputs and settings. */
+/** Whether the directory `output` was made from the current inputs and settings. */
 export const isMade = ({ output, inputs, settings = {} }) =>
   existsSync(stampOf(output)) && readFileSync(stampOf(output), 'utf8') === fingerprint(inputs, settings)
 
-/** Makes `output` unless it is made. */
+/** Runs `make` unless `output` is up to date. */
 export function step({ what, make, ...made }) {
   if (isMade(made)) return
   console.error(`setup: ${what}`)

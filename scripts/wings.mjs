@@ -1,16 +1,16 @@
-// Shows the layers of src/: how many imports run from each folder to each other one, and what breaks the order.
-// node scripts/wings.mjs [directory], a directory in the form of src/; `npm run lint` fails on what it finds.
+// Prints the number of imports between the folders of src/, and the imports that violate the layering:
+// node scripts/wings.mjs [directory], by default src/. `npm run lint` fails on each violation.
 import { readdirSync, readFileSync } from 'node:fs'
 import { basename, dirname, join, normalize } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { root } from './steps.mjs'
 
-/** From the bottom to the top. The folders of one line stand side by side and do not import each other. */
+/** The layers, from bottom to top. Folders of the same layer do not import each other. */
 const layers = [['core'], ['peek'], ['accept'], ['serve', 'handover'], ['.']]
 
 const layerOf = (wing) => layers.findIndex((wings) => wings.includes(wing))
 
-/** Every import of one source file by another, type imports included. */
+/** Returns all imports between source files, including type imports. */
 function importsIn(directory) {
   const files = readdirSync(directory, { recursive: true }).filter((file) => file.endsWith('.ts'))
   return files.flatMap((from) => {
@@ -20,7 +20,7 @@ function importsIn(directory) {
   })
 }
 
-/** The first circle of files that import each other, if there is one. */
+/** Returns the first import cycle, if there is one. */
 function circle(imports) {
   const done = new Set()
   const visit = (file, path) => {
@@ -36,19 +36,19 @@ function circle(imports) {
   return imports.reduce((found, { from }) => found ?? visit(from, []), undefined)
 }
 
-/** What breaks the order of the layers, as sentences. */
+/** Describes the imports that violate the layering. */
 export function wrongImports(directory) {
   const imports = importsIn(directory)
   const wrong = imports
     .map(({ from, to }) => ({ from, to, wings: [dirname(from), dirname(to)] }))
     .filter(({ wings: [above, below] }) => above !== below && layerOf(above) <= layerOf(below))
-    .map(({ from, to }) => `${from} imports ${to}, which is not in a wing below it`)
+    .map(({ from, to }) => `${from} imports ${to}, which is not in a lower layer`)
   const unplaced = [...new Set(imports.map(({ from }) => dirname(from)))].filter((wing) => layerOf(wing) < 0)
   const files = circle(imports)
   return [
     ...wrong,
-    ...unplaced.map((wing) => `${wing}/ is not among the layers of scripts/wings.mjs`),
-    ...(files ? [`these files import each other: ${files.join(', ')}`] : []),
+    ...unplaced.map((wing) => `${wing}/ is missing in the layers of scripts/wings.mjs`),
+    ...(files ? [`import cycle: ${files.join(', ')}`] : []),
   ]
 }
 

@@ -1,5 +1,5 @@
-// What a client does. Each resolves with how it ended: 'answered', when it has got every byte that it asked for, or
-// 'itself', when it left before; or throws a CallError, and the server has ended it.
+// The behaviours of clients. Each function resolves with 'answered' when the client has received every requested byte,
+// or with 'left' when the client disconnected earlier. It throws a CallError when the server ended the connection.
 import http2 from 'node:http2'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Call, CallError, connect, secure } from './call.mjs'
@@ -45,27 +45,27 @@ async function slowReader({ service, id, chance }) {
 async function resetAtOnce({ service, id }) {
   const socket = await connect(service.port, id)
   socket.resetAndDestroy()
-  return 'itself'
+  return 'left'
 }
 
 async function leaveAtOnce({ service, id }) {
   const socket = await connect(service.port, id)
   socket.destroy()
-  return 'itself'
+  return 'left'
 }
 
-async function resetInAnswer({ service, id, chance }) {
+async function resetInResponse({ service, id, chance }) {
   const socket = await connect(service.port, id)
   if (service.proxied) socket.write(proxyHeader(1, id, socket.localPort))
   const secured = service.secured ? await secure(socket, 'http/1.1') : socket
   secured.write(dialects[service.dialect].request(longest, { wait: waitOf(chance) }))
-  // Also when the server ends it first: it has had a part, or nothing, and goes.
+  // The server may also end the connection first. The client then has a partial response or none, and disconnects.
   await new Promise((resolve) => secured.once('data', resolve).once('end', resolve).once('close', resolve))
   socket.resetAndDestroy()
-  return 'itself'
+  return 'left'
 }
 
-/** Sends bytes, and nothing more: the server must end it. */
+/** Sends these bytes and nothing more. The server must end the connection. */
 const sending = (bytesOf) =>
   async function send(client) {
     const socket = await connect(client.service.port, client.id)
@@ -96,13 +96,13 @@ const malformed = sending(({ service, id }, socket) =>
   introduced(service, id, socket, dialects[service.dialect].malformed),
 )
 const badHandshake = sending(() => Buffer.from('16030100050100000101ff', 'hex'))
-const halfHello = sending(() => Buffer.from('1603010100010000fc0303', 'hex'))
+const partialHello = sending(() => Buffer.from('1603010100010000fc0303', 'hex'))
 const plainText = sending(() => 'GET / HTTP/1.1\r\nHost: soak\r\n\r\n')
 const noProxyHeader = sending(() => 'get 10 0\n')
-const badProxyHeader = sending(() => 'PROXY TCP4 nobody knows\r\n')
-const halfProxyHeader = sending(() => 'PROXY TCP4 127.0')
+const badProxyHeader = sending(() => 'PROXY TCP4 invalid\r\n')
+const partialProxyHeader = sending(() => 'PROXY TCP4 127.0')
 
-async function stallBehindHandshake({ service, id }) {
+async function stallAfterHandshake({ service, id }) {
   const socket = await secure(await connect(service.port, id), 'http/1.1')
   socket.write(dialects[service.dialect].request(100).slice(0, -2))
   return waitForEnd(socket)
@@ -112,7 +112,7 @@ async function leaveInHandshake({ service, id }) {
   const socket = await connect(service.port, id)
   socket.write(Buffer.from('1603010100010000fc0303', 'hex'), () => socket.resetAndDestroy())
   await new Promise((resolve) => socket.once('close', resolve))
-  return 'itself'
+  return 'left'
 }
 
 async function streams({ service, id, chance, record }) {
@@ -151,13 +151,13 @@ async function stream(session, id, chance) {
   await new Promise((resolve) => request.once('close', resolve))
   const body = Buffer.concat(chunks)
   if (body.equals(bytesFor(id, length))) return
-  if (ended && request.rstCode === 0 && body.length === length) throw new CallError('wrong', `other bytes in ${length}`)
+  if (ended && request.rstCode === 0 && body.length === length) throw new CallError('wrong', `wrong bytes in ${length}`)
   throw new CallError('cut', `${failure}, ${body.length} of ${length} bytes`)
 }
 
 const badHandshakes = ['no ClientHello', /^ERR_SSL_/]
 
-/** With a weight for how often, the services it is for, and the policies by which the server may refuse it. */
+/** `weight`: the relative frequency. `on`: selects services. `by`: the policies by which the server may refuse it. */
 export const behaviours = [
   { name: 'one request', run: one, weight: 50 },
   { name: 'several requests', run: several, weight: 30 },
@@ -166,22 +166,22 @@ export const behaviours = [
   { name: 'streams', run: streams, weight: 20, on: ({ http2: served }) => served },
   { name: 'reset at once', run: resetAtOnce, weight: 8 },
   { name: 'leave at once', run: leaveAtOnce, weight: 8 },
-  { name: 'reset in the answer', run: resetInAnswer, weight: 5 },
+  { name: 'reset in the response', run: resetInResponse, weight: 5 },
   { name: 'silent', run: silent, weight: 1, by: tooLate },
   { name: 'stall in a request', run: stall, weight: 1, by: tooLate, on: ({ secured }) => !secured },
   { name: 'malformed request', run: malformed, weight: 3, by: ['bad request', /^HPE_/], on: ({ secured }) => !secured },
   { name: 'bad handshake', run: badHandshake, weight: 5, by: badHandshakes, on: ({ secured }) => secured },
-  { name: 'half a ClientHello', run: halfHello, weight: 1, by: tooLate, on: ({ secured }) => secured },
+  { name: 'partial ClientHello', run: partialHello, weight: 1, by: tooLate, on: ({ secured }) => secured },
   { name: 'plain text', run: plainText, weight: 5, by: badHandshakes, on: ({ secured }) => secured },
-  { name: 'leave in the handshake', run: leaveInHandshake, weight: 5, on: ({ secured }) => secured },
+  { name: 'leave during the handshake', run: leaveInHandshake, weight: 5, on: ({ secured }) => secured },
   {
-    name: 'stall behind the handshake',
-    run: stallBehindHandshake,
+    name: 'stall after the handshake',
+    run: stallAfterHandshake,
     weight: 1,
     by: tooLate,
     on: ({ secured }) => secured,
   },
   { name: 'no PROXY header', run: noProxyHeader, weight: 5, by: ['ERR_PROXY_HEADER'], on: ({ proxied }) => proxied },
   { name: 'bad PROXY header', run: badProxyHeader, weight: 5, by: ['ERR_PROXY_HEADER'], on: ({ proxied }) => proxied },
-  { name: 'half a PROXY header', run: halfProxyHeader, weight: 1, by: tooLate, on: ({ proxied }) => proxied },
+  { name: 'partial PROXY header', run: partialProxyHeader, weight: 1, by: tooLate, on: ({ proxied }) => proxied },
 ]

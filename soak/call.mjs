@@ -1,11 +1,11 @@
-// One client's connection: its requests, and the answers byte by byte.
+// The connection of one client, with its requests. Compares every received byte with the expected one.
 import { once } from 'node:events'
 import net from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import tls from 'node:tls'
 import { addressOf, bytesFor, dialects, proxyHeader } from './protocol.mjs'
 
-/** Why a call was not answered. `saw`: 'cut' (the server ended it) or 'wrong' (these are not its bytes). */
+/** The reason for a failed call. `saw`: 'cut' (the server ended the connection) or 'wrong' (unexpected bytes). */
 export class CallError extends Error {
   constructor(saw, detail) {
     super(detail)
@@ -13,20 +13,20 @@ export class CallError extends Error {
   }
 }
 
-/** A connection that the kernel has made. */
+/** Connects, and resolves when the kernel has established the connection. */
 export async function connect(port, id, { allowHalfOpen = true } = {}) {
   const socket = net.connect({ host: '127.0.0.1', port, localAddress: addressOf(id), allowHalfOpen, noDelay: true })
   try {
     await once(socket, 'connect')
   } catch (error) {
-    // The kernel had made it, and the server has reset it before we were told.
+    // The kernel had established the connection, and the server reset it before the 'connect' event.
     throw error.code === 'ECONNRESET' ? new CallError('cut', error.message) : error
   }
   socket.on('error', () => {})
   return socket
 }
 
-/** The handshake on top, with a server that nobody knows. */
+/** Performs the TLS handshake, without verifying the certificate. */
 export async function secure(socket, alpn) {
   const secured = tls.connect({ socket, rejectUnauthorized: false, ALPNProtocols: alpn && [alpn] })
   const error = await new Promise((resolve) => {
@@ -45,7 +45,7 @@ export class Call {
   #expected = undefined
   #head = ''
   #failure = undefined
-  /** ms of rest between reads. */
+  /** The pause between reads, in ms. */
   #rest
 
   constructor(socket, id, dialect, { rest = 0 } = {}) {
@@ -68,7 +68,7 @@ export class Call {
     return new Call(socket, id, dialect, options)
   }
 
-  /** Asks, and resolves when the whole answer is there. With `end` the client ends its side behind the request. */
+  /** Sends a request, and resolves after the complete response. With `end`, ends this side after the request. */
   async request(length, { end = false, ...how } = {}) {
     const text = this.#dialect.request(length, how)
     if (end) this.socket.end(text)
@@ -85,7 +85,7 @@ export class Call {
     })
   }
 
-  /** Ends this side, and resolves when the other one has. */
+  /** Ends this side, and resolves when the server has ended its own. */
   async hangUp() {
     this.socket.end()
     await this.over
@@ -114,25 +114,26 @@ export class Call {
   #take(chunk) {
     if (this.#rest > 0) this.#pause()
     const expected = this.#expected
-    if (expected === undefined) return this.#fail(new CallError('wrong', `${chunk.length} bytes nobody asked for`))
-    const body = this.#head === undefined ? chunk : this.#behindHead(chunk, expected)
+    if (expected === undefined) return this.#fail(new CallError('wrong', `${chunk.length} unexpected bytes`))
+    const body = this.#head === undefined ? chunk : this.#afterHead(chunk, expected)
     if (body === undefined) return
     const { length, got } = expected
     if (!body.equals(bytesFor(this.id, length).subarray(got, got + body.length))) {
-      return this.#fail(new CallError('wrong', `other bytes than expected at ${got} of ${length}`))
+      return this.#fail(new CallError('wrong', `wrong bytes at ${got} of ${length}`))
     }
     expected.got += body.length
     if (expected.got === length) this.#answered()
   }
 
-  #behindHead(chunk, { length }) {
+  #afterHead(chunk, { length }) {
     this.#head += chunk.toString('latin1')
     const at = this.#head.indexOf('\r\n\r\n')
     if (at < 0) return undefined
     const status = this.#head.slice(9, 12)
     if (status !== '200') return void this.#fail(new CallError('cut', `status ${status}`))
     const [, said] = /content-length: (\d+)/i.exec(this.#head) ?? []
-    if (Number(said) !== length) return void this.#fail(new CallError('wrong', `${said} bytes, not ${length}`))
+    if (Number(said) !== length)
+      return void this.#fail(new CallError('wrong', `Content-Length ${said}, expected ${length}`))
     const body = Buffer.from(this.#head.slice(at + 4), 'latin1')
     this.#head = undefined
     return body

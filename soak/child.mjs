@@ -1,9 +1,9 @@
-// A process of the soak: takes orders, and says things, each under one name.
+// A child process of the soak. It receives orders, and sends named messages.
 import { spawn } from 'node:child_process'
 import { EventEmitter, once } from 'node:events'
 import { readFileSync } from 'node:fs'
 
-/** Emits what it says by its name; 'error' when it ends and nobody has asked for that. */
+/** Emits each message of the process as an event with its name. Emits 'error' when the process exits unexpectedly. */
 export class Child extends EventEmitter {
   #child
   #ending = false
@@ -20,7 +20,7 @@ export class Child extends EventEmitter {
     process.on('exit', () => this.#child.kill('SIGKILL'))
   }
 
-  /** Gives an order, and resolves with what it says under `answer`. */
+  /** Sends an order, and resolves with the message named `answer`. */
   async ask(order, answer, details = {}) {
     const answered = once(this, answer)
     this.order(order, details)
@@ -38,7 +38,7 @@ export class Child extends EventEmitter {
     await exited
   }
 
-  /** Bytes of memory that it has. */
+  /** The resident memory of the process, in bytes. */
   get rss() {
     const [, kilobytes] = /^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${this.#child.pid}/status`, 'utf8')) ?? []
     return Number(kilobytes) * 1024

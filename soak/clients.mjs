@@ -1,11 +1,11 @@
-// A process of clients. So many are there at any time; each has one behaviour, and ends with one record.
+// The process that runs the clients, a fixed number at a time. Each client has one behaviour, and produces one record.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { behaviours } from './behaviours.mjs'
 import { CallError } from './call.mjs'
 import { idFor, random } from './protocol.mjs'
 import { starved } from './starved.mjs'
 
-// ms after which a client has waited too long for anything that a server may mean by it.
+// In ms. Longer than any delay that a server may cause on purpose.
 const longestWait = 60_000
 
 let records = []
@@ -32,12 +32,12 @@ async function client(service, behaviour, chance) {
   const waiting = new AbortController()
   await Promise.race([run, sleep(longestWait, undefined, { signal: waiting.signal }).catch(() => {})])
   waiting.abort()
-  // As it is now: whatever comes later is too late.
+  // A copy of the current state: later changes come too late.
   records.push({ ...record, lasted: Math.round(performance.now() - began), starved: starved() - starvedBefore })
 }
 
 async function lane(services, chance) {
-  // Not all handshakes at the same time.
+  // Spreads the handshakes of the first clients.
   await sleep(chance.below(1_000))
   while (!resting) {
     const service = chance.of(services)

@@ -1,10 +1,10 @@
-// A server's side of the dialect of lines.
+// The server side of the 'lines' dialect.
 import { bytesFor } from './protocol.mjs'
 
-/** ms for which a client may be silent: long enough for those that mean well on a machine that is busy otherwise. */
+/** The time that a client may be silent, in ms: long enough for a well-behaved client on a busy machine. */
 export const patience = 5_000
 
-/** Answers a client until one side ends it. The result says goodbye, after what was asked so far. */
+/** Answers a client until one side ends. Returns a function that ends the connection after the pending requests. */
 export function converse(socket, entry, refuse) {
   const asked = []
   let text = ''
@@ -36,9 +36,9 @@ export function converse(socket, entry, refuse) {
   }
   socket.on('error', () => {})
   socket.setTimeout(patience, () => {
-    // It has been told everything, and may take its time to read it.
+    // Everything has been sent. The client may read it slowly.
     if (socket.writableEnded) return
-    refuse('silent too long')
+    refuse('idle timeout')
     socket.destroy()
   })
   socket.on('data', (chunk) => {

@@ -1,4 +1,4 @@
-// What goes wrong while clients come: limits change, servers are drained, threads are terminated, fds run out.
+// Disturbances while clients connect: limits change, servers are drained, threads are terminated, fds run out.
 import { closeSync, openSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -6,7 +6,7 @@ const limits = [0, 2, 10, 30, 100, Number.POSITIVE_INFINITY]
 
 export class Disturbances {
   counts = { 'limits changed': 0, 'servers drained': 0, 'threads terminated': 0, 'fds run out': 0 }
-  /** What is going on. */
+  /** The disturbance in progress. */
   now = ''
   #services
   #chance
@@ -22,7 +22,7 @@ export class Disturbances {
 
   begin() {
     this.#over = new AbortController()
-    for (const service of this.#services) service.restless = true
+    for (const service of this.#services) service.disturbed = true
     this.#running = [
       this.#again(50, 300, () => this.#changeLimit()),
       this.#again(1_500, 4_000, () => this.#restart()),
@@ -31,17 +31,17 @@ export class Disturbances {
     ]
   }
 
-  /** Everything is as it was. */
+  /** Stops all disturbances, and restores the limits. */
   async end() {
     this.#over?.abort()
     await Promise.all(this.#running)
     for (const service of this.#services) {
-      service.restless = false
+      service.disturbed = false
       if ('limit' in service) service.limit = Number.POSITIVE_INFINITY
     }
   }
 
-  /** A thread cannot begin without. */
+  /** Resolves when fds are available, which a thread needs to start. */
   fdsAreFree() {
     return this.#freed
   }
@@ -77,7 +77,7 @@ export class Disturbances {
       free = resolve
     })
     await this.#services.find((service) => 'started' in service).started
-    // Also those that become free meanwhile.
+    // Repeats, to use up the fds that are closed in the meantime.
     const filling = setInterval(() => this.#fill(), 2)
     await sleep(this.#chance.between(200, 800))
     clearInterval(filling)

@@ -1,12 +1,12 @@
-// What the server knows of its clients: each from its accept to the end of its connection.
+// The server's record of its clients, each from accept to the end of its connection.
 import { idOf } from './protocol.mjs'
 import { starved } from './starved.mjs'
 
-/** One connection while it is there. */
+/** One open connection. */
 class Entry {
-  /** Why the server ended it, if not because all was said. */
+  /** The reason why the server ended the connection; undefined for a normal end. */
   policy = undefined
-  /** Requests. */
+  /** The number of answered requests. */
   answered = 0
 
   constructor(service, id) {
@@ -17,11 +17,11 @@ class Entry {
 }
 
 export class Journal {
-  /** By the client's number. */
+  /** Open connections by the number of the client. */
   live = new Map()
-  /** The newest. A server gets its connection in the same call as the channel tells of it. */
+  /** The newest entry. A server receives its connection synchronously after the diagnostics channel's message. */
   latest = undefined
-  /** How many connections each service has had. */
+  /** The number of accepted connections, by service. */
   accepted = {}
   #ends = []
   #problems = []
@@ -34,12 +34,12 @@ export class Journal {
     this.accepted[service] = (this.accepted[service] ?? 0) + 1
   }
 
-  /** Of a client that is there. */
+  /** Returns the entry of a connected client. */
   of(address) {
     return address === undefined ? undefined : this.live.get(idOf(address))
   }
 
-  /** The server has decided; the first reason counts. */
+  /** Records the reason why the server ends a connection. The first reason counts. */
   refuse(entry, policy) {
     if (entry !== undefined) entry.policy ??= policy
   }
@@ -54,7 +54,7 @@ export class Journal {
     this.#problems.push(text)
   }
 
-  /** What has happened since the last time. */
+  /** Returns the ends and the problems since the last call. */
   take() {
     const taken = { ends: this.#ends, problems: this.#problems }
     this.#ends = []

@@ -1,79 +1,83 @@
-// What became of every client: what it saw itself, against what the server has noted of it.
+// The outcome of every client, from its own record and that of the server.
 
 import { unusedGrace } from './protocol.mjs'
 
 export const unexplained = 'unexplained'
-export const classes = ['answered', 'refused', 'itself', 'lost with its thread', unexplained]
+export const classes = ['answered', 'refused', 'left', 'lost with a terminated thread', unexplained]
 
-/** A drain ended it, before the server got it. */
-export const cutOff = 'cut off by a drain'
+/** A drain ended the connection before the server received it. */
+export const cutOff = 'closed by a drain'
 
-// A server may do these to any client, whatever it does.
-const anybody = ['drained', 'its thread was terminated', cutOff]
+// Policies that may end the connection of any client, regardless of its behaviour.
+const unconditional = ['drained', 'thread terminated', cutOff]
 
-/** For those that take too long. */
-export const tooLate = ['silent too long', 'ERR_HTTP_REQUEST_TIMEOUT', 'ERR_PEEK_TIMEOUT', 'ERR_TLS_HANDSHAKE_TIMEOUT']
+/** Policies for clients that take too long. */
+export const tooLate = ['idle timeout', 'ERR_HTTP_REQUEST_TIMEOUT', 'ERR_PEEK_TIMEOUT', 'ERR_TLS_HANDSHAKE_TIMEOUT']
 
-// ms without a CPU, of either side, that excuse a client that means well and is late: a fifth of a server's patience.
-const muchStarved = 1_000
+// In ms, for both sides together: waiting for a CPU this long excuses a timeout of a well-behaved client. It is a fifth
+// of a server's timeout.
+const excusingStarvation = 1_000
 
 const allows = (by, policy) =>
-  by.some((each) => (each instanceof RegExp ? each.test(policy) : each === policy)) || anybody.includes(policy)
+  by.some((each) => (each instanceof RegExp ? each.test(policy) : each === policy)) || unconditional.includes(policy)
 
 /**
- * The class of one client, and within 'refused' the policy. `client`: `{ saw, detail, answered, lasted, starved }`. `server`:
- * `{ policy, answered, starved }`, or undefined when the server never had it. `by`: the policies by which it had it coming.
- * `unheard`: what becomes at this service of clients of which nobody says anything, if that can be.
+ * Returns the class of one client, and for 'refused' the policy.
+ * `client`: `{ saw, detail, answered, lasted, starved }`.
+ * `server`: `{ policy, answered, starved }`, or undefined without a record.
+ * `by`: the policies that the behaviour of the client justifies.
+ * `unreported`: the outcome without a server record; undefined where that is an error.
  */
-export function outcome(client, server, { by = [], unheard } = {}) {
+export function outcome(client, server, { by = [], unreported } = {}) {
   const { saw, detail } = client
-  const no = (why) => ({ class: unexplained, why: `${why}: ${saw} ${detail}` })
-  if (server === undefined && unheard === undefined) return no('the server never had it')
-  if (saw === 'itself') return { class: 'itself' }
+  const unexplainedBecause = (why) => ({ class: unexplained, why: `${why}: ${saw} ${detail}` })
+  if (server === undefined && unreported === undefined) return unexplainedBecause('the server has no record')
+  if (saw === 'left') return { class: 'left' }
   if (saw === 'answered') {
-    if (server === undefined) return no('the server never had it')
-    if (server.policy === undefined || anybody.includes(server.policy)) return { class: 'answered' }
-    return no(`the server had refused it: ${server.policy}`)
+    if (server === undefined) return unexplainedBecause('the server has no record')
+    if (server.policy === undefined || unconditional.includes(server.policy)) return { class: 'answered' }
+    return unexplainedBecause(`refused by the server: ${server.policy}`)
   }
-  if (saw !== 'cut') return no('not a way to end')
-  if (server === undefined) return unheard
+  if (saw !== 'cut') return unexplainedBecause('invalid end')
+  if (server === undefined) return unreported
   const { policy } = server
-  if (policy === undefined) return no('the server believes that it has answered')
+  if (policy === undefined) return unexplainedBecause('the server recorded a normal end')
   if (!allows(by, policy)) {
     const waited = Math.round(client.starved + server.starved)
-    if (tooLate.includes(policy) && waited > muchStarved)
-      return { class: 'refused', policy: `${policy}, for want of CPU` }
-    return no(`refused without a reason: ${policy}, ${waited} ms without a CPU`)
+    if (tooLate.includes(policy) && waited > excusingStarvation)
+      return { class: 'refused', policy: `${policy}, CPU shortage` }
+    return unexplainedBecause(`refused without a reason: ${policy}, ${waited} ms without a CPU`)
   }
-  // Not by the drain: it had been refused before, and nobody was told.
-  if (policy === cutOff && client.lasted < unusedGrace) return no(`cut off by a drain after ${client.lasted} ms`)
-  if (policy === 'its thread was terminated') return { class: 'lost with its thread' }
+  // The drain cannot be the cause: the connection was refused earlier, without a 'refused' event.
+  if (policy === cutOff && client.lasted < unusedGrace)
+    return unexplainedBecause(`closed by a drain after ${client.lasted} ms`)
+  if (policy === 'thread terminated') return { class: 'lost with a terminated thread' }
   if (policy === 'drained' && server.answered > client.answered + 1) {
-    return no(`drained, but ${server.answered} answers were sent and ${client.answered} came`)
+    return unexplainedBecause(`drained, but ${server.answered} responses were sent and ${client.answered} received`)
   }
   return { class: 'refused', policy }
 }
 
-/** Brings together what the two sides say, one client at a time, and forgets it. */
+/** Matches the records of both sides, one client at a time, and keeps only sums. */
 export class Outcomes {
   started = 0
-  /** By class. */
+  /** The number of clients by class. */
   sums = Object.fromEntries(classes.map((name) => [name, 0]))
-  /** Of refused clients. */
+  /** The number of refused clients by policy. */
   policies = {}
-  /** By service: clients that came, and those of which the server said nothing. */
-  came = {}
-  unheard = {}
+  /** By service: the number of clients, and the number of those without a server record. */
+  arrived = {}
+  unreported = {}
   problems = []
   #behaviours
   #clients = new Map()
   #ends = new Map()
-  #unheardAt
+  #unreportedAt
 
-  /** `unheardAt`: by service, the outcome of clients of which the server cannot say anything. */
-  constructor(behaviours, unheardAt) {
+  /** `unreportedAt`: by service, the outcome of clients without a server record. */
+  constructor(behaviours, unreportedAt) {
     this.#behaviours = new Map(behaviours.map((each) => [each.name, each]))
-    this.#unheardAt = unheardAt
+    this.#unreportedAt = unreportedAt
   }
 
   get settled() {
@@ -98,44 +102,45 @@ export class Outcomes {
     }
   }
 
-  /** Both sides have said all that they had to say. */
+  /** Called when all records of both sides have arrived. Settles what is left. */
   close() {
     for (const client of this.#clients.values()) this.#settle(client, undefined)
     this.#clients.clear()
-    for (const [id, { service }] of this.#ends) this.problems.push(`${service}: a client ${id} that nobody started`)
+    for (const [id, { service }] of this.#ends) this.problems.push(`${service}: unknown client ${id}`)
     this.#ends.clear()
   }
 
   #settle(client, server) {
     const { service, behaviour } = client
-    this.came[service] = (this.came[service] ?? 0) + 1
+    this.arrived[service] = (this.arrived[service] ?? 0) + 1
     const result = outcome(client, server, {
       by: this.#behaviours.get(behaviour).by,
-      unheard: this.#unheardAt[service],
+      unreported: this.#unreportedAt[service],
     })
-    if (server === undefined) this.unheard[service] = (this.unheard[service] ?? 0) + 1
-    else if (server.service !== service) this.problems.push(`${service}: client ${client.id} came to ${server.service}`)
+    if (server === undefined) this.unreported[service] = (this.unreported[service] ?? 0) + 1
+    else if (server.service !== service)
+      this.problems.push(`${service}: client ${client.id} was accepted by ${server.service}`)
     this.sums[result.class]++
     if (result.policy) this.policies[result.policy] = (this.policies[result.policy] ?? 0) + 1
     if (result.why) this.problems.push(`${service}, ${behaviour}, client ${client.id}: ${result.why}`)
   }
 
-  /** What does not add up. `server`: the counters of its services, since the beginning. */
+  /** Returns the counters that do not match. `server`: the counters of its services since the start. */
   check(server) {
     const problems = []
     const equal = (what, left, right) => {
-      if (left !== right) problems.push(`${what}: ${left} and ${right}`)
+      if (left !== right) problems.push(`${what}: ${left}, ${right}`)
     }
-    equal('started, and with an outcome', this.started, this.settled)
+    equal('clients started, clients with an outcome', this.started, this.settled)
     for (const { name, accepted, terminated, stats } of server) {
-      const came = this.came[name] ?? 0
-      const unheard = this.unheard[name] ?? 0
-      equal(`${name}: came, and accepted or never heard of`, came, accepted + unheard)
+      const arrived = this.arrived[name] ?? 0
+      const unreported = this.unreported[name] ?? 0
+      equal(`${name}: clients, accepted and unreported clients`, arrived, accepted + unreported)
       if (terminated === undefined) {
-        equal(`${name}: accepted by its account, and by the listener's`, accepted, stats.accepted)
-        equal(`${name}: never heard of, and reset at the fd limit`, unheard, stats.reset)
-      } else if (unheard > terminated) {
-        problems.push(`${name}: ${unheard} never heard of, by ${terminated} terminated threads`)
+        equal(`${name}: accepted by the service, accepted by the listener`, accepted, stats.accepted)
+        equal(`${name}: unreported, reset at the fd limit`, unreported, stats.reset)
+      } else if (unreported > terminated) {
+        problems.push(`${name}: ${unreported} unreported clients, but only ${terminated} terminated threads`)
       }
     }
     return problems

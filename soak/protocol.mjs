@@ -1,11 +1,11 @@
-// What clients and servers say to each other, and how a server knows which client it has.
+// The protocol between clients and servers, and how a server identifies a client.
 
-// A client's source address is its number: the server knows it before the first byte, and also of a client that has gone.
-// 127.0.0.0/16 is left to everybody else.
+// The source address of a client encodes its number. The server therefore knows the number before the first byte, and
+// after the client has disconnected. 127.0.0.0/16 is reserved for other uses.
 const firstId = 1 << 16
 const idCount = (254 << 16) - firstId
 
-/** The number of the nth client. They are used anew after some 16 million clients, when the old ones are long gone. */
+/** The number of the nth client. Numbers are reused after about 16 million clients, long after their first use. */
 export const idFor = (n) => firstId + (n % idCount)
 export const addressOf = (id) => `127.${id >> 16}.${(id >> 8) & 255}.${id & 255}`
 export const idOf = (address) => {
@@ -16,17 +16,17 @@ export const idOf = (address) => {
 export const longest = 512 * 1024
 const starts = 65_521
 
-// No two clients that are there at once are likely to get the same bytes: an answer that went to the wrong one is seen.
+// Two concurrent clients are unlikely to expect the same bytes, so a response to the wrong client is detected.
 const pattern = Buffer.alloc(longest + starts)
 for (let i = 0, state = 1; i < pattern.length; i++) {
   state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0
   pattern[i] = state >>> 16
 }
 
-/** The answer that a client with this number gets when it asks for so many bytes. */
+/** The response to a client with this number that requests `length` bytes. */
 export const bytesFor = (id, length) => pattern.subarray(id % starts, (id % starts) + length)
 
-/** Two ways to ask for `length` bytes after `wait` ms. After the last ones the server ends the connection. */
+/** Two ways to request `length` bytes after `wait` ms. With `last` the server then ends the connection. */
 export const dialects = {
   lines: {
     request: (length, { wait = 0, last = false } = {}) => `${last ? 'last' : 'get'} ${length} ${wait}\n`,
@@ -41,7 +41,7 @@ export const dialects = {
   },
 }
 
-/** A header of the PROXY protocol, version 1 or 2, of a client with this number. */
+/** A PROXY protocol header, version 1 or 2, for a client with this number. */
 export function proxyHeader(version, id, port) {
   if (version === 1) return Buffer.from(`PROXY TCP4 ${addressOf(id)} 127.0.0.1 ${port} 80\r\n`)
   const header = Buffer.from('0d0a0d0a000d0a515549540a2111000c', 'hex')
@@ -49,13 +49,13 @@ export function proxyHeader(version, id, port) {
   return Buffer.concat([header, Buffer.from([...address(addressOf(id)), 127, 0, 0, 1, port >> 8, port & 255, 0, 80])])
 }
 
-/** ms after which a drain cuts off what is left. */
+/** The timeout of a drain, in ms, after which it destroys the remaining connections. */
 export const drainTimeout = 1_500
 
-/** ms after which it ends connections on which no request has come. */
+/** The time, in ms, after which a drain ends connections that have sent no request. */
 export const unusedGrace = 1_000
 
-/** Numbers from a seed (xorshift32), so that a run makes the same choices again. */
+/** Random numbers from a seed (xorshift32), so that a run can be repeated with the same choices. */
 export function random(seed) {
   let state = Math.imul(seed + 1, 0x9e3779b1) | 1
   const next = () => {
@@ -68,7 +68,7 @@ export function random(seed) {
     below: (count) => Math.floor(next() * count),
     between: (least, most) => least + Math.floor(next() * (most - least + 1)),
     of: (choices) => choices[Math.floor(next() * choices.length)],
-    /** One of [choice, weight]. */
+    /** Returns one of the choices, which are pairs [choice, weight]. */
     weighed: (choices) => {
       let at = next() * choices.reduce((sum, [, weight]) => sum + weight, 0)
       for (const [choice, weight] of choices) {

@@ -1,4 +1,4 @@
-// Services that ask for one connection at a time: by promises, by refs, and by threads that share a socket.
+// Services that request single connections: with promises, with refs, and in threads that share a socket.
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { Listener } from 'async-accept'
@@ -8,10 +8,10 @@ const threads = 3
 
 const where = { host: '127.0.0.1', noDelay: true }
 
-/** A listening socket whose requests are counted, and which has `room` of them when nobody comes. */
+/** A listening socket that counts its requests. `room` requests are outstanding while no clients connect. */
 class Asking {
   dialect = 'lines'
-  restless = false
+  disturbed = false
   asked = 0
 
   constructor(listener, journal, room) {
@@ -20,13 +20,13 @@ class Asking {
     this.room = room
   }
 
-  /** Every request has come to one end, or is outstanding. */
+  /** Checks that every request has exactly one result, or is outstanding. */
   get problems() {
     const { stats, pending } = this.listener
     const { accepted, timedOut, cancelled, rejected } = stats
     const ended = accepted + timedOut + cancelled + rejected
     if (this.asked === ended + pending) return []
-    return [`${this.name}: ${this.asked} requests, but ${ended} ended and ${pending} outstanding`]
+    return [`${this.name}: ${this.asked} requests, but ${ended} results and ${pending} outstanding`]
   }
 
   get unsteady() {
@@ -51,7 +51,7 @@ class Asking {
   }
 }
 
-/** Loops around `accept()`; when restless, with timeouts and signals. */
+/** Loops over `accept()`, with timeouts and signals during disturbances. */
 export class Promised extends Asking {
   name = 'promised'
 
@@ -62,7 +62,7 @@ export class Promised extends Asking {
   }
 
   #options(chance) {
-    const way = this.restless ? chance.below(3) : 0
+    const way = this.disturbed ? chance.below(3) : 0
     if (way === 1) return { timeout: chance.between(0, 50) }
     if (way === 2) return { signal: AbortSignal.timeout(chance.between(1, 50)) }
     return undefined
@@ -80,7 +80,7 @@ export class Promised extends Asking {
   }
 }
 
-/** `asyncAccept()` and `cancel()`. At the fd limit it resets its clients. */
+/** Uses `asyncAccept()` and `cancel()`. Resets its clients at the fd limit. */
 export class Tagged extends Asking {
   name = 'tagged'
   #refs = new Set()
@@ -97,14 +97,14 @@ export class Tagged extends Asking {
       if (connection) this.converse(connection)
       this.#ask(chance)
     })
-    this.canceller = setInterval(() => this.restless && this.#cancelSome(chance), 50)
+    this.canceller = setInterval(() => this.disturbed && this.#cancelSome(chance), 50)
     this.#ask(chance)
   }
 
   #ask(chance) {
     while (this.listener.fd >= 0 && this.#refs.size < this.room) {
       this.asked++
-      this.#refs.add(this.listener.asyncAccept(this.restless && chance.below(2) ? chance.between(0, 50) : -1))
+      this.#refs.add(this.listener.asyncAccept(this.disturbed && chance.below(2) ? chance.between(0, 50) : -1))
     }
   }
 
@@ -121,7 +121,7 @@ export class Tagged extends Asking {
   }
 }
 
-/** Threads that pull from one socket, and are terminated. */
+/** Threads that accept from one socket and are terminated at random. */
 export class Threaded {
   name = 'threaded'
   dialect = 'lines'
@@ -139,10 +139,10 @@ export class Threaded {
   }
 
   get unsteady() {
-    return this.#held.size === threads ? [] : [`${this.name}: ${this.#held.size} threads are ready`]
+    return this.#held.size === threads ? [] : [`${this.name}: ${this.#held.size} of ${threads} threads are ready`]
   }
 
-  /** Resolves when all that begin now are ready. */
+  /** Resolves when all threads that are starting now are ready. */
   get started() {
     return Promise.all(this.#starts)
   }
@@ -173,11 +173,11 @@ export class Threaded {
       }
     })
     worker.on('error', (error) => this.journal.problem(`${this.name}: ${error.stack}`))
-    // After all that it has said, and when its fds are closed.
+    // Emitted after all messages of the thread, and after its fds are closed.
     worker.on('exit', () => {
       this.#held.delete(worker)
       for (const entry of held) {
-        this.journal.refuse(entry, 'its thread was terminated')
+        this.journal.refuse(entry, 'thread terminated')
         this.journal.end(entry)
       }
       if (!this.#closing) this.#start()
@@ -186,7 +186,7 @@ export class Threaded {
     this.#held.set(worker, held)
   }
 
-  /** Terminates one of them, whatever it does; false when none is ready. */
+  /** Terminates a ready thread at any point of its work. Returns false when none is ready. */
   terminate(chance) {
     const ready = [...this.#held.keys()]
     if (ready.length === 0) return false

@@ -1,4 +1,4 @@
-// The closing report of a soak, in plain words.
+// The final report of a soak.
 import { table } from '../bench/report.mjs'
 import { classes, unexplained } from './outcomes.mjs'
 import { growth } from './state.mjs'
@@ -6,8 +6,8 @@ import { growth } from './state.mjs'
 export const thousands = (number) => number.toLocaleString('en')
 export const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`
 
-// What a process may keep that is no leak, however long it runs: code that V8 has compiled, pieces that allocators have not
-// given back. What grows beyond that, with each client and by more than three standard errors, is one.
+// In bytes. Growth within these limits is not a leak: V8 keeps compiled code, and allocators keep free memory. Growth
+// beyond them, per client and by more than three standard errors, is a leak.
 const mayGrow = { heap: 2 * 2 ** 20, rss: 32 * 2 ** 20 }
 
 const mostProblems = 30
@@ -21,9 +21,9 @@ function memoryRow(looks, figure) {
       figure === 'heap' ? 'JavaScript heap, external memory' : 'resident memory',
       mib(looks[0][figure]),
       mib(looks.at(-1)[figure]),
-      `${Math.round(perClient)} bytes a client (standard error ${Math.round(error)}); at most ${mib(mayGrow[figure])} in all`,
+      `${Math.round(perClient)} bytes per client (standard error ${Math.round(error)}); at most ${mib(mayGrow[figure])} in total`,
     ],
-    problems: leaks ? [`${figure}: grows by ${Math.round(perClient)} bytes a client, ${mib(least)} at the least`] : [],
+    problems: leaks ? [`${figure}: grows by ${Math.round(perClient)} bytes per client, at least ${mib(least)}`] : [],
   }
 }
 
@@ -32,9 +32,9 @@ const rowsOf = (counts) =>
     .sort(([, left], [, right]) => right - left)
     .map(([name, number]) => [name, thousands(number)])
 
-/** Prints it, and says whether all is well. */
+/** Prints the report. Returns whether the soak has passed. */
 export function report({ outcomes, looks, closed, problems, elapsed }) {
-  // From the end of the warm-up on.
+  // `warm` begins at the end of the warm-up.
   const [opened, ...warm] = looks
   const last = looks.at(-1)
   const memory = ['heap', 'rss'].map((figure) => memoryRow(warm, figure))
@@ -42,26 +42,24 @@ export function report({ outcomes, looks, closed, problems, elapsed }) {
 
   const { sums, policies, started, settled } = outcomes
   console.log(
-    `${thousands(started)} clients in ${Math.round(elapsed)} s, ${Math.round(started / elapsed)} a second; ` +
-      `${warm.length - 1} rounds behind the warm-up\n`,
+    `${thousands(started)} clients in ${Math.round(elapsed)} s, ${Math.round(started / elapsed)} per second; ` +
+      `${warm.length - 1} rounds after the warm-up\n`,
   )
-  console.log(table({ title: 'What went on', columns: ['disturbance', 'times'], rows: rowsOf(last.disturbed) }))
+  console.log(table({ title: 'Disturbances', columns: ['disturbance', 'count'], rows: rowsOf(last.disturbed) }))
   const outcomeRows = classes.map((name) => [name, thousands(sums[name])])
   outcomeRows.push(['sum', thousands(settled)], ['started', thousands(started)])
-  console.log(table({ title: 'What became of the clients', columns: ['outcome', 'clients'], rows: outcomeRows }))
-  console.log(
-    table({ title: 'Refused, by what the server said', columns: ['policy', 'clients'], rows: rowsOf(policies) }),
-  )
+  console.log(table({ title: 'Outcomes of the clients', columns: ['outcome', 'clients'], rows: outcomeRows }))
+  console.log(table({ title: 'Refused clients by policy', columns: ['policy', 'clients'], rows: rowsOf(policies) }))
   console.log(
     table({
-      title: 'By service',
-      columns: ['service', 'clients', 'accepted', 'reset at the fd limit', 'lost unheard, threads ended'],
+      title: 'Services',
+      columns: ['service', 'clients', 'accepted', 'reset at the fd limit', 'unreported, threads terminated'],
       rows: last.services.map(({ name, accepted, stats, terminated }) => [
         name,
-        thousands(outcomes.came[name] ?? 0),
+        thousands(outcomes.arrived[name] ?? 0),
         thousands(accepted),
         thousands(stats.reset),
-        terminated === undefined ? '' : `${outcomes.unheard[name] ?? 0}, ${terminated}`,
+        terminated === undefined ? '' : `${outcomes.unreported[name] ?? 0}, ${terminated}`,
       ]),
     }),
   )
@@ -69,24 +67,24 @@ export function report({ outcomes, looks, closed, problems, elapsed }) {
   const ends = (what, figure) => [what, thousands(closed.before[figure]), thousands(closed.after[figure]), '']
   console.log(
     table({
-      title: 'What the server holds, before and after',
-      columns: ['what', 'before', 'after', 'growth since the warm-up'],
+      title: 'Resources of the server, before and after',
+      columns: ['resource', 'before', 'after', 'growth since the warm-up'],
       rows: [
-        pair('fds, open and at rest', 'fds'),
-        pair('handles, open and at rest', 'handles'),
-        pair('outstanding requests, at rest', 'outstanding'),
-        pair('connections being served, at rest', 'connections'),
-        pair('clients in backlogs, at rest', 'queued'),
-        ends('fds, when all is closed', 'fds'),
-        ends('handles, when all is closed', 'handles'),
-        ends('outstanding requests, when all is closed', 'outstanding'),
+        pair('fds, while open and idle', 'fds'),
+        pair('handles, while open and idle', 'handles'),
+        pair('outstanding requests, while idle', 'outstanding'),
+        pair('served connections, while idle', 'connections'),
+        pair('clients in backlogs, while idle', 'queued'),
+        ends('fds, after closing everything', 'fds'),
+        ends('handles, after closing everything', 'handles'),
+        ends('outstanding requests, after closing everything', 'outstanding'),
         ...memory.map(({ row }) => row),
       ],
     }),
   )
   console.log(
     table({
-      title: 'Memory at rest, round by round',
+      title: 'Memory while idle, by round',
       columns: ['clients so far', 'heap', 'resident'],
       rows: looks.map(({ clients, heap, rss }) => [thousands(clients), mib(heap), mib(rss)]),
     }),
@@ -94,6 +92,6 @@ export function report({ outcomes, looks, closed, problems, elapsed }) {
   for (const problem of all.slice(0, mostProblems)) console.log(`soak: ${problem}`)
   if (all.length > mostProblems) console.log(`soak: and ${all.length - mostProblems} more`)
   const well = all.length === 0 && sums[unexplained] === 0 && settled === started
-  console.log(well ? 'soak: every client is accounted for, and nothing is left' : 'soak: failed')
+  console.log(well ? 'soak: passed: every client is accounted for, and no resource has leaked' : 'soak: failed')
   return well
 }

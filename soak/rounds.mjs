@@ -1,4 +1,4 @@
-// The soak: rounds of clients and disturbances, and between them a look at what is left.
+// The soak: rounds of clients and disturbances. After each round, it checks which resources are left.
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -9,20 +9,20 @@ import { mib, thousands } from './report.mjs'
 
 const fileOf = (name) => fileURLToPath(new URL(name, import.meta.url))
 
-// Few enough that they can be used up in no time, and enough for all clients at once and what the server needs itself.
+// Low enough to be used up quickly, and high enough for all concurrent clients and the server's own fds.
 const fdLimit = 400
 const clientsAtOnce = 120
 
-/** Of clients that a server never hears of. */
-const unheardAt = {
+/** The outcomes of clients that a service never reports. */
+const unreportedAt = {
   tagged: { class: 'refused', policy: 'reset at the fd limit' },
-  threaded: { class: 'lost with its thread' },
+  threaded: { class: 'lost with a terminated thread' },
 }
 
 class Soak {
   looks = []
   problems = []
-  outcomes = new Outcomes(behaviours, unheardAt)
+  outcomes = new Outcomes(behaviours, unreportedAt)
   #began = performance.now()
   #tick = { open: 0, queued: 0, now: '' }
   #seed
@@ -53,7 +53,7 @@ class Soak {
     await this.#look()
   }
 
-  /** Clients and disturbances for so many seconds, and then rest. */
+  /** Runs clients and disturbances for `seconds`, and then waits until the server is idle. */
   async round(seconds, name) {
     const progress = setInterval(this.#progress(name), 3_000)
     this.#server.order('disturb')
@@ -95,7 +95,7 @@ class Soak {
     this.looks.push({ ...look, clients: this.outcomes.started })
   }
 
-  /** What was there before anything was opened, and when all of it is closed. */
+  /** Closes everything. Returns the resources before anything was opened, and after everything has closed. */
   async close() {
     const closed = await this.#server.ask('close', 'closed')
     this.problems.push(...closed.problems)
@@ -104,7 +104,7 @@ class Soak {
   }
 }
 
-/** Runs it, for so many rounds behind a warm-up, and gives what is to be reported. */
+/** Runs a warm-up and `rounds` rounds. Returns the data of the report. */
 export async function soak({ seconds, rounds, seed }) {
   const began = performance.now()
   const run = new Soak(seed)

@@ -7,18 +7,18 @@ import { recommended, slowhttp } from './slowhttp.mjs'
 
 const help = `npm run soak -- [options] [slowhttp]
 
-Clients that come, go, reset, stall, half-close and fail their handshakes, at a server whose limits change, whose threads die
-and whose fds run out. In the end every client must be accounted for, and nothing may be left. With "slowhttp" instead: a
-healthy client beside the four attacks of slowhttptest.
+Runs clients that connect, disconnect, reset, stall, half-close and fail their handshakes against a server whose limits
+change, whose threads are terminated and whose fds run out. At the end, every client must be accounted for, and nothing may
+be leaked. With "slowhttp": runs a healthy client during the four attacks of slowhttptest instead.
 
-  --minutes <n>, --hours <n>   how long, about; 3 minutes unless given
-  --seed <n>                   makes the same choices as the run that had it; by default the time
-  --seconds <n>                slowhttp: of each mode, 10 unless given
-  --smoke                      some 40 seconds of the one and some seconds of each mode of the other: that it works
+  --minutes <n>, --hours <n>   approximate duration (default: 3 minutes)
+  --seed <n>                   repeat the choices of the run with this seed (default: derived from the time)
+  --seconds <n>                slowhttp: duration of each mode (default: 10)
+  --smoke                      a soak of about 40 seconds and a few seconds of each slowhttp mode, to show that both work
 `
 
 const smokeRound = 5
-// s that a round takes beyond its clients' coming: those that are silent are waited for.
+// In seconds: a round takes longer than its clients connect, because silent clients have to time out.
 const roundsEnd = 7
 
 function fail(text) {
@@ -42,17 +42,17 @@ function options() {
     })
     for (const name of ['minutes', 'hours', 'seconds', 'seed']) {
       if (values[name] === undefined) continue
-      if (!(Number(values[name]) > 0)) fail(`--${name} must be a positive number, and is ${values[name]}`)
+      if (!(Number(values[name]) > 0)) fail(`--${name} must be a positive number. Received ${values[name]}`)
       values[name] = Number(values[name])
     }
-    if (positionals.some((each) => each !== 'slowhttp')) fail(`there is no "${positionals}"\n\n${help}`)
+    if (positionals.some((each) => each !== 'slowhttp')) fail(`unknown argument "${positionals}"\n\n${help}`)
     return { ...values, only: positionals[0] }
   } catch (error) {
     return fail(`${error.message}\n\n${help}`)
   }
 }
 
-/** So many rounds behind the warm-up, which is as long as one. */
+/** The number and length of the rounds. The warm-up is as long as a round. */
 function plan({ minutes = 3, hours = 0, smoke }) {
   if (smoke) return { rounds: 3, seconds: smokeRound }
   const all = hours > 0 ? hours * 60 : minutes
@@ -65,9 +65,10 @@ if (given.help) {
   console.log(help)
   process.exit(0)
 }
-if (process.platform !== 'linux') fail('needs Linux')
+if (process.platform !== 'linux') fail('requires Linux')
 const attacks = given.only === 'slowhttp' || given.smoke
-if (attacks && spawnSync('slowhttptest', ['-h']).error) fail('slowhttp needs slowhttptest (Debian: slowhttptest)')
+if (attacks && spawnSync('slowhttptest', ['-h']).error)
+  fail('slowhttp requires slowhttptest (Debian package: slowhttptest)')
 
 let well = true
 if (given.only !== 'slowhttp') {

@@ -1,4 +1,4 @@
-// Services that are somebody's server, or a function, behind serve().
+// Services that pass their connections to a server or a function with serve().
 import http from 'node:http'
 import http2 from 'node:http2'
 import net from 'node:net'
@@ -9,17 +9,17 @@ import { bytesFor, drainTimeout, unusedGrace } from './protocol.mjs'
 
 const where = { host: '127.0.0.1', noDelay: true }
 
-// As serve() asks for connections.
+// The number of accept requests that serve() keeps outstanding.
 const mostOutstanding = 64
 
 const checkingOften = { connectionsCheckingInterval: 250 }
 const httpTimeouts = { headersTimeout: patience, requestTimeout: patience }
 
-/** A listener that is served, drained, and served anew by another server. */
+/** A listener that is served, drained, and served again by a new server. */
 export class Served {
   problems = []
   #limit = Number.POSITIVE_INFINITY
-  /** What was made last. */
+  /** The newest serving, and its state. */
   #current = undefined
 
   static async open(kind, journal, certificate) {
@@ -77,7 +77,7 @@ export class Served {
     this.journal.end(entry)
   }
 
-  /** Of a connection that a server of lines has. */
+  /** Answers a connection that speaks the 'lines' dialect. */
   converse(socket, current, entry = this.journal.of(socket.remoteAddress)) {
     const goodbye = converse(socket, entry, (policy) => this.journal.refuse(entry, policy))
     current.goodbyes.add(goodbye)
@@ -85,12 +85,12 @@ export class Served {
     if (current.draining) goodbye()
   }
 
-  /** The client has left, or drain() has cut it off, which gives no reason of its own. */
+  /** Records `code`, unless the client has disconnected or drain() has closed the connection without a reason. */
   refuseUnlessGone(entry, { code }) {
     if (!['ECONNRESET', 'ERR_PEEK_ENDED', 'ERR_CONNECTION_CLAIMED'].includes(code)) this.journal.refuse(entry, code)
   }
 
-  /** Of a function, which must end its connections itself. */
+  /** Returns a handler function, which must end its connections itself. */
   handle(current, answer) {
     return async (connection) => {
       const entry = this.journal.of(connection.remoteAddress)
@@ -112,19 +112,22 @@ export class Served {
     const current = this.#current
     current.draining = true
     const { unused, destroyed } = await serving.drain({ timeout: drainTimeout, unusedGrace })
-    this.#endUnheard(current, unused + destroyed)
+    this.#endUnreported(current, unused + destroyed)
     this.#start()
   }
 
-  // Nobody is told of those that a drain cuts off before the server has got them.
-  #endUnheard(current, most) {
+  // No event reports connections that a drain closes before the server has received them.
+  #endUnreported(current, most) {
     if (this.kind.handler) return
-    const unheard = [...this.journal.live.values()].filter((entry) => entry.service === this.name && !entry.given)
-    for (const entry of unheard) {
+    const unreported = [...this.journal.live.values()].filter((entry) => entry.service === this.name && !entry.given)
+    for (const entry of unreported) {
       this.journal.refuse(entry, cutOff)
       this.#end(entry, current)
     }
-    if (unheard.length > most) this.journal.problem(`${this.name}: ${unheard.length} ended unheard, ${most} cut off`)
+    if (unreported.length > most)
+      this.journal.problem(
+        `${this.name}: ${unreported.length} connections ended without a report, but the drain closed ${most}`,
+      )
   }
 
   async close() {
@@ -145,7 +148,7 @@ function answerHttp(service, request, response) {
   }, wait)
 }
 
-// As Node does when nobody listens.
+// Node's behaviour without a 'clientError' listener.
 function refuseHttp(service, error, socket) {
   service.journal.refuse(service.journal.of(socket.remoteAddress), error.code)
   if (socket.writable) socket.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n', () => socket.destroySoon())
@@ -157,12 +160,12 @@ const checked = (server, service) =>
     .on('request', (request, response) => answerHttp(service, request, response))
     .on('clientError', (error, socket) => refuseHttp(service, error, socket))
 
-/** The ways of use; `make` gives what serve() is to drive. */
+/** The kinds of services. `make` returns the server or the function for serve(). */
 export const kinds = [
   {
     name: 'http',
     dialect: 'http',
-    // Else Node ends a connection whose client has ended its side, whatever it has asked before.
+    // Otherwise Node ends a connection as soon as its client ends its side, even with pending requests.
     make: (service) => Object.assign(checked(http.createServer(checkingOften), service), { httpAllowHalfOpen: true }),
   },
   {
@@ -177,7 +180,7 @@ export const kinds = [
         const { remoteAddress } = session.socket
         session.on('error', () => {})
         session.setTimeout(patience, () => {
-          service.journal.refuse(service.journal.of(remoteAddress), 'silent too long')
+          service.journal.refuse(service.journal.of(remoteAddress), 'idle timeout')
           session.destroy()
         })
       })

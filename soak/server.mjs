@@ -1,4 +1,4 @@
-// The process that is put to the test: services of every kind, what disturbs them, and what it says of itself.
+// The process under test: services of every kind, the disturbances, and reports about its own state.
 import { subscribe } from 'node:diagnostics_channel'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { generate } from 'selfsigned'
@@ -9,7 +9,7 @@ import { Promised, Tagged, Threaded } from './pulled.mjs'
 import { kinds, Served } from './served.mjs'
 import { differences, held, memory, openWhatStays, total } from './state.mjs'
 
-// ms in which a server without clients must come to rest.
+// The time, in ms, within which a server without clients must become idle.
 const longestRest = 20_000
 
 process.on('message', ({ order }) => orders[order]())
@@ -49,17 +49,17 @@ const tick = setInterval(() => {
   process.send({ tick: { open: journal.live.size, queued: queued(), now: disturbances.now } })
 }, 500)
 
-/** Waits until nothing is left of `problems()`, and gives those that stay. */
+/** Waits until `problems()` returns none. Returns those that remain at the deadline. */
 async function rest(problems) {
   const deadline = performance.now() + longestRest
   while (problems().length > 0 && performance.now() < deadline) await sleep(20)
   return problems()
 }
 
-/** What is not as it is when nobody is there. */
+/** Describes what differs from an idle server. */
 function unsteady() {
   const left = services.flatMap((service) => service.unsteady)
-  for (const { service, id } of journal.live.values()) left.push(`${service}: client ${id} is still there`)
+  for (const { service, id } of journal.live.values()) left.push(`${service}: client ${id} is still connected`)
   if (queued() > 0) left.push(`${queued()} clients in backlogs`)
   return left
 }
@@ -70,7 +70,7 @@ const orders = {
   disturb: () => disturbances.begin(),
   cease: () => disturbances.end(),
 
-  /** Comes to rest, and says how it is: as it was the first time. */
+  /** Waits until the server is idle, and reports its state, which must equal the first one. */
   async calm() {
     await disturbances.end()
     const problems = await rest(() => [...unsteady(), ...(atFirst ? differences(held(), atFirst) : [])])
@@ -97,7 +97,7 @@ const orders = {
     })
   },
 
-  /** Closes everything: then nothing may be left that was not there before anything was opened. */
+  /** Closes everything. The remaining resources must be those from before anything was opened. */
   async close() {
     clearInterval(tick)
     await Promise.all(services.map((service) => service.close()))

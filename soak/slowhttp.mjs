@@ -1,4 +1,4 @@
-// What becomes of a healthy client beside slowhttptest, in its four modes, with what a server can be told about it?
+// How does a healthy client fare during the four attacks of slowhttptest, with different settings of the server?
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
@@ -11,14 +11,14 @@ import { table } from '../bench/report.mjs'
 const attackers = 1_000
 const attackersPerSecond = 500
 
-// What the slow reader asks for: more than the kernel takes from the server at once.
+// The response to the slow reader: larger than the kernel's send buffer.
 const large = Buffer.alloc(512 * 1024, '.')
 const small = 'hello\n'
 
 const where = { host: '127.0.0.1', port: 0, backlog: 4_096 }
 
 const shortTimeouts = { headersTimeout: 2_000, requestTimeout: 4_000, connectionsCheckingInterval: 500 }
-// ms without a byte either way: the only one of Node's that ends a slow reader.
+// In ms, without a byte in either direction: the only timeout of Node that ends a slow reader.
 const inactivity = 4_000
 
 const viaServe = (limit) => async (server) => serve(await Listener.listen(where), server, limit)
@@ -36,7 +36,7 @@ const settings = [
   { name: 'serve, 2000 connections, short timeouts', open: viaServe({ maxConnections: 2_000 }), short: true },
 ]
 
-/** For bench/serve.mjs; what it calls connections is the most that there were at once. */
+/** For bench/serve.mjs. Its `connections` is here the peak number of concurrent connections. */
 export const contenders = settings.map(({ name, open, short }) => ({
   name,
   serve: async () => {
@@ -47,7 +47,7 @@ export const contenders = settings.map(({ name, open, short }) => ({
     })
     if (short) server.timeout = inactivity
     await open(server)
-    // The kernel knows what is open; 'close' events come later.
+    // The number of fds is exact, whereas 'close' events come later.
     const fds = () => readdirSync('/proc/self/fd').length
     const others = fds()
     setInterval(() => {
@@ -57,7 +57,7 @@ export const contenders = settings.map(({ name, open, short }) => ({
   },
 }))
 
-/** Its options beside those that all have in common. */
+/** The attacks, with their own options of slowhttptest. */
 const modes = [
   { name: 'no attack' },
   { name: 'slow headers', options: ['-H', '-i', '1'] },
@@ -67,10 +67,10 @@ const modes = [
 ]
 
 const requestsPerSecond = 20
-/** ms that the healthy client waits for an answer. */
+/** The time, in ms, that the healthy client waits for a response. */
 const longestWait = 5_000
 
-/** ms until the answer; Infinity when none came. */
+/** Resolves with the latency of a response in ms; Infinity without one. */
 function request(port) {
   const began = performance.now()
   return new Promise((resolve) => {
@@ -88,12 +88,12 @@ function request(port) {
     const timer = setTimeout(() => asked.destroy(), longestWait)
     asked.once('close', () => {
       clearTimeout(timer)
-      failed() // has no effect when it was answered
+      failed() // has no effect after a response
     })
   })
 }
 
-/** So many a second, however long they take, each on a connection of its own. */
+/** Makes requests at a fixed rate, regardless of their latency, each on a new connection. */
 async function healthyClient(port, seconds) {
   const count = Math.ceil(seconds * requestsPerSecond)
   const began = performance.now()
@@ -118,7 +118,7 @@ const ms = (value) => (value === Number.POSITIVE_INFINITY ? 'never' : value.toFi
 async function measure(contender, { name, options }, seconds) {
   const server = await Server.start([process.execPath, fileOf('serve.mjs'), '../soak/slowhttp.mjs', contender])
   const { port } = server.address
-  // Warm, and then under attack before the first request that counts.
+  // Warms up the server, and starts the attack before the first measured request.
   await healthyClient(port, 0.5)
   const attacked = options && attack(port, options, seconds + 2)
   if (attacked) await sleep(1_000)
@@ -136,7 +136,7 @@ async function measure(contender, { name, options }, seconds) {
   }
 }
 
-/** Prints a table for each setting. False when the healthy client was not answered once where nobody attacked. */
+/** Prints a table for each setting. Returns false when the healthy client received no response without an attack. */
 export async function slowhttp({ seconds, only }) {
   let well = true
   const commands = new Set()
@@ -151,8 +151,8 @@ export async function slowhttp({ seconds, only }) {
     }
     console.log(
       table({
-        title: `${name}: a healthy client, ${requestsPerSecond} requests a second for ${seconds} s in each mode`,
-        columns: ['mode', 'answered', 'failed', 'p50, ms', 'p99, ms', 'connections at once'],
+        title: `${name}: a healthy client with ${requestsPerSecond} requests per second for ${seconds} s in each mode`,
+        columns: ['mode', 'answered', 'failed', 'p50, ms', 'p99, ms', 'peak connections'],
         rows,
       }),
     )
@@ -161,5 +161,5 @@ export async function slowhttp({ seconds, only }) {
   return well
 }
 
-/** The one setting that is looked at when there is little time. */
+/** The setting of a smoke run. */
 export const recommended = settings.at(-1).name

@@ -1,4 +1,4 @@
-// What a process holds: fds and handles by kind, and memory.
+// The resources of a process: fds and handles by kind, and memory.
 import { once } from 'node:events'
 import { readdirSync, readlinkSync } from 'node:fs'
 import net from 'node:net'
@@ -6,8 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Listener } from 'async-accept'
 
 /**
- * Has a thread open what it opens once and keeps: the standard streams, libuv's spare fd, and what look ahead waits with. It
- * is no leak, and must not come in the midst of the run.
+ * Makes a thread open the resources that it opens once and keeps: the standard streams, libuv's spare fd, and the fd
+ * that look-ahead polls with. They are not leaks, and must not appear in the middle of the run.
  */
 export async function openWhatStays() {
   const streams = [process.stdout, process.stderr]
@@ -30,11 +30,11 @@ function nameOf(fd) {
   try {
     return [readlinkSync(`/proc/self/fd/${fd}`).replace(/:?\[\d+\]$/, '')]
   } catch {
-    return [] // the one by which the directory was read
+    return [] // the fd through which the directory was read
   }
 }
 
-/** `{ fds, handles }`, each by kind and how many. */
+/** `{ fds, handles }`: the counts by kind. */
 export const held = () => ({
   fds: count(readdirSync('/proc/self/fd').flatMap(nameOf)),
   handles: count(process.getActiveResourcesInfo()),
@@ -42,7 +42,7 @@ export const held = () => ({
 
 export const total = (counts) => Object.values(counts).reduce((sum, each) => sum + each, 0)
 
-/** What one holds otherwise than the other, as sentences. */
+/** Describes the differences between two results of `held()`. */
 export function differences(now, before) {
   return ['fds', 'handles'].flatMap((kind) =>
     [...new Set([...Object.keys(now[kind]), ...Object.keys(before[kind])])]
@@ -51,7 +51,7 @@ export function differences(now, before) {
   )
 }
 
-/** Bytes, of what is in use. V8 gives back late what it does not need: the least of several looks. Needs --expose-gc. */
+/** Memory in use, in bytes. The minimum of several samples, because V8 frees memory late. Requires --expose-gc. */
 export async function memory() {
   const least = { rss: Number.POSITIVE_INFINITY, heap: Number.POSITIVE_INFINITY }
   for (let i = 0; i < 10; i++) {
@@ -64,7 +64,7 @@ export async function memory() {
   return least
 }
 
-/** Bytes by which memory grows with each client, and the standard error of that: a line through all looks. */
+/** The growth of memory per client in bytes, and its standard error: a linear regression over all samples. */
 export function growth(looks, figure) {
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length
   const x = looks.map(({ clients }) => clients)

@@ -1,5 +1,5 @@
-// A thread that pulls from a socket that it shares, with room for so many clients at a time, and tells of each as it comes
-// and goes: what it holds when it is terminated is known.
+// A thread that accepts up to `room` clients at a time from a shared socket. It reports each accepted and each ended
+// connection, so the main thread knows the open connections when it terminates the thread.
 import { subscribe } from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { parentPort, workerData } from 'node:worker_threads'
@@ -10,7 +10,7 @@ import { openWhatStays } from './state.mjs'
 
 const { fd, room } = workerData
 await openWhatStays()
-// So one that is terminated takes along one client at the most of which it has not told.
+// With maxBatch 1, a terminated thread takes along at most one client that it has not reported.
 const listener = Listener.fromFd(fd, { dup: true, maxBatch: 1 })
 
 subscribe('async-accept.connection', ({ connection }) => parentPort.postMessage({ accepted: connection.remoteAddress }))

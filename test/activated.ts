@@ -13,11 +13,11 @@ const { AF_INET, SOCK_STREAM, SOL_SOCKET, SO_REUSEADDR } = binding.constants as 
 
 interface State {
   environment: Record<string, string>
-  /** By fd: the flags of /proc/self/fdinfo, null where there is none. */
+  /** The flags in /proc/self/fdinfo by fd; null for a closed fd. */
   flags: (string | null)[]
 }
 
-/** What fixtures/activated.mjs says. */
+/** The output of fixtures/activated.mjs. */
 export interface Report {
   found: Activated[]
   error?: { code: string; message: string }
@@ -28,15 +28,15 @@ export interface Report {
 
 export const fixture = fileURLToPath(new URL('fixtures/activated.mjs', import.meta.url))
 
-/** The fixture as `words` say, with plain Node. */
+/** The command line of the fixture, with plain Node. */
 export const program = (...words: string[]): [string, ...string[]] => [process.execPath, fixture, ...words]
 
-/** Without the options of the test runner. */
+/** The environment without the options of the test runner. */
 export function plainEnvironment(more: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
   return { ...process.env, NODE_OPTIONS: undefined, ...more }
 }
 
-/** Ended with the current test, if it has not ended by itself. */
+/** Kills the child at the end of the current test, if it still runs. */
 export function ours<Child extends ChildProcess>(child: Child): Child {
   const closed = once(child, 'close')
   cleanUp(async () => {
@@ -47,8 +47,8 @@ export function ours<Child extends ChildProcess>(child: Child): Child {
 }
 
 /**
- * Starts the fixture as a service manager starts a service: `fds` are 3 and so on. LISTEN_PID is the child's own unless
- * `env` says something else.
+ * Starts the fixture as a service manager starts a service: with `fds` as fd 3 and up. LISTEN_PID is the child's pid
+ * unless `env` sets it.
  */
 export function startActivated(fds: readonly number[], env: NodeJS.ProcessEnv, ...words: string[]): ChildProcess {
   const script = 'LISTEN_PID' in env ? 'exec "$@"' : 'LISTEN_PID=$$ exec "$@"'
@@ -60,7 +60,7 @@ export function startActivated(fds: readonly number[], env: NodeJS.ProcessEnv, .
   )
 }
 
-/** What such a child prints. */
+/** Starts the fixture, and returns its report. */
 export async function reportOf(
   fds: readonly number[],
   env: NodeJS.ProcessEnv,
@@ -76,7 +76,7 @@ export async function printed(child: ChildProcess): Promise<Report> {
   return JSON.parse(stdout)
 }
 
-/** What it has said, when it has ended. */
+/** Resolves with the output of the child when it has exited. */
 export async function ended(child: ChildProcess): Promise<{ code: number | null; stdout: string; stderr: string }> {
   const [stdout, stderr, [code]] = await Promise.all([
     text(child.stdout ?? Readable.from([])),
@@ -86,7 +86,7 @@ export async function ended(child: ChildProcess): Promise<{ code: number | null;
   return { code, stdout, stderr }
 }
 
-/** A TCP port that nobody else gets until the test ends, but who asks for it by number, with SO_REUSEADDR, can. */
+/** Reserves a TCP port until the test ends. A bind to this port number with SO_REUSEADDR still succeeds. */
 export function reservedPort(): number {
   const fd = binding.socket(AF_INET as number, SOCK_STREAM as number)
   binding.release(fd)

@@ -3,7 +3,7 @@ import net from 'node:net'
 import type { Connection, Listener } from '../src/index.js'
 import { cleanUp, connect, until } from './helpers.js'
 
-/** Connects clients one after the other, until all of them wait in the backlog in that order. */
+/** Connects clients one after the other, and waits until the backlog has them in this order. */
 export async function fillBacklog(
   listener: Listener,
   count: number,
@@ -18,12 +18,12 @@ export async function fillBacklog(
   return clients
 }
 
-/** The kernel puts a client into the backlog a moment after the client knows that it is connected. */
+/** The kernel queues a connection slightly after the client sees it as connected. */
 export async function queued(listener: Listener, count: number): Promise<void> {
   await until(() => listener.backlog().queued === count)
 }
 
-/** Like `connect`, for a listener that clients can reach in several ways. */
+/** Like `connect`, for a listener that clients can reach by several addresses. */
 export async function dial(to: net.NetConnectOpts): Promise<net.Socket> {
   const client = net.connect({ ...to, allowHalfOpen: true } as net.NetConnectOpts)
   cleanUp(() => client.destroy())
@@ -32,7 +32,7 @@ export async function dial(to: net.NetConnectOpts): Promise<net.Socket> {
   return client
 }
 
-/** Sends `text` to the peer, and nothing after it. */
+/** Sends `text` to the peer, then closes the connection. */
 export function answer(connection: Connection, text: string): void {
   const socket = connection.toSocket()
   cleanUp(() => socket.destroy())
@@ -40,7 +40,7 @@ export function answer(connection: Connection, text: string): void {
   socket.end(text)
 }
 
-/** The connection that the request `ref`, made with `asyncAccept`, gets. */
+/** Resolves with the connection of a request that `asyncAccept` made. */
 export function connectionFor(listener: Listener, ref: number): Promise<Connection> {
   return new Promise((resolve, reject) => {
     const settle = (result: { ref: number; connection?: Connection; error?: Error }) => {
@@ -51,10 +51,4 @@ export function connectionFor(listener: Listener, ref: number): Promise<Connecti
     }
     listener.on('accept', settle)
   })
-}
-
-/** When the other side has closed or reset the client's connection. */
-export async function cutOff(client: net.Socket): Promise<void> {
-  client.resume()
-  await until(() => client.readableEnded || client.destroyed)
 }

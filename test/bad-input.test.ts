@@ -7,11 +7,11 @@ import { pair, temporary, temporaryFd } from './descriptors.js'
 import { cleanUp, connect, listen } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
 
-/** Wrong values that are refused in one way. */
+/** Invalid values that are rejected in the same way. */
 interface Wrong {
   values: readonly unknown[]
   code: string
-  /** What the message says was expected. */
+  /** The expected value in the message. */
   expected: string
 }
 
@@ -48,7 +48,7 @@ const integer = (min: number, max: number): Kind => [
 
 const int32 = 2 ** 31 - 1
 
-/** How each argument can be wrong, under its name in messages. */
+/** The kinds of invalid values of each argument, by its name in messages. */
 type Table = Record<string, Kind>
 
 const accepting: Table = {
@@ -77,7 +77,7 @@ const listening: Table = {
     },
   ],
   'options.host': text,
-  'options.path': [...text, value("must not hold '\\0'", 'a\0b', '/tmp/\0')],
+  'options.path': [...text, value("must not contain '\\0'", 'a\0b', '/tmp/\0')],
   'options.backlog': integer(0, int32),
   'options.mode': integer(0, 0o777),
   'options.unlinkStale': boolean,
@@ -94,13 +94,13 @@ const listening: Table = {
 
 const fd: Kind = [type('of type number', undefined), ...integer(0, int32)]
 
-/** The options object that has `wrong` under the last part of `name`, or `wrong` itself in its place. */
+/** An options object with `wrong` as the last part of `name`; `wrong` itself if `name` has no parts. */
 function withWrong(name: string, wrong: unknown): unknown {
   const [, property] = name.split('.')
   return property === undefined ? wrong : { [property]: wrong }
 }
 
-/** Calls `call` once for each wrong value; each must throw, or reject, with the right words. */
+/** Asserts that `call` throws or rejects for each invalid value, with the right message. */
 async function refuses(name: string, kind: Kind, call: (wrong: unknown) => unknown): Promise<void> {
   for (const { values, code, expected } of kind) {
     for (const wrong of values) {
@@ -111,32 +111,32 @@ async function refuses(name: string, kind: Kind, call: (wrong: unknown) => unkno
         assert.equal(error.code, code, about)
         for (const part of [name, expected, 'Received ']) assert.ok(message.includes(part), `${part} in ${about}`)
         assert.ok(error instanceof (code === 'ERR_INVALID_ARG_TYPE' ? TypeError : Error), about)
-        assert.ok(error.stack?.startsWith(`${error.name} [${code}]: `), 'the stack shows the code')
+        assert.ok(error.stack?.startsWith(`${error.name} [${code}]: `), 'the stack contains the code')
         return true
       })
     }
   }
 }
 
-/** A test for each argument in the table. */
+/** Defines a test for each argument in the table. */
 function refusesEach(table: Table, call: (argument: unknown) => unknown): void {
   for (const [name, kind] of Object.entries(table)) {
-    it(`refuses a wrong ${name}`, () => refuses(name, kind, (wrong) => call(withWrong(name, wrong))))
+    it(`rejects an invalid ${name}`, () => refuses(name, kind, (wrong) => call(withWrong(name, wrong))))
   }
 }
 
-describe('Bad input', () => {
+describe('Argument validation', () => {
   leaveNoFds()
 
-  describe('to Listener.listen', () => {
+  describe('of Listener.listen', () => {
     refusesEach(listening, (options) => Listener.listen(options as ListenOptions))
 
-    it('rejects, and does not throw', () => {
+    it('rejects the promise and does not throw', () => {
       const promise = Listener.listen(null as unknown as ListenOptions)
       return assert.rejects(promise, { code: 'ERR_INVALID_ARG_TYPE' })
     })
 
-    it('refuses a path together with a port or a host', async () => {
+    it('rejects a path together with a port or a host', async () => {
       const expected = 'cannot be combined with a port or a host'
       for (const other of [{ port: 0 }, { host: 'localhost' }]) {
         await refuses('options.path', [value(expected, '/tmp/socket')], (path) =>
@@ -145,20 +145,20 @@ describe('Bad input', () => {
       }
     })
 
-    it('refuses a path that is too long with the code of bind', async () => {
+    it('rejects a path that is too long with ENAMETOOLONG', async () => {
       const path = `/tmp/${'x'.repeat(200)}`
       await assert.rejects(Listener.listen({ path }), { code: 'ENAMETOOLONG', syscall: 'bind', path })
       await assert.rejects(Listener.listen({ path: `\0${path}` }), { code: 'ENAMETOOLONG', syscall: 'bind' })
     })
 
-    it('takes a port in text, as Node does', async () => {
+    it('accepts a port as a string, as Node does', async () => {
       const listener = await listen({ port: '0' as unknown as number })
       assert.ok((listener.address() as net.AddressInfo).port > 0)
     })
   })
 
-  describe('to Listener.fromFd', () => {
-    it('refuses a wrong fd', () => refuses('fd', fd, (wrong) => Listener.fromFd(wrong as number)))
+  describe('of Listener.fromFd', () => {
+    it('rejects an invalid fd', () => refuses('fd', fd, (wrong) => Listener.fromFd(wrong as number)))
 
     let listener: Listener
     beforeEach(async () => {
@@ -169,30 +169,30 @@ describe('Bad input', () => {
       Listener.fromFd(listener.fd, options as FromFdOptions),
     )
 
-    it('leaves the fd alone when the options are wrong', async () => {
+    it('leaves the fd with the caller', async () => {
       const number = temporaryFd(listener.detach())
       assert.throws(() => Listener.fromFd(number, { maxBatch: 0 }), { code: 'ERR_OUT_OF_RANGE' })
       await Listener.fromFd(number).close()
     })
   })
 
-  describe('to Connection.fromFd', () => {
-    it('refuses a wrong fd', () => refuses('fd', fd, (wrong) => Connection.fromFd(wrong as number)))
+  describe('of Connection.fromFd', () => {
+    it('rejects an invalid fd', () => refuses('fd', fd, (wrong) => Connection.fromFd(wrong as number)))
   })
 
-  describe('to a listener', () => {
+  describe('of a listener', () => {
     let listener: Listener
     beforeEach(async () => {
       listener = await listen({ host: '127.0.0.1' })
-      cleanUp(() => assert.equal(listener.pending, 0, 'a refused call leaves no request'))
+      cleanUp(() => assert.equal(listener.pending, 0, 'a rejected call leaves no request'))
     })
 
-    it('asyncAccept refuses a wrong timeout', () =>
+    it('asyncAccept rejects an invalid timeout', () =>
       refuses('timeout', timeout, (wrong) => listener.asyncAccept(wrong as number)))
 
-    it('cancel refuses a wrong ref', () => {
+    it('cancel rejects an invalid ref', () => {
       const kind = [type('of type number', undefined), ...integer(0, Number.MAX_SAFE_INTEGER)]
-      // Beyond the safe integers adding a half changes nothing, so the table's bounds are enough here.
+      // Above the safe integers, adding one half has no effect, so the bounds of the table suffice.
       return refuses('ref', kind, (wrong) => listener.cancel(wrong as number))
     })
 
@@ -201,14 +201,14 @@ describe('Bad input', () => {
       'options.timeout': timeout,
       'options.signal': signal,
     })) {
-      it(`accept refuses a wrong ${name}`, () =>
+      it(`accept rejects an invalid ${name}`, () =>
         refuses(name, kind, (wrong) => listener.accept(withWrong(name, wrong) as { timeout: number })))
     }
 
-    it('accept rejects, and does not throw', () =>
+    it('accept rejects the promise and does not throw', () =>
       assert.rejects(listener.accept(null as unknown as object), { code: 'ERR_INVALID_ARG_TYPE' }))
 
-    it('a refused request costs no later one its client', async () => {
+    it('a rejected request does not lose the client of a later request', async () => {
       const broken = { aborted: false } as AbortSignal
       await assert.rejects(listener.accept({ signal: broken }), { code: 'ERR_INVALID_ARG_TYPE' })
       const accepting = listener.accept()
@@ -218,13 +218,13 @@ describe('Bad input', () => {
     })
   })
 
-  describe('to a connection', () => {
+  describe('of a connection', () => {
     let connection: Connection
     beforeEach(async () => {
       const made = await pair()
       connection = made.connection
       const { fd } = connection
-      cleanUp(() => assert.equal(connection.fd, fd, 'a refused call claims nothing'))
+      cleanUp(() => assert.equal(connection.fd, fd, 'a rejected call does not claim the connection'))
     })
 
     const socketOptions: Table = {
@@ -237,11 +237,11 @@ describe('Bad input', () => {
       'options.signal': signal,
     }
     for (const [name, kind] of Object.entries(socketOptions)) {
-      it(`toSocket refuses a wrong ${name}`, () =>
+      it(`toSocket rejects an invalid ${name}`, () =>
         refuses(name, kind, (wrong) => connection.toSocket(withWrong(name, wrong) as ToSocketOptions)))
     }
 
-    it('toTLS refuses wrong options', () =>
+    it('toTLS rejects invalid options', () =>
       refuses('options', [type('an object', undefined), ...object], (wrong) =>
         connection.toTLS(wrong as tls.TlsOptions),
       ))
@@ -252,11 +252,11 @@ describe('Bad input', () => {
       'upgradeOptions.signal': signal,
     }
     for (const [name, kind] of Object.entries(upgradeOptions)) {
-      it(`toTLS refuses a wrong ${name}`, () =>
+      it(`toTLS rejects an invalid ${name}`, () =>
         refuses(name, kind, (wrong) => connection.toTLS({}, withWrong(name, wrong) as object)))
     }
 
-    it('toTLS rejects with what tls.createServer says', async () => {
+    it('toTLS rejects with the errors of tls.createServer', async () => {
       const wrong: [tls.TlsOptions, string][] = [
         [{ key: 5 as unknown as string }, 'ERR_INVALID_ARG_TYPE'],
         [{ handshakeTimeout: 'soon' as unknown as number }, 'ERR_INVALID_ARG_TYPE'],
@@ -270,7 +270,7 @@ describe('Bad input', () => {
     })
   })
 
-  it('does not take a long handshake deadline for a short one', async () => {
+  it('accepts a very long handshake timeout', async () => {
     const { connection, client } = await pair()
     const warnings: Error[] = []
     const take = (warning: Error) => warnings.push(warning)
@@ -282,7 +282,7 @@ describe('Bad input', () => {
     assert.deepEqual(warnings, [])
   })
 
-  it('does not make connections of what is not an accepted fd', () => {
+  it('rejects everything but an accepted fd in the Connection constructor', () => {
     const Class = Connection as unknown as new (owned: unknown) => Connection
     for (const wrong of [undefined, null, 3, {}, { fd: 3 }, temporary(new net.Socket())]) {
       assert.throws(() => new Class(wrong), { code: 'ERR_INVALID_ARG_TYPE' })

@@ -1,13 +1,13 @@
 import { generate } from 'selfsigned'
 
-/** What `key` and `cert` of the options of a TLS server or client may be. */
+/** The `key` and `cert` options of a TLS server or client. */
 export interface Certificate {
   key: string
   cert: string
 }
 
 export interface Certificates {
-  /** Signs all others but `stranger`. */
+  /** The CA that signs all others except `stranger`. */
   ca: Certificate
   /** For localhost, 127.0.0.1 and ::1. */
   localhost: Certificate
@@ -15,9 +15,9 @@ export interface Certificates {
   a: Certificate
   /** For b.test. */
   b: Certificate
-  /** A client's; its common name is 'client'. */
+  /** A client certificate with the common name 'client'. */
   client: Certificate
-  /** The same from a CA of its own, which nobody knows. */
+  /** A client certificate with the same name, signed by an unknown CA. */
   stranger: Certificate
 }
 
@@ -78,7 +78,7 @@ async function makeAll(): Promise<Certificates> {
 
 let made: Promise<Certificates> | undefined
 
-/** Made at the first call, with P-256 keys: some milliseconds for all of them. */
+/** Creates the certificates in the first call, with P-256 keys: a few milliseconds for all of them. */
 export function certificates(): Promise<Certificates> {
   made ??= makeAll()
   return made

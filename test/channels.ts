@@ -10,19 +10,19 @@ export const socketTypes: SocketType[] = ['stream', 'seqpacket']
 const { AF_UNIX, SOCK_STREAM, SOCK_SEQPACKET } = binding.constants as Record<string, number>
 const numberOf = (type: SocketType) => (type === 'stream' ? SOCK_STREAM : SOCK_SEQPACKET) as number
 
-/** Closes it when the current test ends. */
+/** Closes the channel when the current test ends. */
 export function temporaryChannel(channel: FdChannel): FdChannel {
   cleanUp(() => channel.close())
   return channel
 }
 
-/** Two channels, one to the other. */
+/** Two connected channels. */
 export function channels(type: SocketType, options: FdChannelOptions = {}): [FdChannel, FdChannel] {
   const { channel, fd } = FdChannel.pair({ type, ...options })
   return [temporaryChannel(channel), temporaryChannel(FdChannel.fromFd(fd, options))]
 }
 
-/** The other end of a channel as a bare socket, whose owner says what it likes. */
+/** The peer of a channel as a raw socket, which can send malformed messages. */
 export class Liar {
   readonly channel: FdChannel
   readonly #fd: number
@@ -35,7 +35,7 @@ export class Liar {
     cleanUp(() => this.end())
   }
 
-  /** All of it at once, or it was too much for the test. */
+  /** Sends all bytes at once; throws if the socket buffer has no room for them. */
   send(bytes: Uint8Array | string, fds: number[] = []): void {
     const data = Buffer.from(bytes as Uint8Array)
     const sent = binding.sendMessage(this.#fd, data, fds)
@@ -51,7 +51,7 @@ export class Liar {
   }
 }
 
-/** A message as it is on a stream. */
+/** A message in its encoding on a stream. */
 export function framed(data: Uint8Array | string, fds = 0): Buffer {
   const bytes = Buffer.from(data as Uint8Array)
   const header = Buffer.alloc(8)
@@ -75,20 +75,20 @@ export async function listenAt(path: string, type: SocketType): Promise<Listener
   return listener
 }
 
-/** The next message; undefined at the end. */
+/** Receives the next message; undefined at the end. */
 export async function next(channel: FdChannel): Promise<FdMessage | undefined> {
   const { value, done } = await channel[Symbol.asyncIterator]().next()
   return done ? undefined : value
 }
 
-/** What `next` brings, as text, and its fds closed. */
+/** Receives the next message as text, and closes its fds. */
 export async function nextText(channel: FdChannel): Promise<string | undefined> {
   const message = await next(channel)
   for (const fd of message?.fds ?? []) fd.close()
   return message && String(message.data)
 }
 
-/** Different open files. */
+/** Opens `count` different files. */
 export function openFiles(count: number): number[] {
   const directory = temporaryDirectory()
   return Array.from({ length: count }, (_, i) => {
@@ -97,22 +97,22 @@ export function openFiles(count: number): number[] {
   })
 }
 
-/** Which file it is, whatever the number of its fd. */
+/** Identifies the file behind an fd. */
 export const inode = (fd: number): number => fstatSync(fd).ino
 
-/** How many other fds of this process are of the same file. */
+/** The number of other fds of this process that refer to the same file. */
 export function copiesOf(file: number): number {
   const wanted = inode(file)
   return openFds().filter((fd) => {
     try {
       return fd !== file && inode(fd) === wanted
     } catch {
-      return false // another thread has closed it
+      return false // closed by another thread
     }
   }).length
 }
 
-/** Which files came with a message, which is closed. */
+/** The files of a message's fds. Closes the fds. */
 export function inodesOf(message: FdMessage | undefined): number[] {
   const inodes = message?.fds.map(({ fd }) => inode(fd)) ?? []
   for (const fd of message?.fds ?? []) fd.close()

@@ -10,7 +10,7 @@ import { binding } from '../src/core/binding.js'
 import type { Connection, Listener, ListenOptions } from '../src/index.js'
 import { cleanUp, connect, flagsOf, listen, O_NONBLOCK, until } from './helpers.js'
 
-/** Both ends of one connection; all of it is closed when the current test ends. */
+/** Both ends of one connection, and its listener. All are closed when the current test ends. */
 export interface Pair {
   listener: Listener
   connection: Connection
@@ -26,13 +26,13 @@ export async function pair(options: ListenOptions = { host: '127.0.0.1' }): Prom
   return { listener, connection, client }
 }
 
-/** Destroys it when the current test ends; its errors are ignored. */
+/** Destroys the socket when the current test ends, and ignores its errors. */
 export function temporary<Socket extends net.Socket>(socket: Socket): Socket {
   cleanUp(() => socket.destroy())
   return socket.on('error', () => {})
 }
 
-/** Closes the fd when the current test ends, unless somebody else has done so. */
+/** Closes the fd when the current test ends, unless it is already closed. */
 export function temporaryFd(fd: number): number {
   cleanUp(() => {
     if (flagsOf(fd) !== undefined) closeSync(fd)
@@ -40,12 +40,12 @@ export function temporaryFd(fd: number): number {
   return fd
 }
 
-/** When the kernel has forgotten the peer, whose reset comes a moment after the peer has sent it. */
-export async function forgotten(fd: number): Promise<void> {
+/** Resolves when the kernel no longer knows the peer, whose reset arrives slightly after it was sent. */
+export async function peerForgotten(fd: number): Promise<void> {
   await until(() => typeof binding.peerAddress(fd) === 'number')
 }
 
-/** Returns when so many bytes can be read, in the same turn of the loop. */
+/** Returns when `count` bytes can be read, in the same event loop turn. */
 export function awaitBytes(fd: number, count = 1): void {
   for (;;) {
     const bytes = binding.receive(fd, count, true)
@@ -53,12 +53,12 @@ export function awaitBytes(fd: number, count = 1): void {
   }
 }
 
-/** Makes the loop stand still. */
+/** Blocks the event loop. */
 export function standStill(ms: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
 }
 
-/** Makes the open file description a blocking one: a child gets it as its stdin, and libuv makes that blocking. */
+/** Makes the open file description blocking: libuv makes the stdin of a child blocking. */
 export function makeBlocking(fd: number): void {
   spawnSync('true', { stdio: [fd, 'ignore', 'ignore'] })
   assert.equal((flagsOf(fd) as number) & O_NONBLOCK, 0)
@@ -75,7 +75,7 @@ print(json.dumps({
 }))
 `
 
-/** What the kernel has set on a TCP socket. Asked by Python, which building the addon needs too. */
+/** Reads the options of a TCP socket in Python, which the build needs anyway. */
 export function socketOptions(fd: number): { noDelay: boolean; keepAlive: boolean; keepIdle: number } {
   const { stdout, status } = spawnSync('python3', ['-c', readOptions], { stdio: ['ignore', 'pipe', 'inherit', fd] })
   assert.equal(status, 0)
@@ -85,7 +85,7 @@ export function socketOptions(fd: number): { noDelay: boolean; keepAlive: boolea
 // Node makes the fds that it inherits close-on-exec when it starts, but stops at the first gap after fd 15.
 const inherited = 40
 
-/** A child that finds `fd` among its own, as one of a service manager or a parent process does. */
+/** Starts a child that inherits `fd`, as from a service manager or a parent process. */
 export function startWithFd(fd: number, file: string, args: readonly string[]) {
   const path = fileURLToPath(new URL(`fixtures/${file}`, import.meta.url))
   const stdio = [...Array(inherited).fill('ignore'), fd]
@@ -96,5 +96,5 @@ export function startWithFd(fd: number, file: string, args: readonly string[]) {
   return finished.then(([stdout, [code, signal]]) => ({ stdout, code, signal }))
 }
 
-/** An fd that is open, but is not a socket. */
+/** Opens a file: an fd that is not a socket. */
 export const openFile = (path: string, flags: string | number = 'r'): number => temporaryFd(openSync(path, flags))

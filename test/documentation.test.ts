@@ -11,7 +11,7 @@ interface Snippet {
   output: string
 }
 
-// A program is a block of js followed by a block of text, which is what it prints.
+// A program is a js block followed by a text block with its output.
 function snippets(file: string): Snippet[] {
   const blocks = read(file).matchAll(/```js\n((?:(?!```).)*)```\n\n```text\n(.*?)```/gs)
   return [...blocks].map(([, code = '', output = ''], index) => ({ title: `${file} ${index + 1}`, code, output }))
@@ -19,11 +19,11 @@ function snippets(file: string): Snippet[] {
 
 describe('The documentation', () => {
   for (const file of ['README.md', 'docs/api.md', 'docs/migrating.md', 'docs/operations.md']) {
-    it(`of ${file} has programs`, () => assert.notEqual(snippets(file).length, 0))
+    it(`has programs in ${file}`, () => assert.notEqual(snippets(file).length, 0))
 
     for (const { title, code, output } of snippets(file)) {
-      it(`prints what it says: ${title}`, async () => {
-        // Inside the package, so that it can import the package by its name.
+      it(`has a program that prints the shown output: ${title}`, async () => {
+        // Inside the package, so that the program can import the package by its name.
         const directory = mkdtempSync('build/documentation-')
         cleanUp(() => rmSync(directory, { recursive: true }))
         writeFileSync(`${directory}/program.mjs`, code)
@@ -33,15 +33,30 @@ describe('The documentation', () => {
     }
   }
 
-  it('shows the echo server as it is in examples', () => {
+  it('shows the same echo server as examples', () => {
     const example = read('examples/echo.mjs')
     const [, shown = ''] = /```js\n(.*?)```/s.exec(read('README.md')) ?? []
     const loop = shown.slice(shown.indexOf('for await'))
     assert.notEqual(loop, '')
-    assert.ok(example.includes(loop.trim()), 'examples/echo.mjs has another loop than README.md')
+    assert.ok(example.includes(loop.trim()), 'the loops in examples/echo.mjs and README.md differ')
   })
 
-  it('names every code of ours', () => {
+  it('serves and drains with the last program of README.md', async () => {
+    const [code = ''] = [...read('README.md').matchAll(/```js\n(.*?)```/gs)].map(([, block]) => block).slice(-1)
+    assert.ok(code.includes('port: 3000'))
+    const client = `
+      const response = await fetch(\`http://127.0.0.1:\${server.address().port}\`)
+      process.stdout.write(await response.text())
+      process.kill(process.pid, 'SIGTERM')
+    `
+    const directory = mkdtempSync('build/documentation-')
+    cleanUp(() => rmSync(directory, { recursive: true }))
+    writeFileSync(`${directory}/program.mjs`, code.replace('port: 3000', 'port: 0') + client)
+    const finished = await runNode(`${directory}/program.mjs`)
+    assert.deepEqual(finished, { code: 0, signal: null, stdout: 'hello\n', stderr: '' })
+  })
+
+  it('lists every error code', () => {
     const api = read('docs/api.md')
     assert.deepEqual(
       Object.keys(codes).filter((code) => !api.includes(`\`${code}\``)),
@@ -49,7 +64,7 @@ describe('The documentation', () => {
     )
   })
 
-  it('has a place for every source file', () => {
+  it('lists every source file in CONTRIBUTING.md', () => {
     const contributing = read('CONTRIBUTING.md')
     const files = ['native', 'src'].flatMap((directory) =>
       readdirSync(directory, { recursive: true, withFileTypes: true })

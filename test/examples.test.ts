@@ -9,7 +9,7 @@ import { startExample } from './running-example.js'
 
 const directory = new URL('../examples/', import.meta.url)
 const examples = readdirSync(directory).filter((name) => name.endsWith('.mjs'))
-const mainJob = 'http2-machines.mjs' // has tests of its own
+const mainJob = 'http2-machines.mjs' // has separate tests
 
 async function stdoutOf(name: string): Promise<string> {
   const { code, stdout, stderr } = await runNode(`examples/${name}`)
@@ -44,7 +44,7 @@ const tests: Record<string, () => Promise<void>> = {
     example.signal('SIGTERM')
     for (const answer of await Promise.all(answers)) assert.match(answer, /^hello (::ffff:)?127\.0\.0\.1\n$/)
     assert.equal(await example.ended, 0)
-    // One that has its answer before the drain begins is idle.
+    // A connection whose response was sent before the drain is idle.
     const [, idle, finished] = /^ended: (\d) idle, 0 unused, (\d) finished, 0 cut off$/m.exec(example.stdout) ?? []
     assert.equal(Number(idle) + Number(finished), 2)
     assert.equal(example.stderr, '')
@@ -78,7 +78,7 @@ const tests: Record<string, () => Promise<void>> = {
     assert.equal(example.stderr, '')
   },
 
-  // More of it in restart.test.ts.
+  // restart.test.ts has more tests.
   'restart.mjs': async () => {
     const args = ['0', `${temporaryDirectory()}/socket`]
     const first = startExample('restart.mjs', args)
@@ -147,12 +147,12 @@ const tests: Record<string, () => Promise<void>> = {
 }
 
 describe('examples', () => {
-  it('are all run by a test', () => {
+  it('are all tested', () => {
     assert.deepEqual(examples, [...Object.keys(tests), mainJob].sort())
   })
 
   for (const [name, test] of Object.entries(tests)) {
-    it(`${name} does what it says`, test)
+    it(`${name} works`, test)
 
     it(`${name} has fewer than 40 lines`, () => {
       const lines = readFileSync(new URL(name, directory), 'utf8').split('\n').length - 1

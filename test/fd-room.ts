@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { closeSync, openSync, readdirSync, readlinkSync } from 'node:fs'
 import { codeOf } from './helpers.js'
 
-/** Keeps as many fds free as `of.room` says, by filling the others up to the limit of the process. */
+/** Keeps `of.room` fds free. Opens files in all others, up to the fd limit of the process. */
 export class FdRoom {
   readonly #fillers: number[] = []
 
@@ -12,14 +12,14 @@ export class FdRoom {
     return this.of.room !== Number.POSITIVE_INFINITY
   }
 
-  /** To be called when the room has changed. One that is next to all becomes all. */
+  /** Applies a change of the room. Sets a room close to the limit to infinity. */
   keep(): void {
     if (this.limited) this.#fill()
     if (this.limited && this.#fillers.length - this.of.room < 10) this.of.room = Number.POSITIVE_INFINITY
     this.#free(this.of.room)
   }
 
-  /** With two fds more, for the caller; what it takes and frees is not of the room. */
+  /** Runs `action` with two more free fds. What it opens and closes does not count for the room. */
   async with<T>(action: () => T | Promise<T>): Promise<T> {
     this.#free(2)
     const result = await action()
@@ -27,7 +27,7 @@ export class FdRoom {
     return result
   }
 
-  /** With one more, which is given back at once. */
+  /** Runs `action` with one more free fd, which it must close again. */
   withOne<T>(action: () => T): T {
     if (!this.limited) return action()
     this.#free(1)
@@ -49,13 +49,13 @@ export class FdRoom {
   }
 }
 
-/** The fds of this process, with what they are. */
+/** The fds of this process, with their targets. */
 export function namedFds(): string[] {
   return readdirSync('/proc/self/fd').flatMap((fd) => {
     try {
       return `${fd} ${readlinkSync(`/proc/self/fd/${fd}`)}`
     } catch {
-      return [] // readdir's own
+      return [] // the fd of readdir itself
     }
   })
 }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { type Finished, nodeEnvironment, runNode } from './helpers.js'
 
-/** What test/fixtures/hardened.mjs says of each end of a request. */
+/** The output of test/fixtures/hardened.mjs: a line for each way in which a request ends. */
 async function outcomes(hardening: string[], flag?: string): Promise<string[]> {
   const { NODE_OPTIONS = '' } = nodeEnvironment()
   const command = flag === undefined ? [] : ['env', `NODE_OPTIONS=${NODE_OPTIONS} ${flag}`]
@@ -10,7 +10,7 @@ async function outcomes(hardening: string[], flag?: string): Promise<string[]> {
   return finished.stdout.trim().split('\n')
 }
 
-// Errors of Node's classes whose stack the package never reads.
+// Errors of Node's classes, whose stacks the package never reads.
 const withoutStacks = (lines: string[]) => lines.map((line) => line.replace(/(keys=\S*) .*/, '$1'))
 
 describe('A listener in a hardened environment', () => {
@@ -20,7 +20,7 @@ describe('A listener in a hardened environment', () => {
     usual = await outcomes(['nothing'])
   })
 
-  it('ends each request with its code, which the stack shows', () => {
+  it('ends each request with its error code, which the stack contains', () => {
     const uncoded = usual.filter((line) => / keys=/.test(line) && !/ (E[A-Z_]+|ABORT_ERR) /.test(line))
     assert.deepEqual(uncoded, [])
     const hidden = usual.filter((line) => {
@@ -35,16 +35,16 @@ describe('A listener in a hardened environment', () => {
 
   const same = ['frozen Error', 'frozen prototypes', 'frozen intrinsics', 'sealed and frozen Error']
   for (const hardening of same) {
-    it(`works as ever: ${hardening}`, async () => {
+    it(`works the same: ${hardening}`, async () => {
       assert.deepEqual(await outcomes([hardening]), usual)
     })
   }
 
-  it('works as ever: node --frozen-intrinsics', async () => {
+  it('works the same: node --frozen-intrinsics', async () => {
     assert.deepEqual(await outcomes(['nothing'], '--frozen-intrinsics'), usual)
   })
 
-  it('hands out results as ever where Node can make no emitter any more: frozen EventEmitter', async () => {
+  it('delivers the same results when Node can create no emitters: frozen EventEmitter', async () => {
     const made = ['handler']
     assert.deepEqual(
       await outcomes(['frozen EventEmitter']),
@@ -57,16 +57,16 @@ describe('A listener in a hardened environment', () => {
     'Error.stackTraceLimit that throws',
     'no Error.stackTraceLimit',
   ]) {
-    it(`ends each request with its code: ${hardening}`, async () => {
+    it(`ends each request with its error code: ${hardening}`, async () => {
       assert.deepEqual(withoutStacks(await outcomes([hardening])), withoutStacks(usual))
     })
   }
 
-  // Names that the package's own objects may lack, that it gives to errors, and that property descriptors have. Those that
-  // an option or the language has (`timeout`, `then`) are not among them: what they throw is for the caller.
+  // Properties that the package's own objects may lack, those of its errors, and those of property descriptors. Without
+  // properties of options or of the language (`timeout`, `then`): the caller gets the exceptions of their getters.
   const names = ['code', 'errno', 'syscall', 'address', 'port', 'family', 'option', 'cause', 'reason', 'name', 'stack']
   const more = ['ref', 'connection', 'promise', 'last', 'peer', 'keeper', 'deliver', 'get', 'set', 'value', 'writable']
-  it('ends each request with its code when Object.prototype has getters that throw', async () => {
+  it('ends each request with its error code when Object.prototype has getters that throw', async () => {
     const all = [...names, ...more]
     assert.deepEqual(await outcomes(['getters on Object.prototype that throw', ...all]), usual)
   })

@@ -5,7 +5,7 @@ import { Duplex } from 'node:stream'
 import tls from 'node:tls'
 import { cleanUp } from './helpers.js'
 
-/** The first words of Node's own TLS client: a whole ClientHello in one record. */
+/** The ClientHello of Node's own TLS client, in one record. */
 export async function helloOfNode(options: tls.ConnectionOptions): Promise<Buffer> {
   const transport = new Duplex({
     read() {},
@@ -22,7 +22,7 @@ export async function helloOfNode(options: tls.ConnectionOptions): Promise<Buffe
   return hello
 }
 
-/** The same from `openssl s_client`. */
+/** The ClientHello of `openssl s_client`. */
 export async function helloOfOpenssl(...args: string[]): Promise<Buffer> {
   const server = net.createServer().listen(0, '127.0.0.1')
   cleanUp(() => server.close())
@@ -46,7 +46,7 @@ export async function helloOfOpenssl(...args: string[]): Promise<Buffer> {
   return hello
 }
 
-/** A vector of RFC 8446 section 3.4. `lie` is added to its length. */
+/** A vector of RFC 8446 section 3.4. Adds `lie` to its length field. */
 export function vector(lengthBytes: number, content: Buffer | string, lie = 0): Buffer {
   const bytes = Buffer.from(content)
   const length = Buffer.alloc(lengthBytes)
@@ -59,7 +59,7 @@ export function extension(type: number, data: Buffer, lie = 0): Buffer {
   return Buffer.concat([Buffer.from([type >> 8, type & 255]), vector(2, data, lie)])
 }
 
-/** A handshake message in one record for each of the pieces that `cuts` make of it. */
+/** A handshake message in records, split at `cuts`. */
 export function inRecords(message: Buffer, cuts: readonly number[] = []): Buffer {
   const bounds = [0, ...[...new Set(cuts)].filter((cut) => cut > 0 && cut < message.length), message.length]
   bounds.sort((a, b) => a - b)
@@ -75,7 +75,7 @@ export interface HelloParts {
   sessionId?: Buffer
   ciphers?: Buffer
   compression?: Buffer
-  /** Without it there is not even their length, as in the oldest hellos. */
+  /** If undefined, the message lacks even their length, as in the oldest hellos. */
   extensions?: Buffer
   trailing?: Buffer
 }

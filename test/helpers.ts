@@ -11,8 +11,8 @@ import { fileURLToPath } from 'node:url'
 import { type AcceptRef, type AcceptResult, type CodedError, Listener, type ListenOptions } from '../src/index.js'
 
 /**
- * Resolves when `condition` holds; looks once in each turn of the event loop. Mocha's timeout is the deadline: when the
- * test has ended it gives up.
+ * Resolves when `condition` holds. Checks the condition once per event loop turn. Mocha's timeout is the deadline:
+ * throws when the test has ended.
  */
 export async function until(condition: () => unknown): Promise<void> {
   const test = testsEnded
@@ -24,7 +24,7 @@ export async function until(condition: () => unknown): Promise<void> {
 
 let testsEnded = 0
 
-/** The fds of this process that are open now, `/proc/self/fd`'s own excluded. */
+/** The open fds of this process, except that of reading `/proc/self/fd`. */
 export function openFds(): number[] {
   return readdirSync('/proc/self/fd')
     .map(Number)
@@ -43,7 +43,7 @@ export function flagsOf(fd: number): number | undefined {
 export const O_NONBLOCK = 0o4000
 export const O_CLOEXEC = 0o2000000
 
-/** A new directory that goes when the current test ends. */
+/** Creates a directory, and removes it when the current test ends. */
 export function temporaryDirectory(): string {
   const directory = mkdtempSync(join(tmpdir(), 'async-accept-'))
   cleanups.push(() => rmSync(directory, { recursive: true, force: true }))
@@ -52,18 +52,18 @@ export function temporaryDirectory(): string {
 
 const cleanups: (() => unknown)[] = []
 
-/** Runs when the current test has ended, the newest first, also when it failed. */
+/** Calls `run` when the current test ends, also after a failure. The last registered function runs first. */
 export function cleanUp(run: () => unknown): void {
   cleanups.push(run)
 }
 
-/** To be the root-level afterEach hook. */
+/** The root-level afterEach hook. */
 export async function runCleanups(): Promise<void> {
   testsEnded++
   for (let run = cleanups.pop(); run !== undefined; run = cleanups.pop()) await run()
 }
 
-/** What is thrown and not caught until the current test ends. Mocha, which has a handler of its own, does not see it. */
+/** The uncaught exceptions of the current test. Mocha's own handler does not see them. */
 export function captureExceptions(): unknown[] {
   const captured: unknown[] = []
   process.setUncaughtExceptionCaptureCallback((error) => captured.push(error))
@@ -71,7 +71,7 @@ export function captureExceptions(): unknown[] {
   return captured
 }
 
-/** Runs it in the callback of a read of an fs.Dir, in which Node 24 and 26 lose what is thrown, also by a tick. */
+/** Calls `run` in the read callback of an fs.Dir, where Node 24 and 26 lose exceptions, also those of a tick. */
 export async function whileReadingDirectory(run: () => void): Promise<void> {
   const directory = await opendir('.')
   await new Promise<void>((resolve) => {
@@ -83,14 +83,14 @@ export async function whileReadingDirectory(run: () => void): Promise<void> {
   await directory.close()
 }
 
-/** A listener that is closed when the current test ends. */
+/** Opens a listener, and closes it when the current test ends. */
 export async function listen(options: ListenOptions = {}): Promise<Listener> {
   const listener = await Listener.listen(options)
   cleanUp(() => listener.close())
   return listener
 }
 
-/** What `net.connect` needs to reach a listener. */
+/** The `net.connect` options for a listener. */
 export function target(listener: Listener): net.NetConnectOpts {
   const address = listener.address()
   if (address === null) throw new Error('the listener is closed')
@@ -99,7 +99,7 @@ export function target(listener: Listener): net.NetConnectOpts {
   return { port: address.port, host }
 }
 
-/** A client whose connection the kernel has completed: it is accepted or in the backlog. Errors of it are ignored. */
+/** Connects a client, whose connection is then in the backlog or accepted. Ignores its errors. */
 export async function connect(listener: Listener): Promise<net.Socket> {
   const socket = net.connect({ ...target(listener), allowHalfOpen: true } as net.NetConnectOpts)
   cleanUp(() => socket.destroy())
@@ -108,7 +108,7 @@ export async function connect(listener: Listener): Promise<net.Socket> {
   return socket
 }
 
-/** The results of `asyncAccept` on one listener, as they come. */
+/** The results of `asyncAccept` on one listener, in order of arrival. Closes the connections. */
 export function collect(listener: Listener): AcceptResult[] {
   const results: AcceptResult[] = []
   listener.on('accept', (result) => {
@@ -122,7 +122,7 @@ export const refsOf = (results: readonly AcceptResult[]): AcceptRef[] => results
 
 export const codeOf = (error: unknown): string | undefined => (error as CodedError | undefined)?.code
 
-/** Resolves when the other side has closed or reset the client's connection. */
+/** Resolves when the server has closed or reset the client's connection. */
 export async function gone(client: net.Socket): Promise<void> {
   client.resume()
   await until(() => client.readableEnded || client.destroyed)
@@ -135,17 +135,17 @@ export interface Finished {
   stderr: string
 }
 
-/** What plain Node is started with. */
+/** The environment of plain Node. */
 export function nodeEnvironment(): NodeJS.ProcessEnv {
   const env = { ...process.env }
-  // But for the flags of the permission model, which scripts/matrix.mjs has put there.
+  // Keeps the flags of the permission model that scripts/matrix.mjs sets.
   if (process.permission === undefined) delete env.NODE_OPTIONS
-  // Node 22 and later read it in a thread of their own, which holds an fd for a while after the program has begun.
+  // Node 22 and later read the certificates in a separate thread, which holds an fd for some time after the start.
   delete env.NODE_EXTRA_CA_CERTS
   return env
 }
 
-/** Starts plain Node on a file of `test/fixtures` or, with a path, on any file of the package or of this machine. */
+/** Starts plain Node on a file of `test/fixtures` or, with a slash in `file`, on any file of the package or machine. */
 export function startNode(file: string, args: readonly string[] = [], command: readonly string[] = []): ChildProcess {
   const path = file.includes('/') ? file : `test/fixtures/${file}`
   const [program, ...words] = [
@@ -159,7 +159,7 @@ export function startNode(file: string, args: readonly string[] = [], command: r
   return child
 }
 
-/** Runs it to its end. `command` goes before Node, `['prlimit', '--nofile=64']` for instance. */
+/** Runs Node until it exits. `command` precedes Node on the command line, such as `['prlimit', '--nofile=64']`. */
 export async function runNode(file: string, args?: readonly string[], command?: readonly string[]): Promise<Finished> {
   const child = startNode(file, args, command)
   child.stdin?.end()

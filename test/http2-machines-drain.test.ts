@@ -9,16 +9,16 @@ import { reservedPort } from './activated.js'
 import { cleanUp, until } from './helpers.js'
 import { needs, openEcho, runningMachines, startMachines } from './running-machines.js'
 
-/** Why a new client does not get through. */
+/** The error code of a new client's connect. */
 async function refusal(port: number): Promise<string> {
   const [error] = await once(net.connect(port, '127.0.0.1'), 'error').catch((thrown) => [thrown])
   return error.code
 }
 
-describe('examples/http2-machines.mjs: its end', () => {
+describe('examples/http2-machines.mjs on SIGINT or SIGTERM', () => {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    it(`lets a request over HTTP/2 end after ${signal}, and exits with 0`, async () => {
-      // Nobody else can listen there when it does no longer.
+    it(`completes an HTTP/2 request after ${signal}, and exits with 0`, async () => {
+      // No other process can bind to a reserved port when the example has closed it.
       const machines = await startMachines(['--port', String(reservedPort())])
       const session = await machines.session()
       const stream = await openEcho(session)
@@ -35,7 +35,7 @@ describe('examples/http2-machines.mjs: its end', () => {
     })
   }
 
-  it('lets a request over HTTP/1.1 end, closes its connection, and exits with 0', async () => {
+  it('completes an HTTP/1.1 request, closes its connection, and exits with 0', async () => {
     const machines = await startMachines()
     const agent = new https.Agent({ keepAlive: true, rejectUnauthorized: false })
     cleanUp(() => agent.destroy())
@@ -50,7 +50,7 @@ describe('examples/http2-machines.mjs: its end', () => {
     assert.match(machines.stdout, /\ndrained\n$/)
   })
 
-  it('waits for nobody who has asked nothing: idle connections, and handshakes', async () => {
+  it('does not wait for idle connections or handshakes', async () => {
     const machines = await startMachines()
     const agent = new https.Agent({ keepAlive: true, rejectUnauthorized: false })
     cleanUp(() => agent.destroy())
@@ -68,14 +68,14 @@ describe('examples/http2-machines.mjs: its end', () => {
     assert.match(machines.stdout, /\ndrained\n$/)
   })
 
-  it('exits with 0 when nobody has connected', async () => {
+  it('exits with 0 without clients', async () => {
     const machines = await startMachines()
     machines.signal('SIGINT')
     assert.equal(await machines.ended, 0)
     assert.match(machines.stdout, /^20 machines listen on .*\ndrained\n$/)
   })
 
-  it('cuts off what is not done in time', async () => {
+  it('closes connections that do not finish in time', async () => {
     const machines = await startMachines(['--drain-timeout', '0'])
     const stream = await openEcho(await machines.session())
     const closed = once(stream, 'close').catch(() => {})
@@ -85,16 +85,16 @@ describe('examples/http2-machines.mjs: its end', () => {
     assert.match(machines.stdout, /^not done in time, and cut off; connections: 1$/m)
   })
 
-  it('takes two signals at once for one, and exits at once when another one comes later', async () => {
+  it('treats two simultaneous signals as one, and exits at once on a later signal', async () => {
     const machines = await startMachines()
     const stream = await openEcho(await machines.session())
-    // Not the same one twice: of that the kernel may deliver one. Both are there when it goes on.
+    // Two different signals, as the kernel may merge equal ones. Both are pending when the process continues.
     for (const signal of ['SIGSTOP', 'SIGINT', 'SIGTERM', 'SIGCONT'] as const) machines.signal(signal)
     await machines.says(/^draining/m)
     stream.write('x')
     await once(stream, 'data')
     let exitCode: number | NodeJS.Signals | undefined
-    // Each turn is a round trip; those of the first turns come too soon after the first signal to count.
+    // Each iteration takes a round trip. In the first ones, the signal is still too close to the first signal to count.
     while (exitCode === undefined) {
       machines.signal('SIGINT')
       stream.write('x')
@@ -110,7 +110,7 @@ describe('examples/http2-machines.mjs: its end', () => {
 
   it('drains after one Ctrl-C in a terminal, under npm start', async function () {
     needs(this, 'python3', ['--version'])
-    // What is written to its stdin is typed at the terminal in which npm runs; what it writes is the terminal's.
+    // The stdin of the child is the keyboard of the terminal in which npm runs; its stdout is the screen.
     const terminal =
       'import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(["npm", "start", "--", "--port", "0"])))'
     const cwd = fileURLToPath(new URL('..', import.meta.url))

@@ -8,7 +8,7 @@ import { ask, needs, openEcho, type RunningMachines, run, startMachines } from '
 
 const hasHttp2 = /HTTP2/
 
-/** A client that has a TCP connection, and does with it what it likes. */
+/** Connects a TCP client. */
 async function rawClient(port: number): Promise<net.Socket> {
   const client = net.connect(port, '127.0.0.1')
   cleanUp(() => client.destroy())
@@ -16,7 +16,7 @@ async function rawClient(port: number): Promise<net.Socket> {
   return client.on('error', () => {})
 }
 
-/** Resolves when the pool is as it was at the start, whatever was done to it; the machine that tells us is busy. */
+/** Resolves when the pool has its initial state, except for the one machine that serves the status request. */
 async function poolIsWhole(machines: RunningMachines, size = 20): Promise<void> {
   const isWhole = async () => {
     const { pool, refs, backlog } = await machines.status()
@@ -26,7 +26,7 @@ async function poolIsWhole(machines: RunningMachines, size = 20): Promise<void> 
   await until(isWhole)
 }
 
-describe('examples/http2-machines.mjs: who it serves', () => {
+describe('examples/http2-machines.mjs', () => {
   it('serves HTTP/2 to curl', async function () {
     needs(this, 'curl', ['--version'], hasHttp2)
     const machines = await startMachines()
@@ -46,7 +46,7 @@ describe('examples/http2-machines.mjs: who it serves', () => {
     await machines.says(/^ref 1 .* http\/1\.1 +GET \/machines\/20 200$/m)
   })
 
-  it('agrees on h2 with openssl s_client, which then goes', async function () {
+  it('negotiates h2 with openssl s_client, which then disconnects', async function () {
     needs(this, 'openssl', ['version'])
     const machines = await startMachines()
     const args = ['s_client', '-connect', `127.0.0.1:${machines.port}`, '-alpn', 'h2', '-servername', 'localhost']
@@ -57,7 +57,7 @@ describe('examples/http2-machines.mjs: who it serves', () => {
     await poolIsWhole(machines)
   })
 
-  it("serves a page to Node's http2 client, and JSON when that is what it accepts", async () => {
+  it("serves HTML to Node's http2 client, and JSON if the client accepts that", async () => {
     const machines = await startMachines()
     const session = await machines.session()
     const html = await ask(session, '/')
@@ -70,7 +70,7 @@ describe('examples/http2-machines.mjs: who it serves', () => {
     assert.equal(headers['content-type'], 'application/json')
   })
 
-  it("serves Node's https client, and one that knows no ALPN", async () => {
+  it("serves Node's https client, and a client without ALPN", async () => {
     const machines = await startMachines()
     assert.equal((await machines.status()).connections[0]?.alpn, 'http/1.1')
     const client = tls.connect({ port: machines.port, host: '127.0.0.1', rejectUnauthorized: false })
@@ -90,10 +90,10 @@ describe('examples/http2-machines.mjs: who it serves', () => {
     assert.equal(client.getPeerCertificate().subjectaltname, names)
   })
 
-  it('prints one line per connection: ref, fd, peer, TLS version, ALPN, what was asked', async () => {
+  it('prints one line per connection: ref, fd, peer, TLS version, ALPN, requests', async () => {
     const machines = await startMachines()
     const session = await machines.session()
-    // It may write the line when nothing has been in flight for a while.
+    // The example may print the line when no request has been active for some time.
     const stream = await openEcho(session)
     await ask(session, '/status')
     await ask(session, '/nothing?of=it')
@@ -109,10 +109,10 @@ describe('examples/http2-machines.mjs: who it serves', () => {
     assert.ok(line.includes(` ${peer} `), line)
   })
 
-  it('writes what strangers send so that it harms neither the terminal nor the page', async () => {
+  it('escapes untrusted input for the terminal and the page', async () => {
     const machines = await startMachines()
     const session = await machines.session()
-    // The last but two begins a control sequence in a terminal that speaks Latin-1.
+    // U+009B starts a control sequence in a terminal that uses Latin-1.
     await ask(session, '/<i>&"\'\u009b2J')
     session.close()
     const html = (await machines.get('/'))[1]
@@ -122,8 +122,8 @@ describe('examples/http2-machines.mjs: who it serves', () => {
   })
 })
 
-describe('examples/http2-machines.mjs: the pool', () => {
-  it('has replaced a machine before that serves', async () => {
+describe('The pool of examples/http2-machines.mjs', () => {
+  it('replaces a machine before it serves', async () => {
     const machines = await startMachines(['--machines', '3'])
     const { pool, refs, machines: all } = await machines.status()
     assert.deepEqual(pool, { size: 3, listening: 3, handshake: 0, connected: 1, closing: 0 })
@@ -131,7 +131,7 @@ describe('examples/http2-machines.mjs: the pool', () => {
     assert.deepEqual(all[0], { ref: 1, state: 'connected' })
   })
 
-  it('answers for its machines while they wait, and replaces one that is told to stop', async () => {
+  it('reports the status of listening machines, and replaces a machine that is stopped', async () => {
     const machines = await startMachines()
     const session = await machines.session()
     assert.deepEqual(JSON.parse(await ask(session, '/machines/5')), { ref: 5, state: 'listening', asked: [] })
@@ -143,7 +143,7 @@ describe('examples/http2-machines.mjs: the pool', () => {
     assert.ok(!refs.includes(5))
   })
 
-  it('is whole after 200 connections in parallel', async () => {
+  it('is complete after 200 connections in parallel', async () => {
     const machines = await startMachines()
     const answers = await Promise.all(
       Array.from({ length: 200 }, async (_, i) => {
@@ -160,7 +160,7 @@ describe('examples/http2-machines.mjs: the pool', () => {
     await until(() => linesOf('h2') === 100 && linesOf('http/1.1') === 100)
   })
 
-  it('is whole after plaintext, garbage, hang-ups and resets', async () => {
+  it('is complete after plaintext, garbage, disconnects and resets', async () => {
     const machines = await startMachines()
     const acts: ((client: net.Socket) => unknown)[] = [
       (client) => client.end('GET / HTTP/1.1\r\n\r\n'),
@@ -178,7 +178,7 @@ describe('examples/http2-machines.mjs: the pool', () => {
     assert.equal(machines.stderr, '')
   })
 
-  it('is whole after clients that reset in the middle of a request', async () => {
+  it('is complete after clients that reset during a request', async () => {
     const machines = await startMachines()
     for (let i = 0; i < 10; i++) {
       const session = await machines.session()
@@ -198,7 +198,7 @@ describe('examples/http2-machines.mjs: the pool', () => {
     assert.equal(machines.stderr, '')
   })
 
-  it('is whole at the fd limit, and serves again when that is over', async function () {
+  it('is complete at the fd limit, and serves again when fds are free', async function () {
     needs(this, 'prlimit', ['--version'])
     const machines = await startMachines([], ['prlimit', '--nofile=40'])
     const session = await machines.session()
@@ -217,10 +217,10 @@ describe('examples/http2-machines.mjs: the pool', () => {
   })
 })
 
-describe('examples/http2-machines.mjs: its options', () => {
+describe('The options of examples/http2-machines.mjs', () => {
   const example = 'examples/http2-machines.mjs'
 
-  it('explains them with --help', async () => {
+  it('are explained by --help', async () => {
     const { code, stdout, stderr } = await runNode(example, ['--help'])
     assert.deepEqual([code, stderr], [0, ''])
     for (const option of ['--port', '--host', '--machines', '--help']) assert.ok(stdout.includes(option), option)
@@ -243,7 +243,7 @@ describe('examples/http2-machines.mjs: its options', () => {
     [['8443'], /unexpected argument '8443'/],
   ]
   for (const [args, message] of wrong) {
-    it(`says in one line what is wrong with "${args.join(' ')}", and exits with 2`, async () => {
+    it(`are rejected with one line and exit code 2: "${args.join(' ')}"`, async () => {
       const { code, stdout, stderr } = await runNode(example, args)
       assert.deepEqual([code, stdout], [2, ''])
       assert.match(stderr, message)
@@ -251,20 +251,20 @@ describe('examples/http2-machines.mjs: its options', () => {
     })
   }
 
-  it('says in one line that a port is in use, and exits with 1', async () => {
+  it('are reported in one line with exit code 1 when the port is in use', async () => {
     const machines = await startMachines()
     const { code, stdout, stderr } = await runNode(example, ['--port', String(machines.port)])
     assert.deepEqual([code, stdout], [1, ''])
     assert.equal(stderr, `http2-machines: port ${machines.port} is in use; choose another one with --port\n`)
   })
 
-  it('says in one line that it cannot listen on an address of others, and exits with 1', async () => {
+  it('are reported in one line with exit code 1 when the address is not local', async () => {
     const { code, stderr } = await runNode(example, ['--port', '0', '--host', '192.0.2.1'])
     assert.equal(code, 1)
     assert.match(stderr, /^http2-machines: cannot listen: .*EADDRNOTAVAIL.*192\.0\.2\.1.*\n$/)
   })
 
-  it('listens on the host it is given', async () => {
+  it('include the host', async () => {
     const machines = await startMachines(['--host', '127.0.0.1', '--machines', '1'])
     await machines.says(/^1 machines listen on https:\/\/127\.0\.0\.1:\d+\/$/m)
     await poolIsWhole(machines, 1)

@@ -3,14 +3,14 @@ import { readlinkSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { cleanUp, openFds } from './helpers.js'
 
-// Closing takes a few turns of the loop. Without a bound a leak would keep the run from ending at all.
+// Closing takes several event loop turns. Without a limit, a leak would block the test run.
 const patience = 5000
 
-/** In a suite: when one of its tests was cleaned up, no more fds are open than before it. */
+/** Asserts after each test of the suite, and after its cleanup, that no more fds are open than before it. */
 export function leaveNoFds(): void {
   beforeEach(() => {
     const before = openFds()
-    // What is registered first runs last.
+    // Registered first, so it runs last.
     cleanUp(async () => {
       for (let turn = 0; openFds().length > before.length && turn < patience; turn++) await nextTurn()
       const now = openFds()

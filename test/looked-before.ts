@@ -4,7 +4,7 @@ import { binding } from '../src/core/binding.js'
 import { Listener } from '../src/index.js'
 import { cleanUp, target } from './helpers.js'
 
-/** In a suite: what the first look ahead of a thread opens, an epoll instance for all of them, is there already. */
+/** In a suite: makes the first look-ahead of the thread, which opens an epoll instance for all of them. */
 export function lookedBefore(): void {
   before(async () => {
     const listener = await Listener.listen({ host: '127.0.0.1' })
@@ -20,7 +20,7 @@ export function lookedBefore(): void {
   })
 }
 
-/** How often somebody has looked at an fd since, in the current test. */
+/** Counts the calls of recv(2) by look-aheads from now on, in the current test. */
 export function countLooks(): { count: number } {
   const looks = { count: 0 }
   const { receive } = binding

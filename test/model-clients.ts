@@ -7,14 +7,14 @@ import { codeOf } from './helpers.js'
 
 const received = Buffer.alloc(4096)
 
-/** A client by a plain fd, which stays open, and takes no part in the event loop, until it is told otherwise. */
+/** A client on a raw fd, outside of the event loop. It stays open until leave(). */
 export class Client {
-  /** It has ended the connection itself. */
+  /** Whether the client has closed the connection itself. */
   left = false
 
   constructor(
     readonly fd: number,
-    /** What the accepted connection says of its peer. */
+    /** The peer of the accepted connection. */
     readonly peer: string | number | undefined,
   ) {}
 
@@ -22,7 +22,7 @@ export class Client {
   get ended(): boolean {
     if (this.left) return true
     try {
-      // What it was told comes first, and is of no interest.
+      // Skips received data, which comes first.
       while (readSync(this.fd, received) > 0);
       return true
     } catch (error) {
@@ -30,7 +30,7 @@ export class Client {
     }
   }
 
-  /** Sends a text that fits into the socket's buffer; to a server that has gone, nothing. */
+  /** Sends a text that fits into the socket's buffer. Ignores a closed connection. */
   send(text: string): void {
     try {
       writeSync(this.fd, text)
@@ -39,7 +39,7 @@ export class Client {
     }
   }
 
-  /** Ends the connection, for TCP by a reset if not told otherwise. Also a second time. */
+  /** Closes the connection; resets it by default over TCP. May be called twice. */
   leave(how: 'reset' | 'close' = 'reset'): void {
     if (!this.left) assert.equal(binding[how](this.fd), 0)
     this.left = true
@@ -70,6 +70,6 @@ async function tcpClient({ port, address: host }: net.AddressInfo): Promise<Clie
   return new Client(fd, localPort)
 }
 
-/** The kernel has begun to connect it, and the event loop has not turned. Takes two fds, and keeps one. */
+/** Starts to connect a client, without an event loop turn. Uses two fds, and keeps one. */
 export const dial = (to: net.AddressInfo | string): Client | Promise<Client> =>
   typeof to === 'string' ? unixClient(to) : tcpClient(to)

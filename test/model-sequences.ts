@@ -1,19 +1,19 @@
 import fc from 'fast-check'
 
-// How many sequences, and which: a failure says how to repeat it.
+// The number and the selection of sequences. A failure prints how to repeat it.
 const { MODEL_RUNS, MODEL_SEED, MODEL_PATH } = process.env
 
-/** `turns`: the event loop turns after the step, and everything is looked at. */
+/** A step. With `turns`, the event loop turns after it, and the test compares everything with the model. */
 export type TurnOf<Step> = { step: Step; turns: boolean }
 
-/** Of a plain prototype, which prints better. */
+/** An fc.record of objects with Object.prototype, which print better. */
 export const record = <T>(model: { [Key in keyof T]: fc.Arbitrary<T[Key]> }) =>
   fc.record(model, { noNullPrototype: true })
 
 type Steps = Record<string, fc.Arbitrary<object>>
 type StepOf<All extends Steps> = All[keyof All] extends fc.Arbitrary<infer Step> ? Step : never
 
-/** Sequences of these steps, by how often each comes. */
+/** Sequences of these steps, weighted by frequency. */
 export function sequences<All extends Steps>(
   steps: All,
   weights: Partial<Record<keyof All, number>>,
@@ -26,14 +26,14 @@ export function sequences<All extends Steps>(
   return fc.array(record({ step: fc.oneof(...weighted), turns: fc.boolean() }), { maxLength, size: 'max' })
 }
 
-/** Of which sequences, and how many: `share` is a part of `MODEL_RUNS`, or of `runs` when that is not set. */
+/** The number of sequences of a test: `share` is a fraction of `MODEL_RUNS`, or of `runs` if that is not set. */
 export interface Extent {
   file: string
   runs: number
   share: number
 }
 
-/** Runs `run` with random arguments. A failure prints the shortest that fail and the command that repeats them. */
+/** Calls `run` with random arguments. A failure prints the shortest failing ones, and the command that repeats them. */
 export async function checkSequences<Arguments extends [unknown, ...unknown[]]>(
   context: Mocha.Context,
   { file, runs, share }: Extent,
@@ -54,6 +54,6 @@ export async function checkSequences<Arguments extends [unknown, ...unknown[]]>(
   const [turns, ...before] = [...(counterexample ?? [])].reverse()
   const sequence = [...before.reverse(), ...(turns as unknown[])].map((each) => `\n  ${JSON.stringify(each)}`).join('')
   throw new Error(
-    `run ${numRuns}, made shorter ${numShrinks} times:${sequence}\n${(cause as Error)?.stack}\nAgain: ${again}\n`,
+    `run ${numRuns}, shrunk ${numShrinks} times:${sequence}\n${(cause as Error)?.stack}\nRepeat with: ${again}\n`,
   )
 }

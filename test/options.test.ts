@@ -16,7 +16,7 @@ import { cleanUp, connect, listen, target, temporaryDirectory, until } from './h
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
 
-/** Options of which each has its value for the first reader, and throws for the next. */
+/** Options with getters that return the value once, and throw when read again. */
 function once<Options extends object>(options: Options): Options {
   const read = new Set<string>()
   const descriptors = Object.entries(options).map(([name, value]) => {
@@ -117,17 +117,17 @@ const calls: Record<string, () => unknown> = {
   },
 }
 
-describe('Each option', () => {
+describe('An option', () => {
   leaveNoFds()
   lookedBefore()
 
   for (const [name, call] of Object.entries(calls)) {
-    it(`is read once: ${name}`, async () => {
+    it(`is read only once: ${name}`, async () => {
       await call()
     })
   }
 
-  it('may have a getter that throws: the promise rejects with it, and nothing has happened', async () => {
+  it('may have a getter that throws: the call fails with that error and has no effect', async () => {
     const failure = new Error('from a getter')
     const failing = (name: string) =>
       Object.defineProperty({}, name, {

@@ -15,7 +15,7 @@ function npm(directory: string, ...args: string[]): string {
   return stdout
 }
 
-/** The first program of the README, on any port, which it prints. */
+/** The first program of the README, changed to listen on any port and to print it. */
 function readme(): string {
   const [, program = ''] = /```js\n(.*?)```/s.exec(readFileSync('README.md', 'utf8')) ?? []
   const [opening = ''] = /const listener = .*port: 3000.*\n/.exec(program) ?? []
@@ -23,7 +23,7 @@ function readme(): string {
   return program.replace(opening, `${opening.replace('3000', '0')}console.log(listener.address().port)\n`)
 }
 
-/** What a client of that program gets, when it says something. */
+/** Starts the program, and returns its answer to a client that sends a line. */
 async function answer(file: string): Promise<string> {
   const example = new RunningExample(startNode(file))
   const [, port] = await example.says(/^(\d+)\n/)
@@ -40,8 +40,8 @@ async function answer(file: string): Promise<string> {
 }
 
 describe('The package', () => {
-  it('installs from its tarball without any script, and runs as a module and through require', async function () {
-    // It may compile.
+  it('installs from its tarball without scripts, and runs with import and with require', async function () {
+    // The pack may compile the addon.
     this.timeout(600_000)
     const project = temporaryDirectory()
     const [packed] = JSON.parse(npm('.', 'pack', '--json', `--pack-destination=${project}`))

@@ -9,7 +9,7 @@ import { startNode, temporaryDirectory, until } from './helpers.js'
 
 const theModel = process.allowedNodeEnvironmentFlags.has('--permission') ? '--permission' : '--experimental-permission'
 const readable = (path: string) => `--allow-fs-read=${path}`
-// What docs/api.md says must be granted. The program and the package are in one directory here.
+// The grants that docs/api.md lists. The program and the package are in the same directory here.
 const program = readable(fileURLToPath(new URL('..', import.meta.url)))
 const minimum = [program, readable('/etc/alpine-release'), '--allow-addons']
 
@@ -22,7 +22,7 @@ interface Permitted {
   message?: string
 }
 
-/** What a program says first that runs with these grants and no others. */
+/** The first line that a program prints when it runs with exactly these grants. */
 async function permitted(grants: readonly string[], ...args: string[]): Promise<Permitted> {
   const command = ['env', `NODE_OPTIONS=${[theModel, ...grants].join(' ')}`]
   const child = startNode('permitted.mjs', args, command)
@@ -31,27 +31,27 @@ async function permitted(grants: readonly string[], ...args: string[]): Promise<
 }
 
 describe("Under Node's permission model", () => {
-  it('loads and serves with the documented grants, and needs none for the network', async () => {
+  it('the package loads and serves with the documented grants, without one for the network', async () => {
     const { address, ...failed } = await permitted(minimum)
     assert.deepEqual(failed, {})
     const { port } = address as net.AddressInfo
     assert.equal(await text(net.connect(port, '127.0.0.1')), 'served')
   })
 
-  it('says that the addon may not be loaded', async () => {
+  it('loading fails with ERR_ADDON_LOAD without --allow-addons', async () => {
     const grants = minimum.filter((grant) => grant !== '--allow-addons')
     const { code, cause } = await permitted(grants)
     assert.deepEqual([code, cause], ['ERR_ADDON_LOAD', 'ERR_DLOPEN_DISABLED'])
   })
 
-  it('says what it may not read to find the binary', async () => {
+  it('loading fails with the path that it may not read to find the binary', async () => {
     const grants = minimum.filter((grant) => !grant.includes('alpine'))
     const { code, cause, message } = await permitted(grants)
     assert.deepEqual([code, cause], ['ERR_ADDON_LOAD', 'ERR_ACCESS_DENIED'])
     assert.match(message ?? '', /may not read \/etc\/alpine-release/)
   })
 
-  it('serves on a path that may be read and written, and removes it', async () => {
+  it('a listener serves on a path with read and write grants, and removes it', async () => {
     const path = join(temporaryDirectory(), 'served')
     const grants = [...minimum, readable(path), `--allow-fs-write=${path}`]
     assert.deepEqual(await permitted(grants, path), { address: path })
@@ -59,7 +59,7 @@ describe("Under Node's permission model", () => {
     await until(() => !existsSync(path))
   })
 
-  it('does not make a path that it may not look at', async () => {
+  it('a listener does not create a path without a read grant', async () => {
     const path = join(temporaryDirectory(), 'unseen')
     const { code, permission, resource } = await permitted(minimum, path)
     assert.deepEqual([code, permission, resource], ['ERR_ACCESS_DENIED', 'FileSystemRead', path])

@@ -1,4 +1,4 @@
-// A writer of PROXY headers of version 2, which can lie. "The PROXY protocol, versions 1 & 2", section 2.2.
+// Encodes PROXY headers of version 2, also malformed ones. "The PROXY protocol, versions 1 & 2", section 2.2.
 
 const signature = Buffer.from('\r\n\r\n\0\r\nQUIT\n', 'latin1')
 
@@ -33,7 +33,7 @@ export function unixAddresses(from: string, to: string): Buffer {
   return fields
 }
 
-/** `lie` is added to its length. */
+/** Encodes a TLV. Adds `lie` to its length field. */
 export function tlv(type: number, value: Buffer | string, lie = 0): Buffer {
   const bytes = Buffer.from(value)
   return Buffer.concat([Buffer.from([type]), uint16(bytes.length + lie), bytes])
@@ -45,9 +45,9 @@ export interface HeaderParts {
   protocol: number
   addresses?: Buffer
   tlvs?: Buffer[]
-  /** Has a checksum, before its other TLVs. */
+  /** Whether the header has a checksum, before its other TLVs. */
   checked?: boolean
-  /** Is added to the length. */
+  /** A number that is added to the length field. */
   lie?: number
 }
 

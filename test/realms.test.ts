@@ -10,10 +10,10 @@ import { cleanUp, codeOf, connect, gone, listen, nodeEnvironment, runNode, targe
 import { leaveNoFds } from './leaks.js'
 import { lookedBefore } from './looked-before.js'
 
-/** The value of a program in another realm: its classes are not ours. */
+/** The value of a program in another realm, whose classes differ from those of this realm. */
 const foreign = <T>(program: string): T => vm.runInNewContext(program, { Error })
 
-/** What a client gets until its connection is ended. */
+/** The text that a client receives until its connection ends. */
 async function heard(client: net.Socket): Promise<string> {
   const said = await text(client)
   client.destroy()
@@ -27,7 +27,7 @@ async function servedBy(
   const serving = serve(listener, handler)
   const errors: unknown[] = []
   serving.on('error', (error) => errors.push(error))
-  // It may be reset before it knows that it is connected.
+  // The client may be reset before its 'connect' event.
   const client = net.connect(target(listener)).on('error', () => {})
   cleanUp(() => client.destroy())
   return { serving, client, errors }
@@ -64,7 +64,7 @@ describe('A handler that serve calls', () => {
       }),
   }
   for (const [name, reject] of Object.entries(rejections)) {
-    it(`may reject with ${name}: an 'error' event, and the client is closed`, async () => {
+    it(`may reject with ${name}: serving emits 'error' and closes the connection`, async () => {
       const { serving, client, errors } = await servedBy(reject)
       await gone(client)
       await until(() => errors.length === 1)
@@ -74,7 +74,7 @@ describe('A handler that serve calls', () => {
     })
   }
 
-  it('may fulfil such a promise, or return anything else', async () => {
+  it('may return such a promise that fulfils, or any other value', async () => {
     const results = [
       () => foreign('Promise.resolve(1)'),
       () => thenable({ value: (fulfilled: (value: unknown) => void) => fulfilled(undefined) }),
@@ -102,9 +102,8 @@ describe('A value of another realm or class', () => {
   const bytes = [104, 101, 108, 108, 111, 33]
   const views: Record<string, () => Uint8Array> = {
     'a Uint8Array of another realm': () => foreign(`new Uint8Array([${bytes}])`),
-    'a Uint16Array, of which the bytes are sent': () =>
-      new Uint16Array(Uint8Array.from(bytes).buffer) as unknown as Uint8Array,
-    'a DataView of a part': () =>
+    'a Uint16Array, as its bytes': () => new Uint16Array(Uint8Array.from(bytes).buffer) as unknown as Uint8Array,
+    'a DataView of part of a buffer': () =>
       new DataView(Uint8Array.from([1, ...bytes, 2]).buffer, 1, bytes.length) as unknown as Uint8Array,
     'a Uint8Array on shared memory': () => {
       const shared = new Uint8Array(new SharedArrayBuffer(bytes.length))
@@ -113,7 +112,7 @@ describe('A value of another realm or class', () => {
     },
   }
   for (const [name, view] of Object.entries(views)) {
-    it(`is a message of FdChannel.send: ${name}`, async () => {
+    it(`is accepted as a message by FdChannel.send: ${name}`, async () => {
       const [from, to] = channels('seqpacket')
       await from.send(view(), foreign<number[]>('[]'))
       const { value } = await to[Symbol.asyncIterator]().next()
@@ -121,14 +120,14 @@ describe('A value of another realm or class', () => {
     })
   }
 
-  it('is no message when it has no bytes of its own', async () => {
+  it('is rejected as a message unless it is an ArrayBufferView', async () => {
     const [from] = channels('stream')
     for (const wrong of [new ArrayBuffer(8), [1, 2], { length: 1, 0: 1 }, foreign('new ArrayBuffer(8)')]) {
       await assert.rejects(from.send(wrong as Uint8Array), { code: 'ERR_INVALID_ARG_TYPE' })
     }
   })
 
-  it('is an options object, an array of networks, or one of alarms', async () => {
+  it('is accepted as an options object, an array of networks or an array of alarms', async () => {
     const listener = await listen(foreign("({ host: '127.0.0.1' })"))
     const serving = serve(listener, (connection) => answer(connection, String(connection.remoteAddress)), {
       proxyProtocol: 'require',
@@ -144,7 +143,7 @@ describe('A value of another realm or class', () => {
     await serving.close()
   })
 
-  it('is a list of trusted networks when it can check addresses; one that fails closes the client', async () => {
+  it('is accepted as a list of trusted networks if it has check(); if check() throws, the connection is closed', async () => {
     const list = {
       addAddress: () => {},
       addSubnet: () => {},
@@ -168,7 +167,7 @@ describe('A value of another realm or class', () => {
     await serving.close()
   })
 
-  it("is a server when a tracer has put its own class in the place of Node's", async () => {
+  it("is accepted as a server when a tracer has replaced Node's class", async () => {
     const { Server } = net
     function Traced(this: net.Server, ...args: unknown[]) {
       return Reflect.apply(Server as unknown as () => unknown, this, args)
@@ -188,7 +187,7 @@ describe('A value of another realm or class', () => {
     await new Promise((resolve) => server.close(resolve))
   })
 
-  it('is no server, listener or connection because it looks a little like one', async () => {
+  it('is rejected when it only resembles a server, listener or connection', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const handler = () => {}
     const wrongTargets = [{ listen: handler }, { on: handler, listen: handler, close: handler }, Object.create(null)]
@@ -201,7 +200,7 @@ describe('A value of another realm or class', () => {
     }
   })
 
-  it('gets its error with a code also when it cannot be shown', async () => {
+  it('is rejected with an error code even when it cannot be inspected', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const hostile = {
       [Symbol.for('nodejs.util.inspect.custom')]() {
@@ -228,7 +227,7 @@ describe('A value of another realm or class', () => {
 })
 
 describe('The package in another realm', () => {
-  it('works, with the intrinsics of that realm', async () => {
+  it('works with the intrinsics of that realm', async () => {
     const { NODE_OPTIONS = '' } = nodeEnvironment()
     const command = ['env', `NODE_OPTIONS=${NODE_OPTIONS} --experimental-vm-modules`]
     const { code, stdout, stderr } = await runNode('other-realm.mjs', [], command)

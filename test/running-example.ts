@@ -2,12 +2,12 @@ import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { startNode } from './helpers.js'
 
-/** An example that runs as a process of its own, and what it has said so far. */
+/** An example in a separate process, and its output so far. */
 export class RunningExample {
   stdout = ''
   stderr = ''
   readonly child: ChildProcess
-  /** When it has ended, with its exit code, or the signal that ended it. */
+  /** Resolves when the process has exited, with its exit code or signal. */
   readonly ended: Promise<number | NodeJS.Signals>
 
   constructor(child: ChildProcess) {
@@ -21,7 +21,7 @@ export class RunningExample {
     this.ended = once(child, 'close').then(([code, signal]) => code ?? signal)
   }
 
-  /** The first match of `pattern` in what it writes, now or later. */
+  /** Resolves with the first match of `pattern` in the output, past or future. */
   async says(pattern: RegExp): Promise<RegExpExecArray> {
     for (;;) {
       const match = pattern.exec(this.stdout)
@@ -29,7 +29,7 @@ export class RunningExample {
       const more = once(this.child.stdout as NodeJS.ReadableStream, 'data')
       const end = await Promise.race([more.then(() => undefined), this.ended])
       if (end !== undefined && !pattern.test(this.stdout)) {
-        throw new Error(`ended with ${end} without saying ${pattern}:\n${this.stdout}${this.stderr}`)
+        throw new Error(`exited with ${end} without printing ${pattern}:\n${this.stdout}${this.stderr}`)
       }
     }
   }

@@ -27,10 +27,10 @@ export interface Status {
   connections: MachineStatus[]
 }
 
-// Node's https client names its protocol only when it has an agent.
+// Node's https client sends ALPN only with an agent, unless it is set here.
 const http1 = { agent: false, ALPNProtocols: ['http/1.1'], rejectUnauthorized: false } as const
 
-/** `examples/http2-machines.mjs` on a port of its own. */
+/** `examples/http2-machines.mjs` on a free port. */
 export class RunningMachines extends RunningExample {
   port = 0
 
@@ -38,7 +38,7 @@ export class RunningMachines extends RunningExample {
     return `https://127.0.0.1:${this.port}${path}`
   }
 
-  /** Asked over HTTP/1.1, on a connection of its own. */
+  /** Sends a request over HTTP/1.1, on a new connection. */
   async get(path: string, headers: Record<string, string> = {}, method = 'GET'): Promise<[number, string]> {
     const request = https.request(this.url(path), { method, headers, ...http1 })
     const answered = once(request, 'response')
@@ -51,7 +51,7 @@ export class RunningMachines extends RunningExample {
     return JSON.parse((await this.get('/status'))[1])
   }
 
-  /** A client of HTTP/2 that has connected. */
+  /** Connects an HTTP/2 client. */
   async session(): Promise<http2.ClientHttp2Session> {
     const session = http2.connect(this.url(), { rejectUnauthorized: false })
     cleanUp(() => session.destroy())
@@ -61,7 +61,7 @@ export class RunningMachines extends RunningExample {
   }
 }
 
-/** Waits until it listens. */
+/** Resolves when the example listens. */
 export async function runningMachines(child: ChildProcess): Promise<RunningMachines> {
   const machines = new RunningMachines(child)
   machines.port = Number((await machines.says(/ listen on https:\/\/\S+:(\d+)\//))[1])
@@ -78,7 +78,7 @@ export async function ask(session: http2.ClientHttp2Session, path: string): Prom
   return text(request)
 }
 
-/** A request that has an answer, but no end: what it sends comes back, until it ends. */
+/** Sends a request whose response has started, but not ended: the example echoes its body until it ends. */
 export async function openEcho(session: http2.ClientHttp2Session): Promise<http2.ClientHttp2Stream> {
   const stream = session.request({ ':method': 'POST', ':path': '/echo' })
   stream.on('error', () => {})
@@ -86,7 +86,7 @@ export async function openEcho(session: http2.ClientHttp2Session): Promise<http2
   return stream
 }
 
-/** Runs a program of the system to its end; what it wrote, whether or not it liked what it saw. */
+/** Runs a system program until it exits. Returns its output, regardless of its exit code. */
 export async function run(program: string, args: readonly string[]): Promise<string> {
   return new Promise((resolve) => {
     const child = execFile(program, args, (_error, stdout, stderr) => resolve(stdout + stderr))
@@ -94,7 +94,7 @@ export async function run(program: string, args: readonly string[]): Promise<str
   })
 }
 
-/** Skips the test, and says why, where a program is missing that not every machine has. */
+/** Skips the test with a reason if a program, or a feature of it, is missing. */
 export function needs(test: Mocha.Context, program: string, args: readonly string[], feature = /./): void {
   const { stdout, error } = spawnSync(program, args, { encoding: 'utf8' })
   if (!error && feature.test(stdout)) return

@@ -8,12 +8,12 @@ import { codeOf, nodeEnvironment } from './helpers.js'
 
 const fixture = new URL('fixtures/socket-holder.mjs', import.meta.url)
 
-/** Whether a socket can be moved to a thread, by `postMessage(socket, [socket])`: from Node 24 on. */
+/** Whether `postMessage(socket, [socket])` can move a socket to a thread: since Node 24. */
 export const movesSockets = Object.getOwnPropertySymbols(net.Socket.prototype).some(
   ({ description }) => description === 'messaging_transfer_symbol',
 )
 
-/** A thread, a child process and a dead child process, to which sockets are sent. They outlive many runs. */
+/** A thread, a child process and a dead child process that receive sockets. They serve many runs. */
 export class SocketHolders {
   readonly #worker: Worker
   readonly #child: ChildProcess
@@ -25,7 +25,7 @@ export class SocketHolders {
     this.#worker = worker
     this.#child = child
     this.#dead = dead
-    // Node has one for each server and each close of it.
+    // Node adds a listener for each server and each close of it.
     child.setMaxListeners(0)
   }
 
@@ -40,7 +40,7 @@ export class SocketHolders {
     return holders
   }
 
-  // The first socket makes a thread load what it needs, which may open an fd for good.
+  // With the first socket, a thread loads modules, which may open an fd permanently.
   async #moveFirst(): Promise<void> {
     if (!movesSockets) return
     const server = net.createServer({ pauseOnConnect: true }).listen(0, '127.0.0.1')
@@ -59,7 +59,7 @@ export class SocketHolders {
     await Promise.all([once(this.#child, 'close'), this.#worker.terminate()])
   }
 
-  /** False when Node refuses, because something was read from the socket, or it is not one of TCP. */
+  /** Returns false if Node rejects the transfer: the socket has been read from, or is not a TCP socket. */
   moveToThread(socket: net.Socket): boolean {
     try {
       this.#worker.postMessage({ socket }, [socket as never])
@@ -76,13 +76,13 @@ export class SocketHolders {
     this.#inChild++
   }
 
-  /** Resolves when the child's end is known. It had gone before. */
+  /** Sends to a child that has exited. Resolves when Node reports that. */
   async sendToDeadChild(socket: net.Socket): Promise<void> {
     const error = await new Promise((resolve) => this.#dead.send('take', socket, resolve))
     assert.equal(codeOf(error), 'ERR_IPC_CHANNEL_CLOSED')
   }
 
-  /** The child dies, and this process does not know it yet. Resolves when it does. */
+  /** Sends to a child that dies before this process knows. Resolves when it does. */
   async sendToDyingChild(socket: net.Socket): Promise<void> {
     const child = await startChild()
     child.on('error', () => {})
@@ -92,7 +92,7 @@ export class SocketHolders {
     await closed
   }
 
-  /** Ends all that they hold. */
+  /** Closes all sockets that they hold. */
   async end(): Promise<void> {
     if (this.#inWorker > 0) {
       const ended = once(this.#worker, 'message')

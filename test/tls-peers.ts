@@ -10,20 +10,20 @@ import { cleanUp, codeOf, connect, listen, openFds, target } from './helpers.js'
 
 export type ServerOptions = tls.TlsOptions | tls.Server
 
-/** What `tls.connect` takes, and its types leave out. */
+/** The options of `tls.connect`, with those that its types lack. */
 export type ClientOptions = tls.ConnectionOptions & { allowHalfOpen?: boolean; requestOCSP?: boolean }
 
-/** The options of a server for localhost. Each call gives a new object, so a server of its own. */
+/** The options of a server for localhost. Each call returns a new object, and so causes a new server. */
 export async function localhost(options: tls.TlsOptions = {}): Promise<tls.TlsOptions> {
   return { ...(await certificates()).localhost, ...options }
 }
 
-/** A `tls.Server` for localhost that is to be lent. It does not listen. */
+/** A `tls.Server` for localhost that toTLS borrows. It does not listen. */
 export async function serverToLend(options?: tls.TlsOptions): Promise<tls.Server> {
   return tls.createServer(await localhost(options))
 }
 
-/** A client that trusts our CA and wants localhost, in the middle of its handshake. Errors of it are ignored. */
+/** Connects a client that trusts the test CA and expects localhost. Does not wait for the handshake. Ignores errors. */
 export async function dialTLS(options: ClientOptions): Promise<tls.TLSSocket> {
   const { ca } = await certificates()
   const client = tls.connect({ ca: ca.cert, servername: 'localhost', ...options } as tls.ConnectionOptions)
@@ -32,7 +32,7 @@ export async function dialTLS(options: ClientOptions): Promise<tls.TLSSocket> {
   return client
 }
 
-/** Resolves when the other side has ended or reset the connection. */
+/** Resolves when the server has closed or reset the connection. */
 export function ended(client: net.Socket): Promise<void> {
   return new Promise((resolve) => {
     client.resume().once('end', resolve).once('close', resolve)
@@ -40,7 +40,7 @@ export function ended(client: net.Socket): Promise<void> {
   })
 }
 
-/** `toTLS`, with a socket that is destroyed when the current test ends. */
+/** Calls `toTLS`. Destroys the socket when the current test ends. */
 export async function upgraded(
   connection: Connection,
   options: ServerOptions,
@@ -53,12 +53,12 @@ export async function upgraded(
 
 export interface Secured {
   connection: Connection
-  /** The server's end. */
+  /** The server's socket. */
   secure: tls.TLSSocket
   client: tls.TLSSocket
 }
 
-/** Both ends of a new connection, the handshake done. */
+/** Both ends of a new connection after the handshake. */
 export async function secured(
   options: ServerOptions,
   clientOptions?: ClientOptions,
@@ -72,7 +72,7 @@ export async function secured(
   return { connection, secure, client }
 }
 
-/** What the server says, and the client's socket, when the handshake fails. */
+/** The error of a failed handshake on the server, and the client's socket. */
 export async function refused(
   options: ServerOptions,
   clientOptions?: ClientOptions,
@@ -85,14 +85,14 @@ export async function refused(
   return { error, client }
 }
 
-/** A connection and the plain socket at its other end, on which nothing has been sent. */
+/** A connection, and the plain socket of its client, which has sent nothing. */
 export async function plain(options?: ListenOptions): Promise<{ connection: Connection; client: net.Socket }> {
   const listener = await listen(options)
   const [connection, client] = await Promise.all([listener.accept(), connect(listener)])
   return { connection, client }
 }
 
-/** What `toTLS` rejects with. The fd is closed at that moment. */
+/** The error of `toTLS`. Asserts that the fd is closed when it rejects. */
 export async function rejection(
   connection: Connection,
   options: ServerOptions,
@@ -100,7 +100,7 @@ export async function rejection(
 ): Promise<Error> {
   const socket = readlinkSync(`/proc/self/fd/${connection.fd}`)
   const error = await upgraded(connection, options, upgradeOptions).then(
-    () => assert.fail('the handshake was made'),
+    () => assert.fail('the handshake succeeded'),
     (reason: Error) => reason,
   )
   assert.equal(isOpen(socket), false, 'the fd is still open')
@@ -108,7 +108,7 @@ export async function rejection(
   return error
 }
 
-/** The code of the rejection, when the client has seen that its connection was ended. */
+/** The code of the error of `toTLS`. Waits until the client's connection has ended. */
 export async function rejectionCode(
   { connection, client }: { connection: Connection; client: net.Socket },
   options: ServerOptions,
@@ -119,7 +119,7 @@ export async function rejectionCode(
   return codeOf(error)
 }
 
-/** Whether an fd of ours refers to the socket, which is named as /proc/self/fd does. */
+/** Whether an fd of this process refers to the socket, which is named as in /proc/self/fd. */
 function isOpen(socket: string): boolean {
   return openFds().some((fd) => {
     try {
@@ -130,7 +130,7 @@ function isOpen(socket: string): boolean {
   })
 }
 
-/** What a client's TLS engine has to say first: a whole ClientHello. */
+/** The first bytes of a TLS client: a whole ClientHello. */
 export async function clientHello(): Promise<Buffer> {
   const transport = new Duplex({
     read() {},
@@ -148,10 +148,10 @@ export async function clientHello(): Promise<Buffer> {
 }
 
 /**
- * A transport for a TLS client over `socket` that lets its first words through and keeps back what comes after, its
- * Finished first, until `release` sends it all at once.
+ * A transport for a TLS client over `socket`. Passes on the first write, and holds back all others, starting with the
+ * client's Finished, until `release` sends them all at once.
  */
-export function heldBack(socket: net.Socket): { transport: Duplex; release(): void } {
+export function holdBackWrites(socket: net.Socket): { transport: Duplex; release(): void } {
   const held: Buffer[] = []
   let first = true
   const transport = new Duplex({

@@ -2,7 +2,7 @@ import { cleanUp, until } from './helpers.js'
 
 export type Warning = Error & { code?: string }
 
-/** The process warnings of the current test, which do not go to stderr. */
+/** The process warnings of the current test, which are not printed to stderr. */
 export function takeWarnings(): Warning[] {
   const warnings: Warning[] = []
   const usual = process.listeners('warning')
@@ -17,7 +17,7 @@ export function takeWarnings(): Warning[] {
 
 const collectGarbage = (globalThis as unknown as { gc: () => void }).gc
 
-/** Resolves when `condition` holds; garbage is collected before each look at it. */
+/** Resolves when `condition` holds. Collects garbage before each check. */
 export function untilCollected(condition: () => unknown): Promise<void> {
   return until(() => {
     collectGarbage()

@@ -3,10 +3,10 @@ import net from 'node:net'
 import { type ListenOptions, type ServeOptions, type Serving, serve } from '../src/index.js'
 import { cleanUp, listen } from './helpers.js'
 
-/** One of the two ways in which a server gets its clients. It must not notice which. */
+/** One of the two ways in which a server gets its clients. The server must not notice a difference. */
 export interface WayIn {
   name: string
-  /** Resolves when the server is listening. It is closed, with its connections, when the current test ends. */
+  /** Resolves when the server is listening. Closes it and its connections when the current test ends. */
   open(server: net.Server, where?: Pick<ListenOptions, 'host' | 'port' | 'path' | 'ipv6Only'>): Promise<void>
 }
 
@@ -30,7 +30,7 @@ export const throughServe: WayIn = {
 
 export const waysIn = [ownListen, throughServe]
 
-/** Serves it over a new listener. Resolves when it is listening. */
+/** Serves a server over a new listener. Resolves when it is listening. */
 export async function served(
   server: net.Server,
   options?: ServeOptions,
@@ -43,7 +43,7 @@ export async function served(
   return serving
 }
 
-/** Closes it, with its connections, when the current test ends. */
+/** Closes the server and its connections when the current test ends. */
 export function endLater<Server extends net.Server>(server: Server): Server {
   const sockets = new Set<net.Socket>()
   server.on('connection', (socket: net.Socket) => {
@@ -57,7 +57,7 @@ export function endLater<Server extends net.Server>(server: Server): Server {
   return server
 }
 
-/** What `net.connect` needs to reach a server that is listening. */
+/** The `net.connect` options for a listening server. */
 export function addressOf(server: net.Server): net.NetConnectOpts {
   const address = server.address()
   if (address === null) throw new Error('the server is not listening')
@@ -65,7 +65,7 @@ export function addressOf(server: net.Server): net.NetConnectOpts {
   return { port: address.port, host: address.address === '::' ? '::1' : address.address }
 }
 
-/** A client that is connected. It is destroyed when the current test ends; errors of it are ignored. */
+/** Connects a client. Destroys it when the current test ends, and ignores its errors. */
 export async function dial(server: net.Server, options?: Partial<net.TcpNetConnectOpts>): Promise<net.Socket> {
   const socket = net.connect({ ...addressOf(server), ...options } as net.NetConnectOpts)
   cleanUp(() => socket.destroy())
@@ -73,7 +73,7 @@ export async function dial(server: net.Server, options?: Partial<net.TcpNetConne
   return socket.on('error', () => {})
 }
 
-/** The server's end of a new connection, and the client. */
+/** The server's socket of a new connection, and the client. */
 export async function connected<Socket extends net.Socket = net.Socket>(
   server: net.Server,
   options?: Partial<net.TcpNetConnectOpts>,
@@ -82,14 +82,14 @@ export async function connected<Socket extends net.Socket = net.Socket>(
   return { socket, client }
 }
 
-/** What `server.getConnections` says. */
+/** The result of `server.getConnections`. */
 export function countOf(server: net.Server): Promise<number> {
   return new Promise((resolve, reject) => {
     server.getConnections((error, count) => (error ? reject(error) : resolve(count)))
   })
 }
 
-/** What `server.close` calls back with. */
+/** The callback argument of `server.close`. */
 export function closing(server: net.Server): Promise<Error | undefined> {
   return new Promise((resolve) => void server.close(resolve))
 }

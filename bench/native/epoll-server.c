@@ -1,5 +1,5 @@
-// The limit: what accepting and closing a connection costs a C program with epoll, the peer's address included.
-// Usage: epoll-server tcp <ipv4> | unix <path>. Speaks the protocol of bench/serve.mjs.
+// The lower bound: a C program that accepts connections with epoll and the peer's address, and closes them.
+// Usage: epoll-server tcp <ipv4> | unix <path>. Implements the protocol of bench/serve.mjs.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -40,7 +40,7 @@ static int listen_on(const char *kind, const char *where) {
   else strncpy(un.sun_path, where, sizeof un.sun_path - 1);
   int error = tcp ? bind(fd, (struct sockaddr *)&in, sizeof in) : bind(fd, (struct sockaddr *)&un, sizeof un);
   if (error != 0) fail("bind");
-  // As much as the kernel allows (net.core.somaxconn).
+  // The kernel reduces the backlog to its limit (net.core.somaxconn).
   if (listen(fd, 65535) != 0) fail("listen");
   socklen_t length = sizeof in;
   if (tcp) {
@@ -87,7 +87,7 @@ int main(int count, char **arguments) {
         continue;
       }
       char command[256];
-      if (read(STDIN_FILENO, command, sizeof command) <= 0) return 0;  // whoever measures has gone
+      if (read(STDIN_FILENO, command, sizeof command) <= 0) return 0;  // the benchmark has closed the pipe
       mark();
     }
   }

@@ -1,13 +1,14 @@
-// The load: bursts of connections that wait in the backlog of a stopped server, which is then let go.
+// The load generator: bursts of connections that wait in the backlog of a stopped server, which then continues.
 // Usage: storm tcp <ipv4> <port> | unix <path>, then <server pid> <connections> <burst> gone | stay
 //
-// On loopback the sender of a packet pays, in its own system call, for what the packet causes at the receiver; so a
-// server that is measured while clients come, and while they hear of its close(), is billed for their half of TCP.
-// Therefore it is stopped (SIGSTOP) while a burst comes. With "gone" the clients then reset, all but the last, before
-// it goes on: what it uses is its own. With "stay" they wait for its close(), and that is in the bill.
+// On loopback, the kernel charges the work that a packet causes at its receiver to the system call of the sender. A
+// server that is measured while clients connect and receive its close() therefore also pays for their half of TCP. To
+// avoid that, the server is stopped (SIGSTOP) while a burst connects. With "gone", all clients but the last reset
+// before the server continues, so its CPU time is only its own. With "stay", they wait for its close(), which is
+// included.
 //
-// A burst is over when the last of it has been closed by the server; time counts from SIGCONT until then. Clients end
-// with SO_LINGER and a time of 0, so that neither end stays in TIME_WAIT and ports do not run out.
+// The time of a burst is from SIGCONT until the server has closed its last connection. Clients close with SO_LINGER and
+// a timeout of 0, so that neither side stays in TIME_WAIT and ports do not run out.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -22,8 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
-// Source addresses 127.1.0.1 and on, for a server on 127.0.0.0/8: one address has 28,000 ports by default, and a port
-// that was used a moment ago makes the kernel search.
+// The number of source addresses, from 127.1.0.1, for a server on 127.0.0.0/8. One address has 28,000 ports by default,
+// and the kernel has to search when a port was used recently.
 #define SOURCES 64
 
 static double now(void) {
@@ -68,7 +69,7 @@ static void wait_for_close(int fd) {
   if (fd >= 0 && read(fd, &byte, 1) != 0) failed("read", -1);
 }
 
-// Seconds that the server took for `count` connections.
+// Returns the time, in seconds, that the server took for `count` connections.
 static double burst(pid_t server, const struct sockaddr_in *in, const struct sockaddr_un *un, int *fds, long count,
                     int stay) {
   if (kill(server, SIGSTOP) != 0) failed("kill", -1);

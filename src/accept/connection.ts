@@ -19,11 +19,11 @@ import * as validate from '../core/validate.js'
 import { type ClientHello, parseClientHello } from '../peek/client-hello.js'
 import {
   type End,
-  keepsPackets,
+  isSeqpacket,
   type LookAheadOptions,
   lookAhead,
-  lookFromStart,
   type Reading,
+  resetPeekOffset,
 } from '../peek/look-ahead.js'
 import { noteProxied, type Proxied } from '../peek/proxied.js'
 import { longestProxyHeader, type ProxyHeader, parseProxyHeader } from '../peek/proxy-protocol.js'
@@ -31,55 +31,57 @@ import { type ConnectionSource, type FdObserver, OwnedFd, unclaimed } from './ow
 import type { InheritedOptions } from './sockopt.js'
 import { type UpgradeOptions, upgrade } from './tls-upgrade.js'
 
+/** Options of `Connection.toSocket`. */
 export interface ToSocketOptions extends InheritedOptions {
-  /** Keep the writable side open when the peer ends its own. Default: false. */
+  /** Keeps the writable side open after the peer has ended its side. Default: false. */
   allowHalfOpen?: boolean
-  /** Bytes at which the stream's buffers count as full. Default: the listener's `highWaterMark`, or Node's. */
+  /** The size in bytes at which a stream buffer counts as full. Default: the listener's `highWaterMark`, or Node's. */
   highWaterMark?: number
   /** Destroys the socket when aborted. */
   signal?: AbortSignal
 }
 
 const longestPeek = 65_536
-// Bytes of a PROXY header or of a ClientHello. The longest header is longer than any ClientHello in use.
-const mostPeeked = longestProxyHeader
+// In bytes, for a PROXY header or a ClientHello. Any ClientHello in use is shorter than the longest PROXY header.
+const longestLook = longestProxyHeader
 
-// Only a worker can end between an fd's being taken and its release.
+// Needed in a worker only: it may be terminated after a handle has taken the fd, but before the addon has released it.
 const prepareTransfer = isMainThread ? () => {} : binding.prepareTransfer
 
-const noOptions = readToSocketOptions({})
+const defaults = readToSocketOptions({})
 const fromCaller: ConnectionSource = { where: 'given to Connection.fromFd()' }
 
 /**
- * An accepted connection: a raw fd, close-on-exec and non-blocking, that nobody has read from.
+ * An accepted connection: a raw fd, close-on-exec and non-blocking, from which nothing has been read.
  *
- * It owns the fd until one of `toSocket`, `toTLS`, `detach`, `close` or `reset` ends that; each works once. When it
- * becomes unreachable before, the fd is closed and the process is warned.
+ * The connection owns the fd until the first call of `toSocket`, `toTLS`, `detach`, `close` or `reset`, which claims
+ * it. If an unclaimed connection becomes unreachable, its fd is closed and the process emits a warning with the code
+ * `ASYNC_ACCEPT_UNCLAIMED_CONNECTION`.
  */
 export class Connection {
   readonly #owned: OwnedFd
   #local: PlainAddress | undefined
-  #lookedAt = false
+  #peekOffsetReset = false
 
   static {
     brand(Connection, 'Connection')
   }
 
-  /** @internal Whether it is a connection of this copy of the package. A Proxy is not: it has no private fields. */
+  /** @internal Returns whether a value is a Connection of this copy of the package. A Proxy lacks private fields. */
   static isConnection(value: unknown): value is Connection {
     return typeof value === 'object' && value !== null && #owned in value
   }
 
-  /** @internal Connections come from a Listener or from `Connection.fromFd`. */
+  /** @internal Only a Listener and `Connection.fromFd` create connections. */
   constructor(owned: OwnedFd) {
     if (!(owned instanceof OwnedFd)) throw invalidArgType('owned', 'an accepted fd', owned)
     this.#owned = owned
   }
 
   /**
-   * @internal From now on an fd that nobody claims is closed when its connection is unreachable. Registering costs as
-   * much as the rest of accepting, and most connections are claimed as soon as they are there; so it is done for those
-   * that are left when the code that got them has run.
+   * @internal Closes the fd of an unclaimed connection when the connection becomes unreachable. Registration costs as
+   * much as the rest of accepting, and most connections are claimed at once. So it is done only for connections that
+   * are still unclaimed after the code that received them has run.
    */
   static watch(connections: readonly Connection[]): void {
     for (const connection of connections) {
@@ -88,9 +90,12 @@ export class Connection {
   }
 
   /**
-   * Takes `fd`, a connected stream or seqpacket socket: from a thread, another process, or `Accept=yes`. It becomes
-   * close-on-exec and non-blocking. On failure the fd stays the caller's, untouched. With `dup` borrows it and owns a
-   * copy: what a thread does with an fd that another one keeps until it hears that the copy is there.
+   * Takes ownership of `fd`, a connected stream or seqpacket socket from another thread, another process, or systemd
+   * with `Accept=yes`. Makes it close-on-exec and non-blocking. On failure the caller still owns the fd, unchanged.
+   *
+   * With `dup: true`, borrows the fd and owns a duplicate (`F_DUPFD_CLOEXEC`, fcntl(2)). This serves a thread that
+   * receives an fd from another thread: the sender keeps its fd open until the receiver confirms that it has the
+   * duplicate.
    *
    * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_FAMILY`, `ERR_SOCKET_TYPE`,
    * `ERR_SOCKET_LISTENING`, `ERR_FD_IN_USE`; with `dup` `EMFILE`.
@@ -105,14 +110,16 @@ export class Connection {
     else adopt(fd)
     const owned = new OwnedFd(own, undefined, fromCaller)
     const peer = binding.peerAddress(own)
-    // The peer may have gone already; then nobody knows any more who it was.
+    // If the peer has disconnected already, its address is unknown.
     owned.peer = typeof peer === 'number' ? { address: '' } : peer
     const connection = new Connection(owned)
     Connection.watch([connection])
     return connection
   }
 
-  /** @internal Gives the fd to what `take` makes of it, in this thread. When that throws, the connection still owns it. */
+  /**
+   * @internal Transfers ownership of the fd to `take`, in this thread. If `take` throws, the connection keeps the fd.
+   */
   static handOver<T>(connection: Connection, take: (fd: number) => T): T {
     const taken = take(connection.#claimable())
     const owned = connection.#owned
@@ -121,13 +128,13 @@ export class Connection {
     return taken
   }
 
-  /** @internal For who serves it: `observer` is told what becomes of the fd. Gives the fd's owner. */
+  /** @internal Notifies `observer` when the fd is released. Returns the owner of the fd. */
   static observe(connection: Connection, observer: FdObserver): OwnedFd {
     connection.#owned.observer = observer
     return connection.#owned
   }
 
-  /** @internal Gives the fd to a handle as a net.Server's. On failure the connection still owns it. */
+  /** @internal Transfers ownership of the fd to a handle, as net.Server creates it. On failure, keeps ownership. */
   static toHandle(connection: Connection, HandleClass: HandleClass): Handle {
     const fd = connection.#claimable()
     prepareTransfer(fd)
@@ -137,24 +144,26 @@ export class Connection {
     return handle
   }
 
-  /** Borrowed: do not close it, and do not use it after the connection was claimed; it is -1 then. */
+  /** The fd, borrowed: the caller must not close it. -1 once the connection is claimed. */
   get fd(): number {
     return this.#owned.fd
   }
 
-  /** The tag of the accept request that brought it; undefined after `fromFd`. */
+  /** The ref of the accept request that received this connection; undefined after `fromFd`. */
   get ref(): number | undefined {
     return this.#owned.ref
   }
 
   /**
-   * The peer's address, from `accept4` itself: known even when the peer has gone, and after the claim. For a unix
-   * socket its path, if it has one. Undefined when it has none.
+   * The IP address of the peer, or the path of a unix socket; undefined if the peer's unix socket has no path. It is
+   * the address that accept4(2) returned, so it stays known after the peer has disconnected and after the connection is
+   * claimed.
    */
   get remoteAddress(): string | undefined {
     return this.#owned.peer.address || undefined
   }
 
+  /** The port of the peer; undefined for a unix socket. */
   get remotePort(): number | undefined {
     return this.#owned.peer.port
   }
@@ -164,23 +173,27 @@ export class Connection {
     return this.#owned.peer.family
   }
 
-  /** What a proxy said of the client, after `serve` has read its PROXY header: then `remote*` are the client's. */
+  /**
+   * The PROXY header that `serve` has read and the address of the proxy; undefined without a header. With a header,
+   * `remoteAddress`, `remotePort` and `remoteFamily` are those of the client.
+   */
   get proxied(): Proxied | undefined {
     return this.#owned.observer?.proxied
   }
 
-  /** Our own end's address. Undefined when it is asked for the first time after the claim. */
+  /** The local IP address or path. Undefined if it is first read after the connection is claimed. */
   get localAddress(): string | undefined {
-    return this.#localEnd()?.address || undefined
+    return this.#readLocalAddress()?.address || undefined
   }
 
+  /** The local port; undefined for a unix socket, or if it is first read after the connection is claimed. */
   get localPort(): number | undefined {
-    return this.#localEnd()?.port
+    return this.#readLocalAddress()?.port
   }
 
   /**
-   * The process at the other end of a unix socket, as it was when it connected (unix(7), `SO_PEERCRED`). Borrows the
-   * fd. It may have executed another program since, or passed the socket on.
+   * Returns the credentials of the peer process of a unix socket at the time it connected (`SO_PEERCRED`, unix(7)).
+   * Since then the process may have executed another program or passed the socket to another process. Borrows the fd.
    *
    * Errors: `ERR_SOCKET_NOT_UNIX`, `ERR_CONNECTION_CLAIMED`.
    */
@@ -191,20 +204,19 @@ export class Connection {
   }
 
   /**
-   * Gives the fd to a `net.Socket`, which reads from it at once, as one from `net.Server` would. On failure the
-   * connection still owns it.
+   * Transfers ownership of the fd to a new `net.Socket`, which starts reading at once, as a socket of `net.Server`
+   * does. On failure the connection keeps ownership.
    *
-   * Errors: `ERR_CONNECTION_CLAIMED`, and Node's own for a wrong option.
+   * Errors: `ERR_CONNECTION_CLAIMED`, and Node's codes for invalid options.
    */
-  toSocket(options: ToSocketOptions = noOptions): net.Socket {
-    const wanted = options === noOptions ? noOptions : readToSocketOptions(options)
+  toSocket(options: ToSocketOptions = defaults): net.Socket {
+    const wanted = options === defaults ? defaults : readToSocketOptions(options)
     const { source } = this.#owned
     const { allowHalfOpen, highWaterMark = source.highWaterMark, noDelay, keepAliveInitialDelay, signal } = wanted
     const aborted = signal?.aborted
     const fd = this.#claimable()
     prepareTransfer(fd)
-    // Not with a signal, the one option that can make the constructor throw: a handle that is open cannot give back its
-    // fd.
+    // Not with a signal, the only option that can make the constructor throw: an open handle cannot give its fd back.
     const handle = signal === undefined && source.handleClass ? openHandle(source.handleClass, fd) : undefined
     const socket = new net.Socket({
       fd: handle === undefined ? fd : undefined,
@@ -212,9 +224,9 @@ export class Connection {
       readable: true,
       writable: true,
       allowHalfOpen,
-      // One that is aborted already would destroy the socket before it has the fd, and nobody would close that.
+      // An aborted signal would destroy the socket before it has the fd, and the fd would stay open.
       signal: aborted ? undefined : signal,
-      // Tells the socket what it has inherited, so that its setNoDelay() knows when there is nothing to do.
+      // The options that the socket has inherited from the listener. They spare setNoDelay() a needless system call.
       noDelay: source.noDelay,
       keepAlive: source.keepAlive,
       keepAliveInitialDelay: source.keepAliveInitialDelay,
@@ -226,7 +238,7 @@ export class Connection {
     if (this.#owned.observer !== undefined) watchSocket(socket, given)
     if (handle === undefined && source !== fromCaller) source.handleClass ??= handleClassOf(socket)
     if (noDelay !== undefined) socket.setNoDelay(noDelay)
-    // A delay alone changes the probing that the listener has turned on.
+    // keepAliveInitialDelay without keepAlive changes the delay if the listener has enabled keep-alive.
     const keepAlive = wanted.keepAlive ?? (keepAliveInitialDelay === undefined ? undefined : source.keepAlive)
     if (keepAlive !== undefined) socket.setKeepAlive(keepAlive, keepAliveInitialDelay)
     if (aborted) socket.destroy(abortError(signal))
@@ -234,34 +246,38 @@ export class Connection {
   }
 
   /**
-   * Gives the fd to a `tls.TLSSocket` and makes the handshake, as a server. `options` are those of
-   * `tls.createServer`; give the same object each time, because the context, and with it the sessions that clients may
-   * resume, is made once for each. Or give a `tls.Server` of your own (`https` and `http2` secure ones are such): its
-   * contexts, callbacks and session events serve, but it gets neither the connection nor its failure. A server that is
-   * to get the socket afterwards, by `emit('secureConnection', socket)`, must be the one that was lent. What either says
-   * of `noDelay`, `keepAlive`, `allowHalfOpen` and `pauseOnConnect` holds.
+   * Transfers ownership of the fd to a new `tls.TLSSocket` and performs the TLS handshake as the server. Resolves when
+   * the handshake is complete.
    *
-   * When the options are wrong or the connection was claimed before, nothing has happened. Otherwise the fd is the
-   * socket's from the call on, and when the promise rejects, it is closed.
+   * `options` is either of the following. Its `noDelay`, `keepAlive`, `allowHalfOpen` and `pauseOnConnect` apply.
    *
-   * Errors: `ERR_TLS_HANDSHAKE_TIMEOUT`, `ABORT_ERR`, `ECONNRESET` (the client hung up), OpenSSL's codes such as
-   * `ERR_SSL_HTTP_REQUEST`, those of a refused client certificate such as `DEPTH_ZERO_SELF_SIGNED_CERT`, what a
-   * callback of the options threw, `ERR_CONNECTION_CLAIMED`, and Node's own for a wrong option.
+   * - The options of `tls.createServer`. Pass the same object for every connection: one TLS context is created per
+   *   object, and clients can resume sessions within one context only.
+   * - A `tls.Server`, such as a server of `https` or a secure server of `http2`. Its contexts, callbacks and session
+   *   events are used, but it emits neither `'secureConnection'` nor `'tlsClientError'`. To pass the socket to a server
+   *   afterwards, by `emit('secureConnection', socket)`, use that same server here.
+   *
+   * If the options are invalid or the connection is claimed already, the promise rejects and nothing changes. If it
+   * rejects for another reason, the fd is closed.
+   *
+   * Errors: `ERR_TLS_HANDSHAKE_TIMEOUT`, `ABORT_ERR`, `ECONNRESET` (the client disconnected), OpenSSL's codes such as
+   * `ERR_SSL_HTTP_REQUEST`, the reason why a client certificate was rejected, such as `DEPTH_ZERO_SELF_SIGNED_CERT`, an
+   * exception of a callback in the options, `ERR_CONNECTION_CLAIMED`, and Node's codes for invalid options.
    */
   async toTLS(options: tls.TlsOptions | tls.Server, upgradeOptions: UpgradeOptions = {}): Promise<tls.TLSSocket> {
     return upgrade((inherited) => this.toSocket(inherited), options, upgradeOptions)
   }
 
   /**
-   * Waits for the first `length` bytes (at most 65,536) and looks at them; they are still there for the next reader.
-   * When the peer ends its side before, what it has sent is all there is; of a seqpacket socket the first packet is. A
-   * receive buffer (`SO_RCVBUF`, socket(7)) that is too small for them is larger until the look ends. Borrows the fd. One
-   * look at a time.
+   * Waits for the first `length` bytes, from 1 to 65,536, and returns them without consuming them (`MSG_PEEK`,
+   * recv(2)). Returns fewer bytes if the peer ends its side earlier; for a seqpacket socket, returns at most the first
+   * packet. If the receive buffer (`SO_RCVBUF`, socket(7)) is too small, it is enlarged until the promise settles.
+   * Borrows the fd. Only one `peek`, `clientHello` or `proxyHeader` call may be pending.
    *
-   * Errors: `ERR_PEEK_TIMEOUT`, `ABORT_ERR`, `ECONNRESET`, `ERR_PEEK_PENDING`, `ERR_CONNECTION_CLAIMED` (also when the
-   * connection is claimed meanwhile), `ERR_OUT_OF_RANGE`; `ERR_PEEK_STOPPED` when urgent data (tcp(7)) or file descriptors
-   * (unix(7)) keep the kernel from showing what is behind them; `ERR_PEEK_BUFFER` when `net.core.rmem_max` allows no
-   * buffer that is large enough.
+   * Errors: `ERR_PEEK_TIMEOUT`, `ABORT_ERR`, `ECONNRESET`, `ERR_PEEK_PENDING`, `ERR_OUT_OF_RANGE`;
+   * `ERR_CONNECTION_CLAIMED`, also if the connection is claimed during the wait; `ERR_PEEK_STOPPED` if the kernel shows
+   * no bytes behind urgent data (tcp(7)) or file descriptors (unix(7)); `ERR_PEEK_BUFFER` if `net.core.rmem_max` does
+   * not allow a large enough receive buffer.
    */
   async peek(length: number, options: LookAheadOptions = {}): Promise<Buffer> {
     validate.integer('length', length, 1, longestPeek)
@@ -271,43 +287,45 @@ export class Connection {
   }
 
   /**
-   * Waits for a TLS ClientHello, in any number of pieces and TLS records, and reads it; it is still there for `toTLS`.
-   * Null when the client sends something else, or hangs up before. Borrows the fd.
+   * Waits for a TLS ClientHello (RFC 8446 section 4.1.2) and parses it without consuming it, so that `toTLS` still
+   * receives it. The ClientHello may span any number of segments and TLS records. Returns null if the client sends
+   * anything else, or disconnects before the ClientHello is complete. Borrows the fd.
    *
-   * Errors: as of {@link peek}.
+   * Errors: those of {@link peek}.
    */
   async clientHello(options: LookAheadOptions = {}): Promise<ClientHello | null> {
-    return this.#look<ClientHello | null>(mostPeeked, options, (bytes, end) => {
+    return this.#look<ClientHello | null>(longestLook, options, (bytes, end) => {
       const parsed = parseClientHello(bytes)
       if (parsed === null) return { result: null }
       if ('hello' in parsed) return { result: parsed.hello }
-      if (end !== undefined || bytes.length === mostPeeked) return { result: null }
-      return { needed: Math.min(parsed.needed, mostPeeked) }
+      if (end !== undefined || bytes.length === longestLook) return { result: null }
+      return { needed: Math.min(parsed.needed, longestLook) }
     })
   }
 
   /**
-   * Waits for a PROXY header of version 1 or 2, and takes exactly that; what comes behind it is untouched. Null when
-   * something else comes, or the peer ends its side without a word; then nothing was taken. A seqpacket socket must bring
-   * it in a packet of its own. Believe it only from a proxy that you know by its `remoteAddress`. Borrows the fd.
+   * Waits for a PROXY protocol header of version 1 or 2 and consumes exactly the header; later bytes stay unread.
+   * Returns null, and consumes nothing, if the peer sends anything else or ends its side without sending a byte. On a
+   * seqpacket socket the header must be a packet of its own. Any client can send such a header: trust it only if
+   * `remoteAddress` is the address of a known proxy. Borrows the fd.
    *
-   * Errors: `ERR_PROXY_HEADER` (it is malformed), `ERR_PEEK_ENDED` (the peer hung up within it), and those of {@link peek}.
-   * With each of them nothing was taken.
+   * Errors: `ERR_PROXY_HEADER` if the header is malformed, `ERR_PEEK_ENDED` if the peer disconnects within the header,
+   * and those of {@link peek}. On error, nothing is consumed.
    */
   async proxyHeader(options: LookAheadOptions = {}): Promise<ProxyHeader | null> {
-    return this.#look<ProxyHeader | null>(mostPeeked, options, (bytes, end) => {
+    return this.#look<ProxyHeader | null>(longestLook, options, (bytes, end) => {
       const parsed = parseProxyHeader(bytes)
       if (parsed === null) return { result: null }
       if ('malformed' in parsed) throw codedError('ERR_PROXY_HEADER', parsed.malformed)
       if ('needed' in parsed) {
         if (end === undefined) return { needed: parsed.needed }
         if (bytes.length === 0) return { result: null }
-        if (end === 'packet') throw codedError('ERR_PROXY_HEADER', 'its packet ends before it')
-        throw codedError('ERR_PEEK_ENDED', `${bytes.length} bytes of a PROXY header`)
+        if (end === 'packet') throw codedError('ERR_PROXY_HEADER', 'the packet ends before the header does')
+        throw codedError('ERR_PEEK_ENDED', `${bytes.length} bytes received`)
       }
-      // What is left of a packet is lost when a part of it is taken. IP sockets, which have a family, are streams.
-      if (bytes.length > parsed.length && this.remoteFamily === undefined && keepsPackets(this.#owned.fd)) {
-        throw codedError('ERR_PROXY_HEADER', 'its packet does not end with it')
+      // Reading a part of a packet discards the rest of it. Sockets with a `remoteFamily` are IP sockets, thus streams.
+      if (bytes.length > parsed.length && this.remoteFamily === undefined && isSeqpacket(this.#owned.fd)) {
+        throw codedError('ERR_PROXY_HEADER', 'the packet has bytes after the header')
       }
       check(binding.receive(this.#owned.fd, parsed.length, false), 'recv')
       return { result: parsed.header }
@@ -321,15 +339,15 @@ export class Connection {
   ): Promise<T> {
     const fd = this.#claimable()
     if (this.#owned.abandonLook !== undefined) throw codedError('ERR_PEEK_PENDING')
-    if (!this.#lookedAt) {
-      this.#lookedAt = true
-      lookFromStart(fd)
+    if (!this.#peekOffsetReset) {
+      this.#peekOffsetReset = true
+      resetPeekOffset(fd)
     }
-    // `this`, and not only its fd: a connection whose bytes somebody waits for is not forgotten.
+    // The callback refers to `this`, so that the connection stays reachable, and its fd open, during the wait.
     return lookAhead(fd, limit, options, (abandon) => (this.#owned.abandonLook = abandon), read)
   }
 
-  /** Gives the fd to the caller, who must close it. Error: `ERR_CONNECTION_CLAIMED`. */
+  /** Transfers ownership of the fd to the caller, which must close it. Error: `ERR_CONNECTION_CLAIMED`. */
   detach(): number {
     const fd = this.#claimable()
     binding.detach(this.#owned.release())
@@ -337,12 +355,15 @@ export class Connection {
     return fd
   }
 
-  /** Closes the fd. Harmless when there is nothing to close any more. */
+  /** Closes the fd. Does nothing if the connection is claimed already. */
   close(): void {
     this.#owned.close('close')
   }
 
-  /** Closes the fd so that a TCP peer gets a reset (`SO_LINGER` with a time of 0). Harmless like {@link close}. */
+  /**
+   * Closes the fd and sends a reset (RST) to a TCP peer, by `SO_LINGER` with a time of 0 (socket(7)). Does nothing if
+   * the connection is claimed already.
+   */
   reset(): void {
     this.#owned.close('reset')
   }
@@ -369,14 +390,14 @@ export class Connection {
     noteProxied(handle, proxied)
   }
 
-  #localEnd(): PlainAddress | undefined {
+  #readLocalAddress(): PlainAddress | undefined {
     const { fd } = this.#owned
     if (this.#local === undefined && fd >= 0) this.#local = check(binding.localAddress(fd), 'getsockname')
     return this.#local
   }
 }
 
-// Each is read once: a getter may answer otherwise the next time.
+// Reads each option once, because a getter may return another value the next time.
 function readToSocketOptions(options: ToSocketOptions): ToSocketOptions {
   validate.object('options', options)
   const { allowHalfOpen, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark, signal }: ToSocketOptions = options

@@ -7,55 +7,60 @@ import { connectionChannel } from './diagnostics.js'
 /** The tag of one accept request: a safe integer, unique within its listener and never reused. */
 export type AcceptRef = number
 
-/** The end of a request made with `asyncAccept`. */
+/** The result of a request made with `asyncAccept`: a connection, or the error that ended the request. */
 export type AcceptResult =
   | { ref: AcceptRef; connection: Connection; error?: undefined }
   | { ref: AcceptRef; connection?: undefined; error: Error }
 
-/** The Listener, as far as results need it. */
+/** The part of a Listener that delivers results. */
 interface AcceptEmitter {
   emit(event: 'accept', result: AcceptResult): boolean
 }
 
-/** What gets the result of a request. The result of a request without one is an 'accept' event. */
+/** Receives the result of one request. If a request has no requester, its result is emitted as an 'accept' event. */
 export interface Requester {
   fulfil(connection: Connection): void
   fail(error: Error, ref: AcceptRef): void
   /**
-   * `'promise'`: they settle a promise, and the application gets the result in a microtask. `'handler'`: they run as a handler
-   * of 'accept' does. `'scoped'`: the same, and they enter an async context of their own by `inCopyOf`.
+   * `'promise'`: the methods settle a promise, so the application gets the result in a microtask. `'handler'`: the
+   * methods call application code directly, as `emit` does. `'scoped'`: as `'handler'`, but the methods call `inCopyOf`
+   * themselves.
    */
   kind: 'promise' | 'handler' | 'scoped'
 }
 
-/** Results in the order of their requests; the connections come before the errors. */
+/**
+ * Results that are delivered together. `refs` is in request order. The first `connections.length` refs have
+ * connections, the rest have errors.
+ */
 export interface Batch {
   readonly refs: ArrayLike<AcceptRef>
   readonly connections: readonly Connection[]
   readonly errors: readonly Error[]
-  /** Runs behind the results; must not throw. */
+  /** Runs after all results are delivered; must not throw. */
   readonly last?: () => void
 }
 
-// How many `await`s a connection may pass through before it is watched. More would cost more than they save: a slower
-// application has its connections watched, which costs time only. (A process.nextTick behind all of them costs a hundred
-// times as much as these.)
-const continuations = 4
+// The number of microtasks before an unclaimed connection is watched, so that it can pass through as many `await`s
+// first. More would cost more than they save: if the application claims a connection later, the watch was merely wasted
+// time. (A process.nextTick after all microtasks costs a hundred times as much as these.)
+const microtasksBeforeWatch = 4
 const fulfilled = Promise.resolve()
 
-function watchLater(connections: readonly Connection[], hops: number): void {
+function watchLater(connections: readonly Connection[], microtasks: number): void {
   fulfilled.then(() => {
-    if (hops > 1) watchLater(connections, hops - 1)
+    if (microtasks > 1) watchLater(connections, microtasks - 1)
     else Connection.watch(connections)
   })
 }
 
-// Spares the garbage collector the 'destroy' of async_hooks.
+// Without this option, the garbage collector would have to emit the 'destroy' event of async_hooks for each resource.
 const manual = { requireManualDestroy: true }
 
 /**
- * Runs `run`, which must not throw, in an async context of its own, a copy of the current one. What `run` sets with
- * `AsyncLocalStorage.enterWith` ends with it. Up to Node 22 it would otherwise stay in the current resource for good.
+ * Runs `run`, which must not throw, in a new async context, a copy of the current one. A store that `run` sets with
+ * `AsyncLocalStorage.enterWith` does not outlive the call. Without a new context, Node 22 and older would keep the
+ * store in the current resource permanently.
  */
 export function inOwnContext<This, Args extends unknown[]>(
   run: (this: This, ...args: Args) => unknown,
@@ -67,7 +72,8 @@ export function inOwnContext<This, Args extends unknown[]>(
   resource.emitDestroy()
 }
 
-// Since Node 24 a scope of a resource ends what `enterWith` sets in it. Up to Node 22 that stays with the resource.
+// Since Node 24, runInAsyncScope discards a store that `enterWith` has set within it. Node 22 and older keep the store
+// in the resource.
 function scopesIsolate(): boolean {
   const store = new AsyncLocalStorage<boolean>()
   const resource = new AsyncResource('AsyncAcceptProbe', manual)
@@ -92,8 +98,8 @@ export function inCopyOf<This, Args extends unknown[]>(
 }
 
 /**
- * Hands out the results of a listener: in the order of the requests over all ways of asking, and in the async context in
- * which the listener was made.
+ * Delivers the results of a listener in request order, whichever method made the requests. Runs in the async context in
+ * which the listener was created.
  */
 export class Delivery {
   readonly #listener: AcceptEmitter
@@ -102,17 +108,17 @@ export class Delivery {
   readonly #batches: Batch[] = []
   /** The index of the next result in the first batch. */
   #next = 0
-  /** A promise was settled, and its continuations may not have run yet. */
+  /** Whether a promise has been settled whose continuations may not have run yet. */
   #settling = false
-  /** A tick will go on. */
-  #waits = false
+  /** Whether a tick is scheduled that continues the delivery. */
+  #scheduled = false
 
   constructor(listener: AcceptEmitter, waiting: Map<AcceptRef, Requester>) {
     this.#listener = listener
     this.#waiting = waiting
   }
 
-  /** `fromLoop`: the event loop brings it, so all continuations of earlier results have run. */
+  /** Delivers a batch. `fromLoop`: the event loop is the caller, so all continuations of earlier results have run. */
   add(batch: Batch, fromLoop: boolean): void {
     this.#batches.push(batch)
     if (!fromLoop) {
@@ -120,12 +126,12 @@ export class Delivery {
       return
     }
     this.#settling = false
-    // The addon enters JavaScript in that context.
+    // The addon has entered JavaScript in the context of the listener already.
     this.#run()
   }
 
-  // A handler can make the event loop turn, which adds a batch and runs this within itself. So all state is in fields, and
-  // is up to date whenever code of the application runs.
+  // Reentrant: a handler can run a nested turn of the event loop, which adds a batch and calls this function. Therefore
+  // all state is in fields, which are up to date whenever application code runs.
   #run(): void {
     for (let batch = this.#batches[0]; batch !== undefined; batch = this.#batches[0]) {
       const { refs, connections, last } = batch
@@ -135,7 +141,7 @@ export class Delivery {
           this.#runLater()
           return
         }
-        this.#handOut(batch, this.#next++, waiting)
+        this.#deliverOne(batch, this.#next++, waiting)
       }
       if (this.#batches[0] !== batch) continue
       if (this.#settling && last !== undefined) {
@@ -144,25 +150,25 @@ export class Delivery {
       }
       this.#batches.shift()
       this.#next = 0
-      if (connections.length > 0) watchLater(connections, continuations)
+      if (connections.length > 0) watchLater(connections, microtasksBeforeWatch)
       last?.()
     }
   }
 
-  // A handler runs at once, and would overtake the continuation of a promise that was settled before it. The tick runs
-  // behind all microtasks.
+  // A handler runs synchronously, so it would overtake the continuation of a promise that was settled earlier. The tick
+  // runs after all microtasks.
   #runLater(): void {
-    if (this.#waits) return
-    this.#waits = true
+    if (this.#scheduled) return
+    this.#scheduled = true
     const run = () => {
-      this.#waits = false
+      this.#scheduled = false
       this.#settling = false
       this.#context.runInAsyncScope(this.#run, this)
     }
     fulfilled.then(() => nextTick(run))
   }
 
-  #handOut({ refs, connections, errors }: Batch, index: number, waiting: Requester | undefined): void {
+  #deliverOne({ refs, connections, errors }: Batch, index: number, waiting: Requester | undefined): void {
     const ref = refs[index] as AcceptRef
     if (waiting !== undefined) this.#waiting.delete(ref)
     const connection = index < connections.length ? (connections[index] as Connection) : undefined
@@ -172,7 +178,7 @@ export class Delivery {
       return
     }
     if (waiting?.kind !== 'promise') {
-      // Which is the current context already.
+      // The current context is this.#context already, so inOwnContext suffices where scopes do not isolate stores.
       if (isolated) inCopyOf(this.#context, this.#callHandler, this, ref, connection, error, waiting)
       else inOwnContext(this.#callHandler, this, ref, connection, error, waiting)
       return

@@ -1,4 +1,4 @@
-// The diagnostics channels of the package. The types of their messages stand beside the Listener, which they name.
+// The diagnostics channels of the package. listener.ts declares the types of their messages, which refer to Listener.
 import { channel } from 'node:diagnostics_channel'
 
 export const connectionChannel = channel('async-accept.connection')

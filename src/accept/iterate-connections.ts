@@ -4,16 +4,16 @@ import type { AcceptRef, Requester } from './delivery.js'
 
 /** The accept requests of a listener. */
 export interface AcceptSource {
-  /** Asks for one connection. Throws when the listener is closed, or when there is no memory for the request. */
+  /** Requests one connection. Throws if the listener is closed, or if there is no memory for the request. */
   ask(requester: Requester): AcceptRef
-  /** Whether the request was outstanding; its requester then gets no result. */
+  /** Withdraws a request. Returns true if the request was outstanding; its requester then receives no result. */
   withdraw(ref: AcceptRef): boolean
   isClosed(): boolean
 }
 
 const done = { value: undefined, done: true } as const
 
-/** An iterator that makes one request for each `next()`. `return()` withdraws the outstanding ones. */
+/** Returns an async iterator that makes one request per `next()`. `return()` withdraws the outstanding requests. */
 export function iterateConnections(source: AcceptSource): AsyncIterableIterator<Connection> {
   const outstanding = new Map<AcceptRef, (result: IteratorResult<Connection>) => void>()
   let returned = false

@@ -32,52 +32,58 @@ import {
 import { type ConnectionSource, OwnedFd } from './owned-fd.js'
 import { type InheritedOptions, readSocketOptions, setSocketOptions } from './sockopt.js'
 
-/** Accepting pauses for want of fds or memory. No request is lost, and it goes on by itself. */
+/**
+ * A pause in accepting due to a shortage of fds or memory. Requests stay outstanding, and accepting resumes by itself.
+ */
 export interface CapacityPause {
-  /** `EMFILE`, `ENFILE`, `ENOBUFS` or `ENOMEM`, of accept(2). */
+  /** The error of accept(2): `EMFILE`, `ENFILE`, `ENOBUFS` or `ENOMEM`. */
   error: SystemError
-  /** ms until the next attempt; 0 when clients are reset meanwhile (`onFdLimit: 'reset'`). */
+  /** The time in ms until the next attempt; 0 if clients are reset instead (`onFdLimit: 'reset'`). */
   delay: number
-  /** Requests that wait. */
+  /** The number of outstanding requests. */
   pending: number
 }
 
-/** What the diagnostics channel `async-accept.connection` publishes: an accepted connection, before its requester has it. */
+/**
+ * The message of the diagnostics channel `async-accept.connection`, published before the program gets the connection.
+ */
 export interface ConnectionMessage {
   listener: Listener
   connection: Connection
 }
 
-/** What the diagnostics channel `async-accept.capacity-pause` publishes. */
+/** The message of the diagnostics channel `async-accept.capacity-pause`. */
 export interface CapacityPauseMessage extends CapacityPause {
   listener: Listener
 }
 
+/** The events of a Listener, with the arguments of their handlers. */
 export interface ListenerEvents {
   accept: [AcceptResult]
   capacityPause: [CapacityPause]
   close: []
 }
 
-// About 8 us each.
+// Accepting takes about 8 us per connection, so a full batch occupies the event loop for about 0.5 ms.
 const defaultMaxBatch = 64
 
 const noErrors: readonly Error[] = []
 
-// The handle goes with its Listener, and closes the fd: here is only what there is to say of it.
+// This registry only emits a warning. The native handle, garbage collected with its Listener, closes the fd.
 const unclosed = new FinalizationRegistry((where: string) => {
   process.emitWarning(
-    `A Listener became unreachable before it was closed, and is closed: ${where}. Keep a reference to it, or close it`,
+    `Closing a Listener that became unreachable: ${where}. Keep a reference to it until you call close()`,
     { type: 'AsyncAcceptWarning', code: 'ASYNC_ACCEPT_UNCLOSED_LISTENER' },
   )
 })
 
 /**
- * A listening socket that accepts a connection when, and only when, somebody asks for one. Everybody else waits in the
- * kernel's backlog. Requests are served in the order in which they were made, however they were made.
+ * A listening socket that accepts one connection per request, and none without a request. Other clients wait in the
+ * kernel's accept queue (backlog). Requests are fulfilled in the order in which they were made, whichever method made
+ * them.
  *
- * It owns the listening fd until `close()` or `detach()`. It keeps the process alive only while a request is
- * outstanding, and not even then after `unref()`.
+ * The listener owns the listening fd until `close()` or `detach()`. It keeps the process alive only while a request is
+ * outstanding or `serve` uses it, and never after `unref()`.
  */
 export class Listener extends EventEmitter<ListenerEvents> implements AsyncIterable<Connection> {
   readonly #handle: ListenerHandle
@@ -93,12 +99,12 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     brand(Listener, 'Listener')
   }
 
-  /** @internal Whether it is a listener of this copy of the package. A Proxy is not: it has no private fields. */
+  /** @internal Returns whether a value is a Listener of this copy of the package. A Proxy lacks private fields. */
   static isListener(value: unknown): value is Listener {
     return typeof value === 'object' && value !== null && #handle in value
   }
 
-  /** @internal Listeners come from `Listener.listen` and `Listener.fromFd`. */
+  /** @internal Only `Listener.listen` and `Listener.fromFd` create listeners. */
   constructor(fd: number, options: AcceptingOptions & InheritedOptions) {
     super()
     const { address, port, family } = check(binding.localAddress(fd), 'getsockname')
@@ -110,7 +116,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#handle.deliver = (count, capacityErrno, delay) => this.#deliver(count, capacityErrno, delay)
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
     const error = this.#handle.open(fd, maxBatch, onFdLimit === 'reset')
-    // Something else of this loop, a net.Server for instance, polls the fd.
+    // Another handle of this event loop, for example of a net.Server, polls the fd already.
     if (error === -constants.errno.EEXIST) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
     check(error, 'poll')
     this.#fd = fd
@@ -118,10 +124,10 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * Opens a listening socket.
+   * Opens a listening socket, which the returned listener owns.
    *
-   * Errors: those of socket(2), bind(2) and listen(2) (`EADDRINUSE`, `EACCES`, ...), of setsockopt(2) with the name of
-   * the option, of the look-up of `host` (`ENOTFOUND`); `ERR_SOCKET_BAD_PORT`.
+   * Errors: those of socket(2), bind(2) and listen(2), such as `EADDRINUSE` and `EACCES`; those of setsockopt(2), with
+   * the name of the option; those of resolving `host`, such as `ENOTFOUND`; `ERR_SOCKET_BAD_PORT`.
    */
   static async listen(options: ListenOptions = {}): Promise<Listener> {
     const wanted = { ...readOpenOptions(options), ...readAcceptingOptions(options) }
@@ -135,12 +141,13 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * Takes `fd`, a listening stream or seqpacket socket, or with `dup` borrows it. It becomes close-on-exec and
-   * non-blocking; the latter holds for every process that shares the socket. On failure the fd stays the caller's,
-   * untouched.
+   * Takes ownership of `fd`, a listening stream or seqpacket socket. With `dup: true`, borrows the fd and owns a
+   * duplicate. Makes the fd close-on-exec and non-blocking; non-blocking mode affects all processes that share the
+   * socket. On failure the caller still owns the fd, unchanged.
    *
    * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_FAMILY`, `ERR_SOCKET_TYPE`,
-   * `ERR_SOCKET_CONNECTED`, `ERR_SOCKET_NOT_LISTENING`, `ERR_FD_IN_USE`.
+   * `ERR_SOCKET_CONNECTED`, `ERR_SOCKET_NOT_LISTENING`, `ERR_FD_IN_USE`; with `dup` `EMFILE`; those of setsockopt(2),
+   * with the name of the option.
    */
   static fromFd(fd: number, options: FromFdOptions = {}): Listener {
     validate.object('options', options)
@@ -165,21 +172,21 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * @internal Asks for one connection in the name of `requester`, whose methods must not throw. There is no 'accept'
-   * event, and `cancel` does not withdraw it. Throws as `asyncAccept` does.
+   * @internal Requests one connection for `requester`, whose methods must not throw. Emits no 'accept' event, and
+   * `cancel` ignores the request. Throws the errors of `asyncAccept`.
    */
   static request(listener: Listener, requester: Requester): AcceptRef {
     return listener.#ask(-1, requester)
   }
 
-  /** @internal Withdraws a request of `request`. False: its result has come or is being delivered. */
+  /** @internal Withdraws a request made with `request`. Returns false if its result has been or is being delivered. */
   static withdraw(listener: Listener, ref: AcceptRef): boolean {
     return listener.#withdraw(ref)
   }
 
   /**
-   * @internal Until the function that is returned is called, the listener keeps the process alive as a listening
-   * net.Server does, with or without a request. `ended`, which must not throw, is called within `close()` and `detach()`.
+   * @internal Makes the listener keep the process alive even without a request, as a listening net.Server does, until
+   * the returned function is called. `close()` and `detach()` call `ended`, which must not throw.
    */
   static hold(listener: Listener, ended: () => void): () => void {
     const holders = listener.#holders
@@ -192,20 +199,23 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * Asks for one connection. The result comes later as an 'accept' event with this ref, never before this returns.
+   * Requests one connection and returns the ref of the request. The result is emitted later as an 'accept' event with
+   * this ref, never before this method returns.
    *
-   * `timeout` is in ms from now: negative (the default) waits forever, 0 takes only a client that waits already. When
-   * it ends first, the result's error is `ERR_ACCEPT_TIMEOUT`; when the listener is closed, `ERR_LISTENER_CLOSED`.
+   * `timeout` is in ms from the call. Negative (the default): no timeout. 0: accept only a client that is already in
+   * the backlog. The error in the result is `ERR_ACCEPT_TIMEOUT` after the timeout, `ERR_LISTENER_CLOSED` if the
+   * listener is closed first, or a fatal error of accept(2), after which no further attempt can succeed.
    *
-   * Throws `ERR_LISTENER_CLOSED`, and `ENOMEM` when there is no memory for the request.
+   * Throws `ERR_LISTENER_CLOSED`, or `ENOMEM` if there is no memory for the request.
    */
   asyncAccept(timeout = -1): AcceptRef {
     return this.#request(validate.timeout('timeout', timeout))
   }
 
   /**
-   * Asks for one connection, as a promise. It rejects with `ERR_ACCEPT_TIMEOUT`, `ERR_LISTENER_CLOSED`, `ABORT_ERR`, or
-   * with an error of accept(2) that no later attempt could survive.
+   * Requests one connection. The promise resolves to a connection that owns its fd. It rejects with
+   * `ERR_ACCEPT_TIMEOUT`, `ERR_LISTENER_CLOSED`, `ABORT_ERR`, `ENOMEM`, or a fatal error of accept(2), after which no
+   * further attempt can succeed.
    */
   accept(options?: AcceptOptions): Promise<Connection> {
     return new Promise((fulfil, fail) => {
@@ -215,8 +225,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * One request at a time. Leaving the loop does not close the listener; closing the listener ends the loop. A request
-   * that is outstanding when the iterator is returned is withdrawn.
+   * Iterates over connections, with one request per `next()`. Leaving the loop withdraws an outstanding request and
+   * leaves the listener open. Closing the listener ends the loop.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<Connection> {
     return iterateConnections({
@@ -227,76 +237,81 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * Withdraws a request of `asyncAccept`. True: it was outstanding, and no result will come for it. False: its result has come or is
-   * being delivered, or there never was such a request.
+   * Withdraws a request made with `asyncAccept`. Returns true if the request was outstanding; no result is emitted for
+   * it. Returns false if its result has been or is being delivered, or if there is no such request.
    */
   cancel(ref: AcceptRef): boolean {
     validate.integer('ref', ref, 0, Number.MAX_SAFE_INTEGER)
-    // What a promise waits for is nobody's to cancel: it would never settle. That is what signals are for.
+    // A request of accept() cannot be cancelled by ref, because its promise would never settle. Use a signal for that.
     return !this.#waiting.has(ref) && this.#handle.cancel(ref)
   }
 
-  /** Borrowed: for options of the socket, or to hand to another thread. -1 after `close()` and `detach()`. */
+  /** The listening fd, borrowed: for socket options, or to share with a thread. -1 after `close()` and `detach()`. */
   get fd(): number {
     return this.#fd
   }
 
-  /** As `net.Server` has it: a path for a unix socket (`'\0name'` for an abstract one); null once closed. */
+  /**
+   * Returns the bound address as `net.Server` does; for a unix socket, its path or abstract name (`'\0name'`). Returns
+   * null after `close()` and `detach()`.
+   */
   address(): AddressInfo | string | null {
     return this.#closed === undefined ? this.#address : null
   }
 
-  /** How many requests are outstanding. */
+  /** The number of outstanding requests. */
   get pending(): number {
     return this.#handle.pending()
   }
 
   /**
-   * The kernel's accept queue: how many clients wait, and how many may. Two system calls for TCP (`TCP_INFO`), six for
-   * a unix socket (sock_diag(7)).
+   * Returns the length and the limit of the kernel's accept queue. Takes two system calls for TCP (`TCP_INFO`, tcp(7)),
+   * six for a unix socket (sock_diag(7)).
    *
-   * Errors: `ERR_LISTENER_CLOSED`; `ENOENT` for a unix socket on a kernel without unix_diag.
+   * Errors: `ERR_LISTENER_CLOSED`; `ENOENT` for a unix socket if the kernel lacks unix_diag.
    */
   backlog(): Backlog {
     if (this.#closed !== undefined) throw codedError('ERR_LISTENER_CLOSED')
     return check(binding.backlog(this.#fd), typeof this.#address === 'string' ? 'sock_diag' : 'getsockopt')
   }
 
-  /** What has happened so far; a copy. */
+  /** A copy of the counters since the listener was created. */
   get stats(): ListenerStats {
     return this.#handle.stats()
   }
 
-  /** Outstanding requests, and servers that are served, keep the process alive; the default. */
+  /** Makes outstanding requests, and servers that `serve` drives, keep the process alive. This is the default. */
   ref(): this {
     this.#handle.keepAlive(true)
     return this
   }
 
-  /** Neither outstanding requests nor servers that are served keep the process alive. */
+  /** Lets the process exit despite outstanding requests, and despite servers that `serve` drives. */
   unref(): this {
     this.#handle.keepAlive(false)
     return this
   }
 
   /**
-   * Closes the listening fd before it returns, so that the port is free at once. The path of a unix socket that `listen`
-   * made is removed, unless another process or thread has the socket, too, or the path is another file by now. Outstanding
-   * requests are rejected with `ERR_LISTENER_CLOSED`, oldest first; when that is done, the promise resolves. The kernel
-   * resets clients that wait in the backlog, unless another process shares the socket. The second call does nothing, and
-   * gives the same promise.
+   * Closes the listening fd before it returns, so that the port is free at once. Removes the path of a unix socket that
+   * `listen` created. The path stays if another process or thread shares the socket, or if it refers to another file
+   * by now. The kernel resets clients in the backlog, unless another process shares the socket.
+   *
+   * Rejects outstanding requests with `ERR_LISTENER_CLOSED`, oldest first; afterwards the promise resolves. Later calls
+   * do nothing and return the same promise.
    */
   close(): Promise<void> {
     return this.#end(() => {
       const error = this.#handle.close()
-      // The path stays: the directory is read-only by now, or we have given up the right to it. The close goes on.
+      // The path stays: the directory has become read-only, or the process has dropped privileges. Closing continues.
       if (error < 0) process.emitWarning(systemError('unlink', error, { path: String(this.#address) }))
     })
   }
 
   /**
-   * Gives the listening fd to the caller, who must close it; it is still listening, and close-on-exec. Everything else
-   * is as after `close()`, but that the path of a unix socket stays. Error: `ERR_LISTENER_CLOSED`.
+   * Transfers ownership of the listening fd to the caller, which must close it. The socket keeps listening, its fd is
+   * close-on-exec, and the path of a unix socket stays. Everything else is as after `close()`: outstanding requests are
+   * rejected. Error: `ERR_LISTENER_CLOSED`.
    */
   detach(): number {
     if (this.#closed !== undefined) throw codedError('ERR_LISTENER_CLOSED')
@@ -316,7 +331,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return ref
   }
 
-  // Both throw what an executor of a promise turns into a rejection.
+  // #ask and #askWith throw, and the promise executor that calls them turns the exception into a rejection.
   #ask(timeout: number, waiting: Requester): AcceptRef {
     const ref = this.#request(timeout)
     this.#waiting.set(ref, waiting)
@@ -334,9 +349,9 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     }
     if (signal.aborted) throw abortError(signal)
     let ref = 0
-    // Before there is a request: if the signal is none after all, nothing has happened.
+    // Before the request is made: if onAbort throws because the signal is invalid, there is nothing to undo.
     const ended = onAbort(signal, () => {
-      // Once accepted it is too late: then the connection is delivered, or it would be lost.
+      // If a connection has been accepted already, it is delivered despite the abort; otherwise it would be lost.
       if (this.#withdraw(ref)) fail(abortError(signal), ref)
     })
     try {
@@ -369,7 +384,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#fd = -1
     unclosed.unregister(this)
     this.#closed = new Promise((resolve) => {
-      // Not inside the call: whoever closes is not prepared for requests of theirs to fail meanwhile.
+      // Not within close(): the caller does not expect its own requests to be rejected during the call.
       nextTick(() => {
         const errors = withoutStacks(() => Array.from(refs, () => plainError('ERR_LISTENER_CLOSED')))
         const last = () => {
@@ -379,19 +394,19 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
         this.#delivery.add({ refs, connections: [], errors, last }, false)
       })
     })
-    // First: a copy of the socket that is still open would keep its path.
+    // Before the handle is closed: a holder may own a duplicate of the socket, which prevents removal of the path.
     for (const ended of this.#holders) ended()
     endHandle()
     return this.#closed
   }
 
-  // All results of one readiness event. Nothing in here may throw, and no code of the application runs before every result
-  // has been read: it could have the buffer filled anew.
+  // Handles all results of one readiness event. Must not throw. Application code must not run before all results have
+  // been read, because it can cause the addon to overwrite the buffer.
   #deliver(count: number, capacityErrno: number, delay: number): void {
     const refs: AcceptRef[] = []
     const connections: Connection[] = []
     const errnos: number[] = []
-    // First all fds get their owners: they come before the errors.
+    // Every fd gets an owner before anything else. The results with an fd precede those with an error.
     for (let i = 0; i < count; i++) {
       const ref = completion.ref(i)
       const result = completion.result(i)
@@ -420,7 +435,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 }
 
-// The one native call that cannot return an errno. Memory is all that it can lack.
+// The only native call that throws instead of returning an errno. It fails only for lack of memory.
 function newHandle(): ListenerHandle {
   try {
     return new binding.ListenerHandle()

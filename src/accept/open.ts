@@ -8,38 +8,42 @@ import { check, invalidArgValue, systemError } from '../core/errors.js'
 import * as validate from '../core/validate.js'
 import { readSocketOptions, type SocketOptions, setSocketOptions } from './sockopt.js'
 
-/** Where to listen, and with which options of the socket. */
+/** The address to listen on, and the options of the socket. */
 export interface OpenOptions extends SocketOptions {
-  /** A TCP port; 0 for any free one. Default: 0. */
+  /** The TCP port; 0: any free port. Default: 0. */
   port?: number
-  /** An address, or a name that is resolved. Default: `'::'` with IPv4, or `'0.0.0.0'` on a host without IPv6. */
+  /** An IP address, or a host name to resolve. Default: `'::'`, which includes IPv4, or `'0.0.0.0'` without IPv6. */
   host?: string
   /**
-   * A unix socket instead: a path of at most 107 bytes, or `'\0name'` for the abstract namespace (unix(7)), where every
-   * byte counts. Node 20's own `net` pads abstract names with `'\0'` to 108 bytes; to meet it, do the same.
+   * Listens on a unix socket instead: a path of at most 107 bytes, or `'\0name'` in the abstract namespace (unix(7)),
+   * where every byte is significant. `net` of Node 20 pads abstract names with `'\0'` to 108 bytes. To accept clients
+   * of that `net`, pad the name in the same way.
    */
   path?: string
   /**
-   * How many clients may wait in the kernel until somebody asks for them; it caps the number at
-   * `net.core.somaxconn`. Default: 65535, that is, as many as the system allows: what waits here is not lost.
+   * The maximum number of clients in the kernel's accept queue; the kernel caps it at `net.core.somaxconn`. Default:
+   * 65535, in practice that cap, because clients in the queue are not lost.
    */
   backlog?: number
   /**
-   * The permissions of `path`, in force before the first client can connect. Default: what the umask leaves. Not for
-   * the abstract namespace, which has none.
+   * The permissions of `path`, from 0 to 0o777, set before the first client can connect. Default: as the umask
+   * determines. Invalid in the abstract namespace, which has no permissions.
    */
   mode?: number
   /**
-   * Replace what a crashed process left at `path`: only a socket, and only when nobody listens on it. Finding out
-   * takes a connection attempt. Default: false.
+   * Replaces a socket that a crashed process has left at `path`. Only a socket is replaced, and only if no process
+   * listens on it, which is tested by a connection attempt. Default: false.
    */
   unlinkStale?: boolean
 }
 
-// listen(2) takes an int, but older kernels kept 16 bits of it.
+// listen(2) takes an int, but older kernels use only 16 bits of it.
 const largestBacklog = 65535
 
-/** A copy of what `options` has for {@link open}. Each is read once: a getter may answer otherwise the next time. */
+/**
+ * Returns a validated copy of the options of {@link open}. Reads each option once, because a getter may return another
+ * value the next time.
+ */
 export function readOpenOptions(options: OpenOptions): OpenOptions {
   validate.object('options', options)
   const { port, path, host, backlog, mode, unlinkStale }: OpenOptions = options
@@ -53,7 +57,7 @@ export function readOpenOptions(options: OpenOptions): OpenOptions {
     throw invalidArgValue('options.mode', 'has no effect in the abstract namespace, which has no permissions', mode)
   }
   if (path?.includes('\0', 1) && !path.startsWith('\0')) {
-    throw invalidArgValue('options.path', "must not hold '\\0' but as its first byte", path)
+    throw invalidArgValue('options.path', "must not contain '\\0' except as the first byte", path)
   }
   validate.optionalInteger('options.backlog', backlog, 0, 2 ** 31 - 1)
   validate.optionalInteger('options.mode', mode, 0, 0o777)
@@ -61,7 +65,10 @@ export function readOpenOptions(options: OpenOptions): OpenOptions {
   return { ...readSocketOptions(options), port, path, host, backlog, mode, unlinkStale }
 }
 
-/** Opens what {@link readOpenOptions} has read: an owned fd that listens, whose end removes its path. */
+/**
+ * Opens a listening socket with options from {@link readOpenOptions}. Returns an fd that the environment owns; closing
+ * it removes the path of a unix socket.
+ */
 export async function open(options: OpenOptions): Promise<number> {
   const { path, host, port } = options
   if (path !== undefined) return openPath(path, options)
@@ -72,7 +79,7 @@ export async function open(options: OpenOptions): Promise<number> {
   try {
     return openIp('::', Number(port ?? 0), options)
   } catch (error) {
-    // How a host says that it has no IPv6: compiled out, or switched off.
+    // The errors of a host without IPv6: not compiled into the kernel, or disabled.
     const { code } = error as { code?: string }
     if (options.ipv6Only || (code !== 'EAFNOSUPPORT' && code !== 'EADDRNOTAVAIL')) throw error
     return openIp('0.0.0.0', Number(port ?? 0), options)
@@ -83,7 +90,7 @@ function openIp(address: string, port: number, options: OpenOptions): number {
   const { AF_INET, AF_INET6, SOL_SOCKET, SO_REUSEADDR } = binding.constants
   const ipv6 = isIPv6(address)
   return opening((ipv6 ? AF_INET6 : AF_INET) as number, (fd) => {
-    // As every server does: a port in TIME_WAIT is free.
+    // As other servers do: binding succeeds although old connections of the port are in TIME_WAIT.
     check(binding.setOption(fd, SOL_SOCKET as number, SO_REUSEADDR as number, 1), 'setsockopt')
     setSocketOptions(fd, { ipv6Only: false, ...options }, ipv6)
     check(binding.bindIp(fd, address, port), 'bind', { address, port })
@@ -94,7 +101,7 @@ function openIp(address: string, port: number, options: OpenOptions): number {
 function openPath(path: string, options: OpenOptions): number {
   // The working directory may change before the path is removed.
   const absolute = path.startsWith('\0') ? undefined : resolve(path)
-  // Node's permission model does not hold for the addon: it would make a path that nobody here may look at.
+  // The addon is not subject to Node's permission model. lstatSync is, and throws if the process may not read the path.
   if (process.permission !== undefined && absolute !== undefined) lstatSync(absolute, { throwIfNoEntry: false })
   return opening(binding.constants.AF_UNIX as number, (fd) => {
     let error = binding.bindPath(fd, path, absolute)
@@ -112,21 +119,21 @@ const { EADDRINUSE, ECONNREFUSED } = os.constants.errno
 
 function unlinkStale(path: string): void {
   const found = lstatSync(path, { throwIfNoEntry: false })
-  // Looked at again after the attempt: somebody who had the same idea may listen there by now.
-  if (found?.isSocket() && knock(path) === -ECONNREFUSED && isStill(path, found)) unlinkSync(path)
+  // Compare again after the attempt: another process may have replaced the stale socket and listen on the path by now.
+  if (found?.isSocket() && tryConnect(path) === -ECONNREFUSED && isSameFile(path, found)) unlinkSync(path)
 }
 
-/** 0 when somebody listens there; the connection is closed again at once. */
-function knock(path: string): number {
+/** Returns 0 if a process listens on the path, otherwise a negative errno. Closes the connection at once. */
+function tryConnect(path: string): number {
   const fd = binding.socket(binding.constants.AF_UNIX as number, binding.constants.SOCK_STREAM as number)
   const error = fd < 0 ? fd : binding.connectPath(fd, path)
   if (fd >= 0) binding.close(fd)
   return error
 }
 
-function isStill(path: string, made: Stats): boolean {
+function isSameFile(path: string, before: Stats): boolean {
   const now = lstatSync(path, { throwIfNoEntry: false })
-  return now !== undefined && now.dev === made.dev && now.ino === made.ino
+  return now !== undefined && now.dev === before.dev && now.ino === before.ino
 }
 
 function opening(domain: number, prepare: (fd: number) => void): number {

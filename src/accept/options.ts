@@ -3,37 +3,41 @@ import * as validate from '../core/validate.js'
 import type { OpenOptions } from './open.js'
 import type { InheritedOptions } from './sockopt.js'
 
-/** What concerns the accepting rather than the socket. */
+/** Options of a listener that do not affect its socket. */
 export interface AcceptingOptions {
-  /** The default of `connection.toSocket({ highWaterMark })`, in bytes. Default: Node's. */
+  /** The default `highWaterMark` of `connection.toSocket()`, in bytes. Default: Node's. */
   highWaterMark?: number
   /**
-   * The most connections that are accepted before other I/O has its turn, 1 to 256. Default: 64, which keeps the loop
-   * for about half a millisecond.
+   * The maximum number of connections to accept before other I/O is processed, from 1 to 256. Default: 64, which
+   * occupies the event loop for about 0.5 ms.
    */
   maxBatch?: number
   /**
-   * When the process or the system has no fd left. `'hold'`: clients wait in the backlog, and accepting is tried again
-   * after a pause that grows from 10 ms to 1 s. `'reset'`: a spare fd is used to accept and reset them, so that they
-   * fail at once; the requests wait. Default: `'hold'`.
+   * What happens when the process or the system has no free fd. `'hold'`: clients wait in the backlog, and accepting is
+   * retried after a pause that grows from 10 ms to 1 s. `'reset'`: clients are accepted with a spare fd and reset
+   * (RST), so that they fail at once. Requests stay outstanding in both cases. Default: `'hold'`.
    */
   onFdLimit?: 'hold' | 'reset'
 }
 
+/** Options of `Listener.listen`. */
 export interface ListenOptions extends OpenOptions, AcceptingOptions {}
 
+/** Options of `Listener.fromFd`. */
 export interface FromFdOptions extends InheritedOptions, AcceptingOptions {
-  /** Borrow the fd: listen on a copy of it, and leave the original to the caller. Default: false. */
+  /** Borrows the fd and listens on a duplicate of it; the caller still owns the original. Default: false. */
   dup?: boolean
 }
 
+/** Options of `Listener.accept`. */
 export interface AcceptOptions {
-  /** ms from now; negative: forever; 0: only a client that waits already. Default: -1. */
+  /** The timeout in ms from the call. Negative: no timeout. 0: accept only a client in the backlog. Default: -1. */
   timeout?: number
-  /** Withdraws the request when aborted. */
+  /** Withdraws the request when aborted; the promise rejects with `ABORT_ERR`. */
   signal?: AbortSignal
 }
 
+/** Returns a validated copy of the options. Reads each option once. */
 export function readAcceptingOptions({ highWaterMark, maxBatch, onFdLimit }: AcceptingOptions): AcceptingOptions {
   validate.optionalInteger('options.highWaterMark', highWaterMark, 0, 2 ** 31 - 1)
   validate.optionalInteger('options.maxBatch', maxBatch, 1, binding.maxBatch)

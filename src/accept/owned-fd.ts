@@ -6,53 +6,54 @@ import type { Abandon } from '../peek/look-ahead.js'
 import type { Proxied } from '../peek/proxied.js'
 import type { InheritedOptions } from './sockopt.js'
 
-/** What the connections of one listener have in common. */
+/** Data that all connections of one listener share. */
 export interface ConnectionSource extends InheritedOptions {
-  /** For people: what it is, a connection if nothing is said, and where it came to us. */
+  /** The kind of object that owns the fd, for messages. Default: 'connection'. */
   what?: string
+  /** How the process received the fd, for messages. */
   where: string
   highWaterMark?: number
-  /** Of a `net.Socket` made on one of them, once there was one: they are all of one address family. */
+  /** The handle class of their sockets, set by the first `toSocket()`: all of them have the same address family. */
   handleClass?: HandleClass
 }
 
-/** Who wants to know what becomes of an fd. */
+/** Notified when the fd is closed or handed over. */
 export interface FdObserver {
-  /** Beneath the socket that has the fd now. */
+  /** The handle of the socket that owns the fd now. */
   handle?: Handle | undefined
-  /** What the proxy at the other end has said. */
+  /** The PROXY header of the connection, and the address of the proxy that sent it. */
   proxied?: Proxied | undefined
-  /** The fd is closed, was detached, or has gone to another thread. May be called more than once. Must not throw. */
+  /** Called, possibly more than once, when the fd is closed, detached or moved to another thread. Must not throw. */
   released(): void
 }
 
-// struct sockaddr_in and sockaddr_in6: the family in the host's byte order, everything else in the network's.
+// struct sockaddr_in and sockaddr_in6: the family is in host byte order, all other fields are in network byte order.
 const littleEndian = endianness() === 'LE'
 const { AF_INET, AF_INET6 } = binding.constants
 const PORT = 2
 const IPV4 = 4
 const IPV6 = 8
 
-// The numbers of an address as text, rather than made anew for each connection.
+// The text of each octet of an IPv4 address, created once instead of for each connection.
 const dotted = Array.from({ length: 256 }, (_, octet) => `${octet}.`)
 
-// Most clients of a unix socket have no name.
+// Most clients of a unix socket are unnamed (unix(7)).
 const nameless: PlainAddress = { address: '' }
 const FAMILY_ONLY = 2
 
 /**
- * The fd of a Connection, and who is at the other end. It is an object of its own because it outlives the Connection:
- * when one becomes unreachable, this says whether there is something to close.
+ * The fd and the peer address of a Connection. It is a separate object because it outlives the Connection: after a
+ * Connection has become unreachable, `fd` tells whether the fd is still open.
  */
 export class OwnedFd {
-  /** -1 once it was given away or closed. */
+  /** -1 once the fd is closed or its ownership is transferred. */
   fd: number
   readonly ref: number | undefined
   readonly source: ConnectionSource
   observer: FdObserver | undefined
-  /** Ends the look ahead that is under way, if any. */
+  /** Ends the pending peek, if any. */
   abandonLook: Abandon | undefined
-  // An IPv4 peer, also one of a dual-stack socket, is kept as numbers and made text when somebody asks. A copied
+  // An IPv4 address, also one of a dual-stack socket, is stored as numbers and formatted on first access. Copying the
   // sockaddr would cost more than the rest of the Connection.
   #prefix: '' | '::ffff:' = ''
   #ipv4 = 0
@@ -67,7 +68,7 @@ export class OwnedFd {
     this.abandonLook = undefined
   }
 
-  /** Ends the ownership, and what waits for the fd. The fd, or -1. */
+  /** Ends the ownership, and a pending peek. Returns the fd, or -1 if the fd was not owned any more. */
   release(): number {
     this.abandonLook?.(codedError('ERR_CONNECTION_CLAIMED'))
     const { fd } = this
@@ -75,7 +76,7 @@ export class OwnedFd {
     return fd
   }
 
-  /** Harmless when there is nothing to close any more. */
+  /** Closes or resets the fd. Does nothing if the fd is not owned any more. */
   close(end: 'close' | 'reset'): void {
     const fd = this.release()
     if (fd < 0) return
@@ -106,7 +107,7 @@ export class OwnedFd {
     this.#peer = peer
   }
 
-  /** Takes the peer from a sockaddr. */
+  /** Reads the peer address from a sockaddr. */
   readPeer(view: DataView, at: number, length: number): void {
     const family = length < IPV4 ? 0 : view.getUint16(at, littleEndian)
     const mapped =
@@ -126,7 +127,7 @@ export class OwnedFd {
   }
 }
 
-/** Closes the fds whose Connection nobody can reach any more. */
+/** Closes the fd of an unclaimed Connection that has become unreachable, and emits a warning. */
 export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
   const { fd, ref, source } = owned
   if (fd < 0) return
@@ -136,7 +137,7 @@ export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
     const { peer } = owned
     from = peer.port === undefined ? peer.address : `${peer.address} port ${peer.port}`
   } catch {
-    // There is no memory for the address.
+    // There is no memory to format the address.
   }
   const details = [
     `fd ${fd}`,
@@ -145,7 +146,7 @@ export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
     source.where,
   ]
   process.emitWarning(
-    `A ${source.what ?? 'connection'} that nobody claimed became unreachable and is closed: ${details.join(', ')}`,
+    `Closing an unclaimed ${source.what ?? 'connection'} that became unreachable: ${details.join(', ')}`,
     {
       type: 'AsyncAcceptWarning',
       code: 'ASYNC_ACCEPT_UNCLAIMED_CONNECTION',

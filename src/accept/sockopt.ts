@@ -2,33 +2,38 @@ import { binding } from '../core/binding.js'
 import { check, invalidArgValue } from '../core/errors.js'
 import * as validate from '../core/validate.js'
 
-/** Set on the listening socket; accepted sockets inherit what applies to them, so it costs nothing per connection. */
+/** Socket options that accepted sockets inherit from the listening socket, so that they cost nothing per connection. */
 export interface InheritedOptions {
   /** `TCP_NODELAY` (tcp(7)) on every connection. Default: false. */
   noDelay?: boolean
   /** `SO_KEEPALIVE` (socket(7)) on every connection. Default: false. */
   keepAlive?: boolean
-  /** `TCP_KEEPIDLE`: ms of silence before the first probe, rounded up to seconds. Default: 0, the system's own. */
+  /**
+   * `TCP_KEEPIDLE` (tcp(7)): idle time in ms before the first probe, rounded up to seconds. Default: 0, the system's.
+   */
   keepAliveInitialDelay?: number
 }
 
+/** Options of a listening TCP socket. They have no effect on a unix socket. */
 export interface SocketOptions extends InheritedOptions {
-  /** `IPV6_V6ONLY` (ipv6(7)): an IPv6 socket takes no IPv4 clients. Default: false. */
+  /** `IPV6_V6ONLY` (ipv6(7)): an IPv6 socket accepts no IPv4 clients. Default: false. */
   ipv6Only?: boolean
-  /** `SO_REUSEPORT` (socket(7)): several sockets on one port, clients spread by a hash. Default: false. */
+  /** `SO_REUSEPORT` (socket(7)): several sockets share a port, and a hash selects one per client. Default: false. */
   reusePort?: boolean
   /**
-   * `TCP_DEFER_ACCEPT` (tcp(7)): seconds for which a client that has sent nothing is not given out. Default: 0, off.
-   * The kernel rounds up to its retransmission times.
+   * `TCP_DEFER_ACCEPT` (tcp(7)): the time in seconds for which the kernel does not deliver a client that has sent no
+   * data. The kernel rounds it up to its retransmission times. Default: 0, off.
    */
   deferAccept?: number
-  /** `TCP_FASTOPEN` (RFC 7413): how many half-open clients may send data with their SYN. Default: 0, off. */
+  /**
+   * `TCP_FASTOPEN` (RFC 7413): the maximum number of pending clients that sent data with their SYN. Default: 0, off.
+   */
   fastOpen?: number
-  /** `IP_TRANSPARENT` (ip(7)): addresses that are not this host's. Needs `CAP_NET_ADMIN`. Default: false. */
+  /** `IP_TRANSPARENT` (ip(7)): allows an address of another host. Requires `CAP_NET_ADMIN`. Default: false. */
   transparent?: boolean
-  /** `IP_FREEBIND` (ip(7)): an address that this host does not have yet. Default: false. */
+  /** `IP_FREEBIND` (ip(7)): allows an address that this host does not have yet. Default: false. */
   freeBind?: boolean
-  /** `SO_BINDTODEVICE` (socket(7)): clients that come through this interface only. */
+  /** `SO_BINDTODEVICE` (socket(7)): accepts only clients that arrive through this network interface. */
   bindToDevice?: string
 }
 
@@ -37,11 +42,11 @@ type Check = (name: string, value: unknown) => void
 const seconds: Check = (name, value) => validate.optionalInteger(name, value, 0, 32767)
 const count: Check = (name, value) => validate.optionalInteger(name, value, 0, 2 ** 31 - 1)
 const milliseconds: Check = (name, value) => validate.optionalInteger(name, value, 0, 32767 * 1000)
-// The kernel cuts a longer name off, and then it may be another interface's.
+// The kernel truncates a longer name, which may then be the name of another interface.
 const interfaceName: Check = (name, value) => {
   validate.optionalString(name, value)
   if (value === undefined || (Buffer.byteLength(value) <= 15 && !value.includes('\0'))) return
-  throw invalidArgValue(name, 'must be the name of an interface, of at most 15 bytes', value)
+  throw invalidArgValue(name, 'must be an interface name of at most 15 bytes', value)
 }
 
 interface Row {
@@ -49,12 +54,12 @@ interface Row {
   check: Check
   level: string
   name: string
-  /** The same for an IPv6 socket, where it differs. */
+  /** The level and name for an IPv6 socket, if they differ. */
   ipv6?: { level: string; name: string }
   value?: (value: number) => number
 }
 
-// In the order in which they are set. Only what is given is set; everything else stays as the kernel made it.
+// In the order in which the options are set. An option that is not given keeps the kernel's default.
 const table: readonly Row[] = [
   { option: 'ipv6Only', check: validate.optionalBoolean, level: 'IPPROTO_IPV6', name: 'IPV6_V6ONLY' },
   { option: 'reusePort', check: validate.optionalBoolean, level: 'SOL_SOCKET', name: 'SO_REUSEPORT' },
@@ -86,7 +91,7 @@ const table: readonly Row[] = [
   { option: 'fastOpen', check: count, level: 'IPPROTO_TCP', name: 'TCP_FASTOPEN' },
 ]
 
-/** A copy of what `options` has of the table's. Each is read once: a getter may answer otherwise the next time. */
+/** Returns a validated copy. Reads each option once, because a getter may return another value the next time. */
 export function readSocketOptions(options: SocketOptions): SocketOptions {
   const read: Record<string, unknown> = Object.create(null)
   for (const { option, check } of table) {
@@ -97,7 +102,7 @@ export function readSocketOptions(options: SocketOptions): SocketOptions {
   return read
 }
 
-/** Sets what `options` has on a TCP socket; a failure says which option it was. Borrows the fd. */
+/** Sets the given options on a TCP socket. An error names the option that failed. Borrows the fd. */
 export function setSocketOptions(fd: number, options: SocketOptions, ipv6: boolean): void {
   const { constants } = binding
   for (const row of table) {

@@ -6,18 +6,20 @@ import { abortError, invalidArgType, withCode } from '../core/errors.js'
 import * as validate from '../core/validate.js'
 import type { InheritedOptions } from './sockopt.js'
 
+/** Options of `Connection.toTLS`. */
 export interface UpgradeOptions {
   /**
-   * ms for the whole handshake, from the call. 0 or negative: no deadline. Default: 10,000. When the event loop comes to
-   * the deadline more than 20 ms late, what has arrived is read first. A client that has sent something then gets the time
-   * by which the loop was late, and at least a second, for its next answer.
+   * The timeout of the whole handshake in ms, from the call. 0 or negative: no timeout. Default: 10,000.
+   *
+   * If the event loop reaches the deadline 20 ms late or later, it first reads the data that has arrived. If the client
+   * has sent data, the deadline is extended by the delay of the event loop, but at least by 1 s.
    */
   timeout?: number
-  /** Ends the handshake when aborted. */
+  /** Ends the handshake with `ABORT_ERR` when aborted. */
   signal?: AbortSignal
 }
 
-// What Node keeps of a server's options and its types leave out.
+// Properties that Node sets from the options of a server, but that its types leave out.
 type Server = tls.Server & {
   allowHalfOpen: boolean
   noDelay: boolean
@@ -31,29 +33,31 @@ type TLSSocket = tls.TLSSocket & { server: tls.Server }
 
 const defaultTimeout = 10_000
 
-// The client can go on only when it has been answered, and a loop that stands still answers nothing. So a deadline that
-// comes late gives the client the time by which it was late, as long as it has sent something since the last one.
-// ms: a deadline of a loop with no more than its usual work is not later than that.
-const standstill = 20
-// ms: the least that the client gets for its answer.
+// A client can continue its handshake only after an answer, and a blocked event loop sends none. So a late deadline is
+// extended by its lateness, provided that the client has sent data since the previous deadline.
+
+// In ms. A deadline that is less late than this is not extended: the event loop was not blocked, only busy as usual.
+const blockedLoop = 20
+// In ms. The minimum extension, enough for a client to receive an answer and to send its next message.
 const roundTrip = 1_000
 
-// A context costs a thousand times a handshake's look-up of it; one for each options object, for as long as that lives.
+// Creating a TLS context costs a thousand times as much as looking it up for a handshake. Each options object has one,
+// for as long as the object exists.
 const servers = new WeakMap<object, Server>()
 
-/** The server that makes the handshakes; throws when the options are not those of one. */
+/** Returns the server that performs the handshakes. Throws if the options are invalid. */
 export function serverFor(options: tls.TlsOptions | tls.Server): Server {
   if (validate.isTlsServer(options)) return checked(options as Server)
   if (validate.isServer(options)) throw invalidArgType('options', 'a tls.Server or the options of one', options)
   validate.object('options', options)
   let server = servers.get(options)
   if (server === undefined) {
-    // Each is read once, and what has been checked is what Node gets.
+    // Each is read once, so that Node receives the value that has been checked.
     const { enableTrace, handshakeTimeout }: tls.TlsOptions = options
     validate.optionalBoolean('options.enableTrace', enableTrace ?? undefined)
-    // Node's own limit, of 120 s, would end what was to have no deadline.
+    // Node's default timeout of 120 s would end a handshake that is to have no timeout.
     const own = { ...options, enableTrace, handshakeTimeout: handshakeTimeout || longestTimer }
-    // net.Server looks at own options only, tls.Server at inherited ones too.
+    // net.Server reads own properties of the options only, while tls.Server also reads inherited ones.
     const both: tls.TlsOptions = Object.create(options, Object.getOwnPropertyDescriptors(own))
     server = checked(tls.createServer(both) as Server)
     servers.set(options, server)
@@ -61,7 +65,7 @@ export function serverFor(options: tls.TlsOptions | tls.Server): Server {
   return server
 }
 
-// Node looks at it when a client has come. Then it would be too late to leave the fd with its connection.
+// Node checks ALPNCallback only when a client connects, which is too late for the Connection to keep its fd.
 function checked(server: Server): Server {
   const { ALPNCallback } = server
   if (ALPNCallback && typeof ALPNCallback !== 'function') {
@@ -70,8 +74,8 @@ function checked(server: Server): Server {
   return server
 }
 
-// A net.Server sets these on what it accepts. What it does not ask for stays as the listener has it.
-function wantedBy(server: Server): InheritedOptions {
+// The options that net.Server sets on its accepted sockets. An option that is off keeps the value from the listener.
+function socketOptionsOf(server: Server): InheritedOptions {
   const { noDelay, keepAlive, keepAliveInitialDelay } = server
   return {
     ...(noDelay && { noDelay }),
@@ -83,17 +87,17 @@ type ConnectionHandler = (this: tls.Server, socket: net.Socket) => void
 
 let nodesHandler: ConnectionHandler | undefined
 
-// Node's handler of 'connection', which is one function for all servers. Not looked up in a server that was lent: that
-// may have handlers of its own, which must not run.
+// Node's handler of 'connection', which is one function for all servers. It is not taken from the server of the
+// application, which may have other handlers; these must not run.
 function connectionHandler(): ConnectionHandler {
   nodesHandler ??= tls.createServer().listeners('connection')[0] as ConnectionHandler
   return nodesHandler
 }
 
 /**
- * Makes a handshake on a socket through a `tls.Server` that never listens, so that everything that a tls.Server can do
- * works as it does there. `claim` is called when the arguments have proved right; from then on the socket is ours, and
- * is destroyed when the promise rejects.
+ * Performs a handshake on a socket through a `tls.Server`, which need not listen, so that all features of tls.Server
+ * work. Calls `claim` once the arguments are validated. From then on this function owns the socket: it destroys the
+ * socket if the promise rejects.
  */
 export function upgrade(
   claim: (options: InheritedOptions) => net.Socket,
@@ -107,7 +111,7 @@ export function upgrade(
   const server = serverFor(options)
   let aborted = signal?.aborted === true
   let failAborted: (() => void) | undefined
-  // Before the claim: the signal may be of a class of the application, and throw.
+  // Before the claim, because the signal may be of an application class that throws.
   const stopWatching =
     signal &&
     onAbort(signal, () => {
@@ -116,7 +120,7 @@ export function upgrade(
     })
   let socket: net.Socket
   try {
-    socket = claim(wantedBy(server))
+    socket = claim(socketOptionsOf(server))
   } catch (error) {
     stopWatching?.()
     throw error
@@ -128,15 +132,15 @@ export function upgrade(
       stopWatching?.()
     }
 
-    // What Node's handler sees as its server: the real one in all but the two events that end a handshake, of which
-    // one comes, once. They say whose handshake it was to nobody but the server, and one that was lent must not take
-    // the connection for its own.
+    // Node's handler gets a facade of the server. It differs from the server in the two events that end a handshake,
+    // one of which is emitted, once. Node reports the end of a handshake to the server only, and a server of the
+    // application must not receive this connection.
     const emit = (event: string, ...args: unknown[]): boolean => {
       if (event === 'secureConnection') {
         const [secure] = args as [TLSSocket]
         settle()
         secure.server = server
-        // Only now: a client that ends its side before has hung up, and must not be waited for.
+        // Not earlier: a client that ends its side during the handshake has disconnected, so the socket must end, too.
         secure.allowHalfOpen = server.allowHalfOpen
         resolve(secure)
         return true
@@ -144,7 +148,7 @@ export function upgrade(
       if (event === 'tlsClientError') {
         const [error, secure] = args as [Error, TLSSocket]
         settle()
-        // Closes the fd. What still comes of it goes to Node's own handler of 'error'.
+        // Closes the fd. Later errors of the socket go to Node's own 'error' handler.
         secure.destroy()
         reject(causeOf(error, secure))
         return true
@@ -153,8 +157,8 @@ export function upgrade(
     }
     const facade: tls.Server = Object.create(server, { emit: { value: emit } })
 
-    // Like an error of the raw socket, which Node takes to 'tlsClientError'. To destroy the raw socket would not do:
-    // when a callback then destroys the TLSSocket, Node frees what OpenSSL, which has called it, is still using.
+    // Emits an error on the raw socket, which Node turns into 'tlsClientError'. Destroying the raw socket is unsafe: if
+    // a callback then destroys the TLSSocket, Node frees memory that OpenSSL, which called the callback, still uses.
     const fail = (error: Error) => void socket.emit('error', error)
 
     try {
@@ -174,7 +178,7 @@ export function upgrade(
       stopTimer = deadlineAfterPoll(time, () => {
         const late = performance.now() - due
         const { bytesRead } = socket
-        if (late < standstill || bytesRead === received) {
+        if (late < blockedLoop || bytesRead === received) {
           fail(withCode(new Error('TLS handshake timeout'), 'ERR_TLS_HANDSHAKE_TIMEOUT'))
           return
         }
@@ -186,9 +190,9 @@ export function upgrade(
   })
 }
 
-// Node says 'socket hang up' when it was the server that refused the client's certificate.
+// Node reports 'socket hang up' if the server has rejected the client's certificate.
 function causeOf(error: Error, { authorizationError }: TLSSocket): Error {
   if (!authorizationError) return error
   const code = String(authorizationError)
-  return withCode(new Error(`The client's certificate was refused: ${code}`), code)
+  return withCode(new Error(`The client certificate was rejected: ${code}`), code)
 }

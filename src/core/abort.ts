@@ -1,45 +1,45 @@
 import { addAbortListener } from 'node:events'
 import { runSafely } from './errors.js'
 
-interface Waiting {
-  readonly runs: Set<() => void>
+interface SharedListener {
+  readonly callbacks: Set<() => void>
   stop(): void
 }
 
-const signals = new WeakMap<AbortSignal, Waiting>()
+const sharedListeners = new WeakMap<AbortSignal, SharedListener>()
 
 /**
- * Calls `run` when the signal is aborted, unless the function that is returned was called before. Throws what the signal's
- * `addEventListener` throws, so it is called before anything has begun that would have to be undone.
+ * Calls `run` when the signal is aborted. The returned function cancels that. Throws what the signal's
+ * `addEventListener` throws, so call this function before starting work that would have to be undone.
  *
- * However many wait on one signal, it has one listener of ours: Node takes more than ten for a leak and warns of it, and
- * looks through all of them to remove one. `addAbortListener` is called also when an earlier listener has called
+ * All waits on one signal share one listener. Node warns of a leak when a signal has more than ten listeners, and
+ * removes a listener by linear search. A listener of `addAbortListener` runs even if an earlier one calls
  * `stopImmediatePropagation()`.
  */
 export function onAbort(signal: AbortSignal, run: () => void): () => void {
-  const { runs, stop } = signals.get(signal) ?? listenTo(signal)
-  runs.add(run)
+  const { callbacks, stop } = sharedListeners.get(signal) ?? listenTo(signal)
+  callbacks.add(run)
   return () => {
-    if (runs.delete(run) && runs.size === 0) stop()
+    if (callbacks.delete(run) && callbacks.size === 0) stop()
   }
 }
 
-function listenTo(signal: AbortSignal): Waiting {
-  const runs = new Set<() => void>()
+function listenTo(signal: AbortSignal): SharedListener {
+  const callbacks = new Set<() => void>()
   const listener = () => {
-    signals.delete(signal)
-    for (const run of runs) {
-      runs.delete(run)
+    sharedListeners.delete(signal)
+    for (const run of callbacks) {
+      callbacks.delete(run)
       runSafely(run)
     }
   }
   addAbortListener(signal, listener)
   const stop = () => {
-    signals.delete(signal)
-    // Not by Symbol.dispose, which Node 20 has in its main realm only. The signal may be of a class of the application.
+    sharedListeners.delete(signal)
+    // Not Symbol.dispose, which Node 20 defines in the main realm only. removeEventListener may be application code.
     runSafely(() => signal.removeEventListener('abort', listener))
   }
-  const waiting = { runs, stop }
-  signals.set(signal, waiting)
-  return waiting
+  const shared = { callbacks, stop }
+  sharedListeners.set(signal, shared)
+  return shared
 }

@@ -1,11 +1,14 @@
 import { loadAddon } from './load-addon.js'
 
-/** So many completions, and what the system lacks: 0 or an errno, and the ms until polling goes on. */
+/**
+ * Delivers `count` completions. `capacityErrno`: the errno of an fd or memory shortage, or 0. `delay`: the time in ms
+ * until polling resumes.
+ */
 type Deliver = (count: number, capacityErrno: number, delay: number) => void
 
-/** What `ListenerHandle` is to JavaScript. A number below 0 is an errno wherever a native function returns one. */
+/** The native listener. Every native function reports an error as a negative errno. */
 export interface ListenerHandle {
-  /** Gets the results of one readiness event: see `completion`. Set by the listener that has the handle. */
+  /** Receives the results of one readiness event; see `completion`. The Listener that owns the handle sets it. */
   deliver?: Deliver
   open(fd: number, maxBatch: number, resetAtLimit: boolean): number
   ask(timeout: number): number
@@ -13,28 +16,28 @@ export interface ListenerHandle {
   outstanding(): Float64Array
   pending(): number
   stats(): ListenerStats
-  /** 0, or the errno of what kept the path of a unix socket from being removed. */
+  /** Returns 0, or a negative errno if the path of a unix socket could not be removed. */
   close(): number
   detach(): number
   keepAlive(on: boolean): void
   hold(on: boolean): void
 }
 
-/** Counts since the listener was made. */
+/** Counters that start at 0 when the listener is created. */
 export interface ListenerStats {
-  /** Connections that a request got. */
+  /** Connections accepted for a request. */
   accepted: number
-  /** Accept errors that cost no request: a client that reset in the backlog, and the like. */
+  /** Accept errors that left the request pending, such as a client that reset its connection in the backlog. */
   retried: number
-  /** Pauses for want of fds or memory; with `onFdLimit: 'reset'`, times at which the limit was reached. */
+  /** Pauses due to a shortage of fds or memory; with `onFdLimit: 'reset'`, also how often the fd limit was reached. */
   capacityPauses: number
-  /** Clients reset at the fd limit (`onFdLimit: 'reset'`). */
+  /** Connections reset at the fd limit (`onFdLimit: 'reset'`). */
   reset: number
-  /** Requests that ran out. */
+  /** Requests that timed out. */
   timedOut: number
-  /** Requests that were cancelled or aborted. */
+  /** Requests that were cancelled, or aborted by a signal. */
   cancelled: number
-  /** Requests that the end of the listener rejected: a close, or an error that no later accept could survive. */
+  /** Requests rejected because the listener was closed or detached, or because of a fatal accept error. */
   rejected: number
 }
 
@@ -55,13 +58,13 @@ export interface PlainAddress {
 export interface Binding {
   ListenerHandle: new () => ListenerHandle
   maxBatch: number
-  /** File descriptors in one message: SCM_MAX_FD, unix(7). */
+  /** The maximum number of file descriptors in one message (`SCM_MAX_FD`, unix(7)). */
   maxFds: number
-  /** Bytes in one `receive` or `receiveMessage`. */
+  /** The maximum `length` of `receive` and `receiveMessage`, in bytes. */
   maxReceived: number
   completions: ArrayBuffer
   setDeliver(deliver: (this: ListenerHandle, ...args: Parameters<Deliver>) => void): void
-  /** What waits for which fd: here, because all copies of this package in the thread share it with the addon. */
+  /** Readiness callbacks by fd. The addon holds them because all copies of this package in the thread share them. */
   watchers?: Map<number, (exceptional: boolean, writable: boolean) => void>
   setReady(onReady: (fdsAndFlags: number[]) => void): void
   watch(fd: number, writable: boolean): number
@@ -93,11 +96,11 @@ export interface Binding {
   reset(fd: number): number
   inspect(fd: number): InspectedFd | number
   getOption(fd: number, level: number, name: number): number
-  /** The events of poll(2) that are true now, as `constants` has them; 0 when none is. */
+  /** Returns the current poll(2) events as a mask (`POLLPRI`, ... in `constants`); 0 if there are none. */
   poll(fd: number): number
-  /** 1 when the next byte to read is the urgent one, else 0: sockatmark(3). */
+  /** Returns 1 if the urgent byte is the next byte to read, otherwise 0 (sockatmark(3)). */
   atMark(fd: number): number
-  /** How many bytes can be read: `FIONREAD`, which on a TCP socket ends at the urgent byte. */
+  /** Returns the number of readable bytes (`FIONREAD`). On a TCP socket the count ends at the urgent byte. */
   unread(fd: number): number
   localAddress(fd: number): PlainAddress | number
   peerAddress(fd: number): PlainAddress | number
@@ -107,37 +110,37 @@ export interface Binding {
   constants: Readonly<Record<string, number>>
 }
 
-/** What recvmsg(2) brought. The fds are owned by the environment. */
+/** A message from recvmsg(2). The environment owns its fds. */
 export interface ReceivedMessage {
   bytes: Buffer
   fds: number[]
-  /** Bytes or fds were lost. */
+  /** Whether bytes or fds of the message were lost. */
   truncated: boolean
 }
 
-/** Who connected, as the kernel noted it when they did (`SO_PEERCRED`, unix(7)). */
+/** The credentials of the peer process at the time it connected (`SO_PEERCRED`, unix(7)). */
 export interface PeerCredentials {
   pid: number
   uid: number
   gid: number
 }
 
-/** The accept queue. */
+/** The length and the limit of a listening socket's accept queue. */
 export interface Backlog {
-  /** Connections that wait. */
+  /** The number of connections in the queue. */
   queued: number
-  /** How many may wait; the kernel caps it at `net.core.somaxconn`. */
+  /** The maximum number of connections in the queue; the kernel caps it at `net.core.somaxconn`. */
   limit: number
 }
 
 export const binding = loadAddon() as Binding
 
-// One function for the whole thread, and it must serve every copy of this module that the thread has loaded.
+// The addon has one such function per thread. It serves every copy of this module that the thread has loaded.
 binding.setDeliver(function (...args) {
   this.deliver?.(...args)
 })
 
-// The layout of Listener::Completion (native/listener.h), which the binding's `completions` is an array of.
+// The layout of Listener::Completion (native/listener.h). `binding.completions` is an array of these structs.
 const STRIDE = 128
 const RESULT = 8
 const ADDRESS_LENGTH = 12
@@ -145,14 +148,15 @@ const ADDRESS = 16
 const refs = new Float64Array(binding.completions)
 const words = new Int32Array(binding.completions)
 
-/** Reads the results that a delivery brought. Valid only until JavaScript returns to the event loop. */
+/** Reads the results of one delivery. They are valid only until JavaScript returns to the event loop. */
 export const completion = {
   view: new DataView(binding.completions),
-  /** The ref of the request that ended. */
+  /** Returns the ref of the completed request. */
   ref: (index: number): number => refs[(index * STRIDE) / 8] as number,
-  /** The accepted fd, or a negative errno: `-ETIMEDOUT` when the request ran out. */
+  /** Returns the accepted fd, or a negative errno: `-ETIMEDOUT` if the request timed out. */
   result: (index: number): number => words[(index * STRIDE + RESULT) / 4] as number,
-  /** Where the peer's sockaddr begins in `view`, and its length. */
+  /** Returns the offset of the peer's sockaddr in `view`. */
   address: (index: number): number => index * STRIDE + ADDRESS,
+  /** Returns the length of the peer's sockaddr, in bytes. */
   addressLength: (index: number): number => words[(index * STRIDE + ADDRESS_LENGTH) / 4] as number,
 }

@@ -2,77 +2,83 @@ import { constants } from 'node:os'
 import { getSystemErrorMap, type InspectOptions, inspect } from 'node:util'
 import { fromAnotherCopy } from './brand.js'
 
-/** An error as Node makes them: match on `code`. */
+/** An error with a stable `code`, as Node's own errors have. Match on `code`, not on the message. */
 export interface CodedError extends Error {
   code: string
 }
 
-/** A failed system call. `errno` is negative, as everywhere in Node. */
+/** The error of a failed system call. `errno` is negative, as in Node's own errors. */
 export interface SystemError extends CodedError {
   errno: number
   syscall: string
-  /** The IP address or the path that the call was about, where there was one. */
+  /** The IP address or the path that was passed to the call, if any. */
   address?: string
   port?: number
   path?: string
 }
 
-/** Every code that this package defines, with what it means. All other codes are Node's and the system's own. */
+/** The error codes that this package defines, with their messages. All other codes are those of Node and the system. */
 export const codes = {
-  /** The request ran out before a client came. */
-  ERR_ACCEPT_TIMEOUT: 'no connection came within the timeout',
-  /** The peer did not send what was waited for in time. */
-  ERR_PEEK_TIMEOUT: 'the peer has not sent enough within the timeout',
-  /** The peer ended its side, or hung up, before all of a PROXY header was there. Load balancers do so in health checks. */
-  ERR_PEEK_ENDED: 'the peer has ended its side before all of it was there',
-  /** The kernel shows nothing behind the peer's urgent data or file descriptors until what is before them has been read. */
-  ERR_PEEK_STOPPED: 'what the peer has sent cannot be looked at as a whole',
-  /** The receive buffer has no room for the bytes, and may not be made larger. */
+  /** No client connected before the request timed out. */
+  ERR_ACCEPT_TIMEOUT: 'no connection arrived within the timeout',
+  /** The peer did not send enough bytes before the timeout. */
+  ERR_PEEK_TIMEOUT: 'the peer did not send enough bytes within the timeout',
+  /**
+   * The peer ended its side of the connection, or disconnected, before its PROXY header was complete. Health checks of
+   * load balancers do this.
+   */
+  ERR_PEEK_ENDED: 'the peer ended the connection before its PROXY header was complete',
+  /** The kernel shows no bytes behind urgent data or file descriptors until the bytes before them have been read. */
+  ERR_PEEK_STOPPED: 'cannot peek past urgent data or file descriptors',
+  /** The receive buffer is too small for the bytes, and `net.core.rmem_max` allows no larger one. */
   ERR_PEEK_BUFFER: 'the receive buffer is too small',
-  /** Another look at the connection is under way: one at a time. */
-  ERR_PEEK_PENDING: 'the connection is being looked at',
-  /** What begins as a PROXY header is none. */
-  ERR_PROXY_HEADER: 'the PROXY header is malformed',
-  /** A PROXY header is required of a peer that is not among the trusted ones. */
+  /** `peek()`, `clientHello()` or `proxyHeader()` was called while an earlier call was pending. */
+  ERR_PEEK_PENDING: 'a peek(), clientHello() or proxyHeader() call is already pending on the connection',
+  /** The PROXY header is malformed, or a required header is missing. */
+  ERR_PROXY_HEADER: 'invalid PROXY header',
+  /** A PROXY header is required, but the peer is not a trusted proxy. */
   ERR_PROXY_UNTRUSTED: 'the peer is not a trusted proxy',
-  /** The listener is closed: pending requests are rejected with it, and so is every later one. */
+  /** The listener was closed or detached. Pending and later requests are rejected with this code. */
   ERR_LISTENER_CLOSED: 'the listener is closed',
-  /** The connection was closed, reset, detached or turned into a socket before. */
-  ERR_CONNECTION_CLAIMED: 'the connection was claimed before',
-  /** The fd already has a listener or a connection in this thread. */
-  ERR_FD_IN_USE: 'the fd has an owner here already',
-  /** A regular file where a socket is needed. */
-  ERR_FD_IS_FILE: 'the fd is a file, not a socket',
-  /** A pipe or FIFO where a socket is needed. */
-  ERR_FD_IS_PIPE: 'the fd is a pipe, not a socket',
-  /** A device, a directory, an epoll instance, ... where a socket is needed. */
+  /** The connection was closed, reset, detached, turned into a socket or sent to another process. */
+  ERR_CONNECTION_CLAIMED: 'the connection no longer owns its fd: it was closed, detached or handed over',
+  /**
+   * The fd belongs to a Listener, Connection or FdChannel of this thread, or the event loop polls it for another
+   * handle.
+   */
+  ERR_FD_IN_USE: 'the fd is already owned by a Listener, Connection or other handle in this thread',
+  /** The fd refers to a regular file, but a socket is required. */
+  ERR_FD_IS_FILE: 'the fd is a regular file, not a socket',
+  /** The fd refers to a pipe or FIFO, but a socket is required. */
+  ERR_FD_IS_PIPE: 'the fd is a pipe or FIFO, not a socket',
+  /** The fd refers to a device, directory, epoll instance or similar, but a socket is required. */
   ERR_FD_NOT_SOCKET: 'the fd is not a socket',
-  /** A socket of another address family than `AF_INET`, `AF_INET6` and `AF_UNIX`: vsock, netlink, ... */
-  ERR_SOCKET_FAMILY: 'the socket is neither an IPv4, an IPv6 nor a unix socket',
-  /** A datagram or raw socket where a stream or seqpacket one is needed. */
-  ERR_SOCKET_TYPE: 'the socket is neither a stream nor a seqpacket one',
-  /** A connected socket where a listening one is needed. */
-  ERR_SOCKET_CONNECTED: 'the socket is connected, so it cannot listen',
-  /** A socket that does not listen where a listening one is needed. */
-  ERR_SOCKET_NOT_LISTENING: 'the socket does not listen',
-  /** A listening socket where a connection is needed. */
-  ERR_SOCKET_LISTENING: 'the socket listens, so it is not a connection',
-  /** Something that only unix sockets have was asked of another. */
+  /** The socket has a family other than `AF_INET`, `AF_INET6` and `AF_UNIX`, such as vsock or netlink. */
+  ERR_SOCKET_FAMILY: 'the address family of the socket is not AF_INET, AF_INET6 or AF_UNIX',
+  /** The socket is a datagram or raw socket, but a stream or seqpacket socket is required. */
+  ERR_SOCKET_TYPE: 'unsupported socket type',
+  /** The socket is connected, but a listening socket is required. */
+  ERR_SOCKET_CONNECTED: 'the socket is connected, not listening',
+  /** The socket is not listening, but a listening socket is required. */
+  ERR_SOCKET_NOT_LISTENING: 'the socket is not listening',
+  /** The socket is listening, but a connected socket is required. */
+  ERR_SOCKET_LISTENING: 'the socket is listening, not connected',
+  /** The operation requires a unix socket. */
   ERR_SOCKET_NOT_UNIX: 'the socket is not a unix socket',
-  /** `LISTEN_PID`, `LISTEN_FDS` and their kin contradict themselves, or the fds that are there. */
-  ERR_ACTIVATION: 'the environment of the activation is malformed',
-  /** Only the main thread may take what the process was born with. */
-  ERR_ACTIVATION_THREAD: 'the fds of an activation are for the main thread',
-  /** `NOTIFY_SOCKET` names no unix socket. */
+  /** The activation variables (`LISTEN_PID`, `LISTEN_FDS`, ...) are malformed or do not match the inherited fds. */
+  ERR_ACTIVATION: 'invalid activation environment',
+  /** Inherited fds can be taken in the main thread only. */
+  ERR_ACTIVATION_THREAD: 'only the main thread can take inherited fds',
+  /** `NOTIFY_SOCKET` is not the address of a unix socket. */
   ERR_NOTIFY_SOCKET: 'NOTIFY_SOCKET is not the address of a unix socket',
-  /** The service manager has not taken in time what was sent before. */
-  ERR_NOTIFY_TIMEOUT: 'the service manager has not answered within the timeout',
-  /** The channel is closed, by us or by the peer. */
+  /** The service manager did not read the earlier notifications before the timeout. */
+  ERR_NOTIFY_TIMEOUT: 'the service manager did not read the notifications within the timeout',
+  /** The channel was closed, locally or by the peer. */
   ERR_CHANNEL_CLOSED: 'the channel is closed',
-  /** The peer of a channel does not speak its protocol, or bytes or fds of a message were lost. */
+  /** The peer of a channel violated its protocol, or bytes or fds of a message were lost. */
   ERR_CHANNEL_MESSAGE: 'the message is malformed',
-  /** What `serve` needs of Node is not as it is in the versions that are known. */
-  ERR_NODE_INTERNALS: 'this version of Node is not as expected',
+  /** The internals of Node.js that `serve` relies on differ from those of the supported versions. */
+  ERR_NODE_INTERNALS: 'unsupported Node.js internals',
   /** The package was loaded on a system other than Linux. */
   ERR_UNSUPPORTED_PLATFORM: 'async-accept needs Linux',
   /** The native addon could not be loaded. */
@@ -83,51 +89,52 @@ export type Code = keyof typeof codes
 
 const { defineProperty } = Object
 
-// An assignment fails where a prototype has the property and is frozen, or has an accessor for it. Nothing may fail while
-// an error is made: the request that it ends would never end.
+// An assignment would fail if a prototype has an accessor for the property, or is frozen and has the property. Creating
+// an error must not fail: the request that it ends would stay pending forever.
 function define(error: Error, name: string, value: unknown, enumerable = true): void {
   const descriptor = { __proto__: null, value, enumerable, writable: true, configurable: true }
   defineProperty(error, name, descriptor as PropertyDescriptor)
 }
 
-// Costs half as much, which counts where one event rejects many thousand requests.
+// Takes half the time of `define`, which matters when one event rejects thousands of requests.
 function put(error: Error, name: string, value: unknown): void {
   if (name in error) define(error, name, value)
   else (error as unknown as Record<string, unknown>)[name] = value
 }
 
-/** Adds the code to an error, and to the first line of its stack, where Node's own errors show it too. */
+/** Adds the code to an error and to the first line of its stack, as in Node's own errors. */
 export function withCode(error: Error, code: string): CodedError {
   define(error, 'code', code)
   const name = `${error.name} [${code}]`
   define(error, 'name', name, false)
   try {
-    void error.stack // V8 formats it at the first access, with that name
+    void error.stack // V8 formats the stack at the first access, with the current name
   } catch {
-    // Error.prepareStackTrace belongs to the application. The next reader of the stack is spared what it throws.
+    // Error.prepareStackTrace of the application has thrown. A plain stack keeps it from throwing at the next access.
     setStack(error, `${name}: ${error.message}`)
   }
   Reflect.deleteProperty(error, 'name')
   return error as CodedError
 }
 
-// An assignment: to define it would make the V8 of Node 20 format it before.
+// Assigns rather than defines: a definition makes V8 format the old stack first, in Node 20.
 function setStack(error: Error, stack: string): void {
   try {
     error.stack = stack
   } catch {
-    // Some hardened environments have a read-only accessor there.
+    // Some hardened environments make `stack` a read-only accessor.
   }
 }
 
-/** An error with one of our own codes. */
+/** Returns an error with one of this package's codes; `detail` is appended to the message. */
 export function codedError(code: Code, detail?: string, options?: ErrorOptions): CodedError {
   return withCode(new Error(detail === undefined ? codes[code] : `${codes[code]}: ${detail}`, options), code)
 }
 
 /**
- * Makes errors for results of the event loop. Their stacks would show only our own delivery, and collecting one costs more
- * than everything else that ends a request. `make` must not run code of the application.
+ * Runs `make`, which creates errors for results of the event loop, without capturing stack traces. Such a stack would
+ * show only this package's delivery code, and capturing it costs more than the rest of rejecting a request. `make` must
+ * not run application code.
  */
 export function withoutStacks<T>(make: () => T): T {
   const limit = setStackTraceLimit(0)
@@ -138,11 +145,11 @@ export function withoutStacks<T>(make: () => T): T {
   }
 }
 
-/** Undefined when `Error` is frozen, or its property belongs to the application: then errors have stacks. */
+/** Returns undefined if `Error` is frozen or the application has redefined the property; errors then have stacks. */
 function setStackTraceLimit(limit: number): { before: number } | undefined {
   try {
     const { stackTraceLimit: before } = Error
-    // Without a number V8 collects none.
+    // V8 captures no stack unless the limit is a number.
     if (typeof before !== 'number') return undefined
     return Reflect.set(Error, 'stackTraceLimit', limit) ? { before } : undefined
   } catch {
@@ -150,7 +157,7 @@ function setStackTraceLimit(limit: number): { before: number } | undefined {
   }
 }
 
-/** An error for one of many requests: no more than a message, a code, and both as its stack. */
+/** Returns a minimal error, for rejecting many requests at once: a message, a code, and both as a one-line stack. */
 export function plainError(code: Code): CodedError {
   const error = new Error(codes[code]) as CodedError
   put(error, 'code', code)
@@ -158,26 +165,26 @@ export function plainError(code: Code): CodedError {
   return error
 }
 
-/** What a system call was about, as far as it is known. */
+/** The known arguments of a failed system call. */
 export interface About {
   address?: string
   port?: number
   path?: string
-  /** The socket option, in its system name. */
+  /** The system's name of the socket option, such as `SO_REUSEPORT`. */
   option?: string
 }
 
-// libuv, whose names and words Node uses, does not know every errno of Linux.
+// Node takes the names and texts of errnos from libuv, which does not know every errno of Linux.
 const nameOf = (errno: number) =>
   Object.entries(constants.errno).find(([, number]) => number === -errno)?.[0] ?? `E${-errno}`
 
-/** The one place where an errno becomes an error. */
+/** Returns the error for a negative errno. Every system error of this package is created here. */
 export function systemError(syscall: string, errno: number, about: About = {}): SystemError {
   const [code, message] = getSystemErrorMap().get(errno) ?? [nameOf(errno), 'unknown error']
-  // A copy without a prototype: what Object.prototype may have is not about this call.
+  // A copy without a prototype, so that properties added to Object.prototype do not count as arguments of the call.
   const { path, port, option, address = path }: About = Object.assign(Object.create(null), about)
   const what = option ?? (port === undefined ? address : `${address}:${port}`)
-  // A name in the abstract namespace begins with '\0', which has no place in a log.
+  // An abstract socket name begins with '\0', which would be unreadable in a log.
   const at = what === undefined ? '' : ` ${what.replaceAll('\0', '@')}`
   const error = new Error(`${syscall} ${code}: ${message}${at}`)
   put(error, 'code', code)
@@ -188,13 +195,13 @@ export function systemError(syscall: string, errno: number, about: About = {}): 
   return error as SystemError
 }
 
-/** The result of a native call, unless it is a negative errno: that is thrown. */
+/** Returns the result of a native call. Throws a system error if the result is a negative errno. */
 export function check<T>(result: T, syscall: string, about?: About): Exclude<T, number> {
   if (typeof result === 'number' && result < 0) throw systemError(syscall, result, about)
   return result as Exclude<T, number>
 }
 
-/** What Node rejects with when a signal is aborted. */
+/** Returns the `AbortError` that Node's own APIs reject with when a signal is aborted. */
 export function abortError(signal: AbortSignal): CodedError {
   const error = new Error('The operation was aborted')
   define(error, 'cause', reasonOf(signal), false)
@@ -203,7 +210,7 @@ export function abortError(signal: AbortSignal): CodedError {
   return error as CodedError
 }
 
-// A signal need not be Node's own: the getter may be the application's.
+// A signal may be of an application class, and its getter may throw.
 function reasonOf(signal: AbortSignal): unknown {
   try {
     return signal.reason
@@ -212,12 +219,12 @@ function reasonOf(signal: AbortSignal): unknown {
   }
 }
 
-// Runs code of the application (util.inspect.custom, a Proxy in the prototype chain), which may throw.
+// Runs application code (util.inspect.custom, a Proxy in the prototype chain), which may throw.
 function shown(value: unknown, options: InspectOptions, length: number): string {
   try {
     return inspect(value, options).slice(0, length)
   } catch {
-    return 'a value that cannot be shown'
+    return 'a value that cannot be inspected'
   }
 }
 
@@ -252,15 +259,14 @@ export function outOfRange(name: string, range: string, received: unknown): Code
 }
 
 /**
- * Runs code of the application. What it throws becomes an uncaught exception, as from any other emitter, but the caller
- * goes on: other results are still to be handed out.
+ * Runs application code. An exception becomes an uncaught exception, as with any EventEmitter, but the caller
+ * continues: it still has results to deliver.
  */
 export function runSafely(run: () => unknown): void {
   try {
     run()
   } catch (error) {
-    // Not process.nextTick: when a tick comes to run because Node has read from an fs.Dir, Node 24 and 26 lose what it
-    // throws.
+    // Not process.nextTick: Node 24 and 26 lose the exception of a tick that runs after a read from an fs.Dir.
     queueMicrotask(() => {
       throw error
     })

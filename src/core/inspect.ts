@@ -3,14 +3,18 @@ import { binding, type InspectedFd } from './binding.js'
 import { check, codedError, systemError } from './errors.js'
 import * as validate from './validate.js'
 
-/** What the fd is. Borrows it. Its errors are called statx(2), which asks first; the rest asks a socket what it is. */
+/**
+ * Returns the kind of file behind the fd, and for a socket its family, type and state. Borrows the fd. Every
+ * failure is reported as one of statx(2), the first of several system calls.
+ */
 export function inspect(fd: number): InspectedFd {
   return check(binding.inspect(fd), 'statx')
 }
 
 /**
- * What the fd is, if it is a TCP or unix socket, stream or seqpacket; a code for everything else. Borrows the fd. Node
- * cannot read from sockets of other families (vsock, netlink, ...), nor tell their addresses.
+ * Returns what {@link inspect} returns if the fd is a TCP or unix socket of type stream or seqpacket. Throws a coded
+ * error otherwise: Node can neither read from sockets of other families (vsock, netlink, ...) nor report their
+ * addresses. Borrows the fd.
  */
 export function inspectStream(fd: number): InspectedFd {
   validate.fd('fd', fd)
@@ -28,11 +32,11 @@ export function inspectStream(fd: number): InspectedFd {
         throw codedError('ERR_SOCKET_FAMILY', `fd ${fd} has address family ${inspected.domain}`)
       }
       if (inspected.type === SOCK_STREAM || inspected.type === SOCK_SEQPACKET) return inspected
-      throw codedError('ERR_SOCKET_TYPE', `fd ${fd}`)
+      throw codedError('ERR_SOCKET_TYPE', `neither stream nor seqpacket: fd ${fd}`)
   }
 }
 
-/** Takes the fd; on failure it stays the caller's, untouched. */
+/** Takes ownership of the fd. On failure the caller still owns the fd, and its flags are unchanged. */
 export function adopt(fd: number): void {
   const error = binding.adopt(fd)
   if (error === 0) return

@@ -1,20 +1,20 @@
-// The one place that knows what Node does not document: the handle beneath a socket or a server, and what an
-// http.Server keeps of its connections. All of it is the same in Node 20 to 26, and what depends on it says what it does
-// when something is not as known.
+// Access to undocumented parts of Node: the handle of a socket or server, and the connection list of an http.Server.
+// serve/server-handle.ts is the only other file that uses such parts. All of them are the same in Node 20 to 26.
+// Callers document what they do if a future version differs.
 import type http from 'node:http'
 import net from 'node:net'
 import { binding } from './binding.js'
 import { check, codedError } from './errors.js'
 
-/** An address as `getsockname` and `getpeername` of a handle give it: as fields of what they get. */
+/** An address in the form in which `getsockname` and `getpeername` of a handle write it to their argument. */
 export type HandleAddress = { address?: string; port?: number; family?: string }
 
-/** What a `net.Socket` or a `net.Server` has beneath it: `TCP` or `Pipe`, which Node does not export. */
+/** The handle of a `net.Socket` or `net.Server`: a `TCP` or `Pipe` object, whose classes Node does not export. */
 export interface Handle {
   readonly fd: number
-  /** Bytes that were read, also those beneath TLS. */
+  /** The number of bytes read from the fd; for TLS, the encrypted bytes. */
   readonly bytesRead?: number
-  /** Bytes that the kernel has not taken yet. */
+  /** The number of bytes not yet written to the kernel. */
   readonly writeQueueSize?: number
   open(fd: number): number
   close(callback?: () => void): void
@@ -24,12 +24,12 @@ export interface Handle {
 
 export type HandleClass = new (type: number) => Handle
 
-// TCPConstants.SOCKET and PipeConstants.SOCKET, from Node 10 to 26.
+// The value of TCPConstants.SOCKET and PipeConstants.SOCKET in Node 10 to 26.
 const SOCKET = 0
 
 const handleOf = (socket: net.Socket) => (socket as unknown as { _handle?: Handle | null })._handle
 
-/** Of a socket that Node made of an fd; undefined when it is not as we know it. */
+/** Returns the handle class of a socket that Node created from an fd; undefined if the class is not a known one. */
 export function handleClassOf(socket: net.Socket): HandleClass | undefined {
   const HandleClass = handleOf(socket)?.constructor as HandleClass | undefined
   const familiar =
@@ -41,7 +41,10 @@ export function handleClassOf(socket: net.Socket): HandleClass | undefined {
 
 const classes = new Map<number, HandleClass>()
 
-/** `TCP` or `Pipe`, as sockets of an address family have it. Error: `ERR_NODE_INTERNALS`. */
+/**
+ * Returns the handle class (`TCP` or `Pipe`) for sockets of an address family. Throws `ERR_NODE_INTERNALS` if Node uses
+ * an unknown class.
+ */
 export function handleClassFor(domain: number): HandleClass {
   let HandleClass = classes.get(domain)
   if (HandleClass !== undefined) return HandleClass
@@ -58,7 +61,7 @@ export function handleClassFor(domain: number): HandleClass {
   }
   binding.release(fd)
   HandleClass = handleClassOf(socket)
-  // Until the next turn it is among the resources of the process that are active, unless they need not be waited for.
+  // Without unref(), process.getActiveResourcesInfo() would list the socket until the next event loop turn.
   socket.unref().destroy()
   if (HandleClass === undefined) throw codedError('ERR_NODE_INTERNALS', 'the handle of a net.Socket')
   classes.set(domain, HandleClass)
@@ -66,8 +69,8 @@ export function handleClassFor(domain: number): HandleClass {
 }
 
 /**
- * What `new net.Socket({ fd })` does, without the four system calls by which it finds out what the fd is. Takes the fd,
- * unless the result is undefined.
+ * Opens a handle on an fd as `new net.Socket({ fd })` does, but spares the four system calls that determine the type
+ * of the fd. Takes ownership of the fd; on failure, returns undefined and the caller still owns it.
  */
 export function openHandle(HandleClass: HandleClass, fd: number): Handle | undefined {
   const handle = new HandleClass(SOCKET)
@@ -76,56 +79,57 @@ export function openHandle(HandleClass: HandleClass, fd: number): Handle | undef
   return undefined
 }
 
-/** Whether the handle is still the socket's own. */
+/** Returns whether the socket still has this handle. */
 export const hasHandle = (socket: net.Socket, handle: Handle): boolean => handleOf(socket) === handle
 
-/** The handle of a socket, or of the one beneath a TLSSocket; also through the proxy that http2 has for a socket. */
+/** Returns the handle of a socket, or of the raw socket beneath a TLSSocket. Accepts `session.socket` of http2, too. */
 export function handleBeneath(socket: net.Socket): Handle | undefined {
   let handle = handleOf(socket) as (Handle & { _parent?: Handle }) | null | undefined
   while (handle?._parent) handle = handle._parent
   return handle ?? undefined
 }
 
-/** Notified when the fd of a handle is closed, or has gone elsewhere. */
+/** Notified when the fd of a handle is closed, or is moved to another thread or process. */
 export interface HandleObserver {
   /** May be called more than once. Must not throw. */
   released(): void
 }
 
-const observer = Symbol('observer')
-type Observed = Handle & { [observer]?: HandleObserver }
+const observerKey = Symbol('observer')
+type Observed = Handle & { [observerKey]?: HandleObserver }
 
-// What ends a socket comes to one of these two: destroy(), a TLSSocket or an http2 session above it, and a process that
-// has sent it to another. What does not is seen by watchSocket.
-function closeAndTell(this: Observed, callback?: () => void): void {
+// The following end a socket through one of these two functions: destroy(), a TLSSocket or http2 session above the
+// socket, and sending the socket to another process. For a move to a thread, see watchSocket.
+function closeAndNotify(this: Observed, callback?: () => void): void {
   Object.getPrototypeOf(this).close.call(this, callback)
-  this[observer]?.released()
+  this[observerKey]?.released()
 }
 
-function resetAndTell(this: Observed, callback?: () => void): number {
+function resetAndNotify(this: Observed, callback?: () => void): number {
   const socket = socketOn(this)
-  // libuv does not reset a socket while its end is being sent (EINVAL), and Node then loses the handle with its fd open.
+  // libuv cannot reset a socket while its shutdown is pending (EINVAL): Node would drop the handle and leave its fd
+  // open.
   if (socket?.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
     this.close(callback)
     return 0
   }
   const error = Object.getPrototypeOf(this).reset.call(this, callback)
-  if (error === 0) this[observer]?.released()
+  if (error === 0) this[observerKey]?.released()
   return error
 }
 
-/** Notifies `each` when the handle has closed its fd. */
-export function watchHandle(handle: Handle, each: HandleObserver): void {
+/** Notifies `observer` when the handle has closed its fd. */
+export function watchHandle(handle: Handle, observer: HandleObserver): void {
   const observed: Observed = handle
-  observed[observer] = each
-  observed.close = closeAndTell
-  if (observed.reset) observed.reset = resetAndTell
+  observed[observerKey] = observer
+  observed.close = closeAndNotify
+  if (observed.reset) observed.reset = resetAndNotify
 }
 
-/** Who is notified of the end of a handle. */
-export const observerOf = (handle: Handle): HandleObserver | undefined => (handle as Observed)[observer]
+/** Returns the observer of a handle. */
+export const observerOf = (handle: Handle): HandleObserver | undefined => (handle as Observed)[observerKey]
 
-/** What counts a socket: Node tells its end to this, the socket's `_server`. */
+/** The `_server` of a socket, which counts its sockets. Node calls `_emitCloseIfDrained` when the socket has ended. */
 interface SocketCount {
   _connections: number
   _emitCloseIfDrained(): void
@@ -133,7 +137,7 @@ interface SocketCount {
 
 const counted = (socket: net.Socket) => socket as unknown as { _server: SocketCount | null }
 
-// In the place of the server, so that it is told after every socket without a listener that an application could remove.
+// Replaces the `_server` of a socket. Unlike an event listener, it cannot be removed by the application.
 class WatchedCount implements SocketCount {
   readonly #server: SocketCount | null
   readonly #handle: Handle
@@ -153,11 +157,11 @@ class WatchedCount implements SocketCount {
 
   _emitCloseIfDrained(): void {
     this.#server?._emitCloseIfDrained()
-    // A thread takes the fd only behind the end of the socket that is moved to it.
-    if (!this.#look()) process.nextTick(() => this.#look())
+    // When a socket is moved to a thread, the handle loses the fd only after this call.
+    if (!this.#notifyIfReleased()) process.nextTick(() => this.#notifyIfReleased())
   }
 
-  #look(): boolean {
+  #notifyIfReleased(): boolean {
     if (this.#handle.fd >= 0) return false
     observerOf(this.#handle)?.released()
     return true
@@ -165,21 +169,21 @@ class WatchedCount implements SocketCount {
 }
 
 /**
- * Has the observer of a handle notified also when the socket on it loses the handle without closing it: a socket that is
- * moved to a thread does.
+ * Also notifies the observer of a handle when the socket gives up the handle without closing it. This happens when the
+ * socket is moved to a thread.
  */
 export function watchSocket(socket: net.Socket, handle: Handle): void {
   counted(socket)._server = new WatchedCount(counted(socket)._server, handle)
 }
 
-/** Counts a socket among those of a server. */
+/** Adds a socket to the connection count of a server. */
 export function countSocket(server: net.Server, socket: net.Socket): void {
   const count = server as unknown as SocketCount
   count._connections++
   counted(socket)._server = count
 }
 
-/** Replaces the peer address that sockets on a handle report. An empty `peer` means that it is unknown. */
+/** Replaces the peer address that sockets on a handle report. An empty `peer` means an unknown address. */
 export function setPeer(handle: Handle, peer: HandleAddress): void {
   handle.getpeername = (out) => {
     Object.assign(out, peer)
@@ -189,17 +193,17 @@ export function setPeer(handle: Handle, peer: HandleAddress): void {
 
 let ownerSymbol: symbol | undefined
 
-/** The socket on a handle; undefined when the handle was never a socket's, or is closed. */
+/** Returns the socket on a handle; undefined if the handle never had a socket, or is closed. */
 export function socketOn(handle: Handle): net.Socket | undefined {
   ownerSymbol ??= symbolOf(handle, 'owner_symbol')
   const owner = ownerSymbol && (handle as unknown as Record<symbol, unknown>)[ownerSymbol]
-  // Not by `instanceof`: a tracer may have put a class of its own in the place of net.Socket.
+  // Not by `instanceof`: a tracer may have replaced net.Socket with its own class.
   return typeof (owner as Partial<net.Socket> | undefined)?.destroy === 'function' ? (owner as net.Socket) : undefined
 }
 
 /**
- * Sets the deadline of a tls.Server's handshakes, in ms, which can otherwise be told only when it is made; 0: none. The one
- * it had.
+ * Sets the handshake timeout of a tls.Server in ms, which Node's public API sets only at creation; 0: no timeout.
+ * Returns the previous timeout. Throws `ERR_NODE_INTERNALS` if the server has no such property.
  */
 export function setHandshakeTimeout(server: net.Server, ms: number): number {
   const symbol = symbolOf(server, 'handshake-timeout')
@@ -215,16 +219,16 @@ interface ConnectionsList {
   idle(): { socket: net.Socket }[]
 }
 
-// What an http.Server adds to the sockets that it serves.
+// The properties that an http.Server adds to its sockets.
 type HttpSocket = net.Socket & {
-  /** The response at the head of the queue; null behind the last one, undefined before the first. */
+  /** The response that is due next; null after the last response, undefined before the first request. */
   _httpMessage?: http.ServerResponse | null
   parser?: HttpParser | null
 }
 
 interface HttpParser {
   incoming?: http.IncomingMessage | null
-  /** It reads from the handle itself, and not what the socket emits. */
+  /** Whether the parser reads from the handle directly instead of through 'data' events of the socket. */
   _consumed?: boolean
   constructor: { kOnExecute?: number }
   [callback: number]: ((this: HttpParser, ...args: unknown[]) => unknown) | null | undefined
@@ -234,17 +238,17 @@ const connectionsOf = (server: net.Server) =>
   hidden(server, 'http.server.connections') as Partial<ConnectionsList> | undefined
 
 /**
- * What an HTTP/1 connection is doing. `unused`: no whole request head has come. `answering`: a request waits for its
- * response. `idle`: all requests are answered. `receiving`: the same, and the beginning of another request has come.
+ * The state of an HTTP/1 connection. `unused`: no complete request head has arrived. `answering`: a request awaits its
+ * response. `idle`: all requests are answered. `receiving`: all requests are answered, and part of another has arrived.
  */
 export type HttpPhase = 'unused' | 'answering' | 'idle' | 'receiving'
 
-/** The HTTP/1 connections of a server; undefined when Node does not list them. An upgraded one is no longer listed. */
+/** Returns the HTTP/1 connections of a server, except upgraded ones; undefined if Node does not list them. */
 export function httpConnections(server: net.Server): { socket: net.Socket; phase: HttpPhase }[] | undefined {
   const list = connectionsOf(server)
   const all = list?.all?.()
   if (all === undefined) return undefined
-  // Node 26 also lists here the connections from which nothing has come.
+  // In Node 26, idle() also returns connections on which nothing has been received.
   const idle = new Set(list?.idle?.().map(({ socket }) => socket))
   return all.map(({ socket }) => ({ socket, phase: phaseOf(socket, idle) }))
 }
@@ -252,45 +256,45 @@ export function httpConnections(server: net.Server): { socket: net.Socket; phase
 function phaseOf(socket: HttpSocket, idle: Set<net.Socket>): HttpPhase {
   if (socket._httpMessage === undefined) return 'unused'
   if (socket._httpMessage !== null) return 'answering'
-  // The parser is also busy with the body of a request whose response did not wait for it.
+  // The parser may still be receiving the body of a request that has been answered already.
   return idle.has(socket) || newestRequestOn(socket) !== undefined ? 'idle' : 'receiving'
 }
 
-/** Whether a server speaks HTTP: its clients speak first, and each of their requests has one response. */
+/** Returns whether a server speaks HTTP: the client sends first, and each request has one response. */
 export function speaksHttp(server: net.Server): boolean {
   return 'closeIdleConnections' in server || 'updateSettings' in server
 }
 
-/** The response whose turn it is on an HTTP/1 connection. Node queues the later ones out of reach. */
+/** Returns the response that is due next on an HTTP/1 connection. Node keeps later ones in an inaccessible queue. */
 export function responseOn(socket: net.Socket): http.ServerResponse | undefined {
   return (socket as HttpSocket)._httpMessage ?? undefined
 }
 
-/** The newest request whose head was parsed on an HTTP/1 connection; undefined when it is answered and read. */
+/** Returns the last parsed request of an HTTP/1 connection; undefined once it has been answered and read. */
 export function newestRequestOn(socket: net.Socket): http.IncomingMessage | undefined {
   return (socket as HttpSocket).parser?.incoming ?? undefined
 }
 
-/** Calls `run`, which must not throw, when the parser has emitted all requests of the bytes that it is reading. */
+/** Calls `run`, which must not throw, after the parser has emitted all requests in the bytes that it is parsing. */
 export function afterParsing(socket: net.Socket, run: () => void): void {
   const { parser } = socket as HttpSocket
   const index = parser?.constructor.kOnExecute
   const onExecute = index === undefined ? undefined : parser?.[index]
-  // When the bytes come through the socket, the parser runs within an event of it.
+  // If the parser is fed by 'data' events of the socket, the next tick runs after the event.
   if (!parser || index === undefined || !onExecute || parser._consumed !== true) {
     process.nextTick(run)
     return
   }
-  // Not a tick: where a request has a body, ticks run while its segment is parsed.
+  // Otherwise a tick is too early: if a request has a body, ticks run while the parser is still parsing the segment.
   parser[index] = function (...args) {
     parser[index] = onExecute
     run()
-    // Unless that was the end of the connection, and the parser serves another.
+    // If `run` ended the connection, the parser may already belong to another one.
     return parser[index] === onExecute ? onExecute.apply(this, args) : undefined
   }
 }
 
-/** Whether Node ends the connection behind this response, whose head is written. */
+/** Returns whether Node ends the connection after this response. The head of the response must have been written. */
 export function endsConnection(response: http.ServerResponse): boolean {
   return (response as unknown as { _last?: boolean })._last === true
 }

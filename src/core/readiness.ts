@@ -15,11 +15,14 @@ binding.setReady((fdsAndFlags) => {
 })
 
 /**
- * Calls `run` once for what is there to be read, and each time when more has come. `exceptional`: the peer may have ended
- * its side, sent urgent data or failed; `poll` of the binding says what is true. With 'write' also when there is room again.
- * A call is only a hint to look at the fd: it may be late, or meant for an fd that had the same number before. Borrows the
- * fd, which must be owned here. The function that is returned ends it, and must be called before the fd is closed or given
- * away. It keeps the process alive.
+ * Watches an fd, edge-triggered. Calls `run` if data is readable, and again whenever more data arrives. With `'read and
+ * write'`, also calls `run` when the send buffer has room again. `exceptional`: the peer may have ended its side, sent
+ * urgent data or failed; `binding.poll` returns the actual state.
+ *
+ * Each call is only a hint to check the fd: it may be late, or concern an earlier fd with the same number.
+ *
+ * Borrows the fd, which this thread must own. The watch keeps the process alive. The returned function ends the watch;
+ * call it before the fd is closed or its ownership is transferred.
  */
 export function onReady(
   fd: number,

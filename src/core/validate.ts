@@ -53,8 +53,8 @@ export function port(name: string, value: unknown): asserts value is number {
 
 export function optionalSignal(name: string, value: unknown): asserts value is AbortSignal | undefined {
   if (value === undefined) return
-  // Signals come from other realms too, so it is not asked what they are but what they have; Node asks for `aborted`
-  // alone. Without the methods it would fail when the request is made already.
+  // A signal may come from another realm, so its members are checked rather than its class. Node checks `aborted`
+  // alone; without this check, a missing method would cause a failure after the request has been made.
   const { addEventListener, removeEventListener } = (value ?? {}) as Partial<AbortSignal>
   const listens = typeof addEventListener === 'function' && typeof removeEventListener === 'function'
   if (typeof value !== 'object' || value === null || !('aborted' in value) || !listens) {
@@ -68,24 +68,24 @@ const has = (value: unknown, methods: readonly string[]): boolean =>
   methods.every((name) => typeof (value as Record<string, unknown>)[name] === 'function')
 
 /**
- * Whether it has the methods of a `net.Server`. Not asked by `instanceof`: a tracer may have put a class of its own in the
- * place of `net.Server`, of which the servers of `node:http` are no instances.
+ * Returns whether a value has the methods of a `net.Server`. Not by `instanceof`: a tracer may have replaced
+ * `net.Server` with its own class, and servers of `node:http` are not instances of that class.
  */
 export function isServer(value: unknown): value is net.Server {
   return has(value, ['on', 'listen', 'close', 'address', 'getConnections'])
 }
 
-/** The same for a `tls.Server`, as those of `node:https` and the secure one of `node:http2` are. */
+/** Returns whether a value has the methods of a `tls.Server`. `https.Server` and `Http2SecureServer` have them. */
 export function isTlsServer(value: unknown): value is tls.Server {
   return isServer(value) && has(value, ['addContext', 'setSecureContext'])
 }
 
-/** The same for a `net.BlockList`. */
+/** Returns whether a value has the methods of a `net.BlockList`. */
 export function isBlockList(value: unknown): value is net.BlockList {
   return has(value, ['check', 'addAddress', 'addSubnet'])
 }
 
-/** What systemd takes for the name of an fd: fdname_is_valid of its sources. */
+/** Checks the name of an fd by systemd's rules (`fdname_is_valid` in its sources). */
 export function fdName(name: string, value: unknown): asserts value is string {
   if (typeof value !== 'string') throw invalidArgType(name, 'of type string', value)
   if (!/^[ -9;-~]{1,255}$/.test(value)) {
@@ -93,7 +93,7 @@ export function fdName(name: string, value: unknown): asserts value is string {
   }
 }
 
-/** A timeout in ms, for the native layer: a whole number, negative for none. */
+/** Returns a timeout in ms for the native layer: a whole number, or -1 for no timeout. */
 export function timeout(name: string, value: unknown): number {
   if (typeof value !== 'number') throw invalidArgType(name, 'of type number', value)
   if (Number.isNaN(value)) throw outOfRange(name, 'a number of milliseconds', value)

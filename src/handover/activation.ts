@@ -10,147 +10,161 @@ import { check, codedError, systemError } from '../core/errors.js'
 import * as validate from '../core/validate.js'
 import { UntakenFds } from './untaken-fds.js'
 
-/** An fd that was open when the process began, and what it is. It is close-on-exec, and nobody's until it is taken. */
+/**
+ * A file descriptor passed in by the service manager, inetd(8) or a parent process. It is close-on-exec and has no
+ * owner until a Listener, a Connection or the caller takes ownership.
+ */
 export interface Activated {
-  /** `FileDescriptorName=` of the unit; that of the socket unit, or 'connection', if it has none. 'unknown' without names. */
+  /**
+   * `FileDescriptorName=` of the socket unit. Its default is the name of the socket unit, or 'connection' with
+   * `Accept=yes`. For an fd from the fd store: the name given to `storeFds`. 'unknown' if `LISTEN_FDNAMES` is not set.
+   */
   name: string
   fd: number
-  /** A listening socket, a connected one, a datagram socket, a pipe or FIFO, a regular file, or anything else. */
+  /** 'connection': a stream or seqpacket socket that does not listen. 'fifo': also a pipe. 'file': a regular file. */
   kind: 'listener' | 'connection' | 'datagram' | 'fifo' | 'file' | 'other'
-  /** Of a socket: its address family. */
+  /** The address family of a socket. */
   domain?: 'IPv4' | 'IPv6' | 'unix' | 'other'
-  /** Of a socket. */
+  /** The type of a socket. */
   type?: 'stream' | 'seqpacket' | 'datagram' | 'other'
-  /** Of a socket: where it is bound, as `net.Server` has it. */
+  /**
+   * The local address of a socket, in the format of `net.Server.address()`: an object for IP, a path for a unix socket.
+   */
   address?: AddressInfo | string
 }
 
 export interface ActivationOptions {
-  /** Leave the variables in `process.env`, for children that are to find them. Default: false. */
+  /** Keep the `LISTEN_*` variables in `process.env`, so that child processes inherit them. Default: false. */
   keepEnvironment?: boolean
-  /** Take fd 0 for one too, by the name of 'stdin', if it is a socket: what inetd(8) does. Default: false. */
+  /** Include fd 0, named 'stdin', if it is a stream or seqpacket socket, as passed by inetd(8). Default: false. */
   inetd?: boolean
 }
 
-// SD_LISTEN_FDS_START of sd_listen_fds(3).
+// SD_LISTEN_FDS_START, sd_listen_fds(3).
 const firstFd = 3
 
-/** What sd_listen_fds(3) reads. */
+/** The environment variables of sd_listen_fds(3). */
 export const activationVariables = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES'] as const
 
-let found: readonly Activated[] | undefined
+let passedFds: readonly Activated[] | undefined
 
 /**
- * The sockets, and other fds, that were here before us: the protocol of sd_listen_fds_with_names(3), and with `inetd` fd 0.
- * They become close-on-exec, and the variables are removed from `process.env`. The fds are the caller's, who takes them
- * with `Listener.fromFd` or `Connection.fromFd`, or for a datagram socket with `dgram`. Later calls give the same.
+ * Returns the sockets and other fds passed by the service manager, as sd_listen_fds_with_names(3) does; with `inetd`,
+ * fd 0 too. Sets close-on-exec on them and removes the variables from `process.env`. The caller takes ownership of the
+ * fds: it passes them to `Listener.fromFd`, `Connection.fromFd` or `dgram`, or closes them. Later calls return the same
+ * list.
  *
- * `[]` when there are none, or they are for another process. Errors, after which every fd and variable is as before:
- * `ERR_ACTIVATION`, `ERR_ACTIVATION_THREAD`.
+ * Returns `[]` when no fds were passed, or they were passed to another process.
+ *
+ * Errors: `ERR_ACTIVATION` (the variables are malformed or contradict the open fds), `ERR_ACTIVATION_THREAD` (called in
+ * a worker thread). These two leave every fd and variable unchanged.
  */
 export function activation(options: ActivationOptions = {}): readonly Activated[] {
-  const passed = read(options)
-  untaken?.listed()
+  const passed = loadActivation(options)
+  untakenFds?.markAllTaken()
   return passed
 }
 
-let untaken: UntakenFds | undefined
+let untakenFds: UntakenFds | undefined
 
-function read(options: ActivationOptions): readonly Activated[] {
+function loadActivation(options: ActivationOptions): readonly Activated[] {
   validate.object('options', options)
   const { keepEnvironment, inetd }: ActivationOptions = options
   validate.optionalBoolean('options.keepEnvironment', keepEnvironment)
   validate.optionalBoolean('options.inetd', inetd)
   if (!isMainThread) throw codedError('ERR_ACTIVATION_THREAD')
-  if (found === undefined) {
+  if (passedFds === undefined) {
     const passed = readEnvironment(process.env)
     for (const { fd } of passed) check(binding.setCloexec(fd), 'fcntl')
     if (!keepEnvironment) for (const name of activationVariables) delete process.env[name]
-    found = passed
-    untaken = new UntakenFds(passed)
+    passedFds = passed
+    untakenFds = new UntakenFds(passed)
   }
-  untaken?.wait()
+  untakenFds?.restartTimer()
   const stdin = inetd ? describe(0, 'stdin') : undefined
-  return stdin?.kind === 'listener' || stdin?.kind === 'connection' ? [stdin, ...found] : found
+  return stdin?.kind === 'listener' || stdin?.kind === 'connection' ? [stdin, ...passedFds] : passedFds
 }
 
 const listeners = new Map<number, Listener>()
 
 /**
- * Those of {@link activation} that listen, of one name or all, as Listeners. One name may stand for several sockets.
- * Later calls give the same objects.
+ * Returns the listening sockets of {@link activation} as Listeners: those named `name`, or all. Several sockets may
+ * have the same name. Returns `[]` if none matches. Each Listener takes ownership of its fd. Later calls return the
+ * same objects.
  *
- * A process warning, `ASYNC_ACCEPT_UNTAKEN_FD`, names what was passed when no socket has the name, and 1 s after the last
- * call what has not been taken. There is none after a call of `activation`, which gives the whole list.
+ * Emits a process warning, `ASYNC_ACCEPT_UNTAKEN_FD`, if no listening socket has the name, and 1 s after the last call
+ * if passed fds have not been taken. A call of `activation()` suppresses it, because the caller then has the whole
+ * list.
  *
- * Errors: as of `activation` and `Listener.fromFd`.
+ * Errors: those of `activation` and `Listener.fromFd`.
  */
 export function activatedListeners(name?: string, options: ActivationOptions & FromFdOptions = {}): Listener[] {
   validate.optionalString('name', name)
   validate.object('options', options)
-  // A copy first: the V8 of Node 20 reads all of them again for the rest.
+  // Copy the options first: the V8 of Node 20 reads a property twice when a rest pattern follows.
   const own: ActivationOptions & FromFdOptions = { ...options }
   const { keepEnvironment, inetd, ...listenerOptions } = own
-  const all = read({ keepEnvironment, inetd }).filter((each) => each.kind === 'listener')
-  const wanted = all.filter((each) => name === undefined || each.name === name)
-  if (name !== undefined) untaken?.asked(name, wanted.length > 0)
-  return wanted.map(({ fd }) => {
+  const all = loadActivation({ keepEnvironment, inetd }).filter((each) => each.kind === 'listener')
+  const matching = all.filter((each) => name === undefined || each.name === name)
+  if (name !== undefined) untakenFds?.noteRequest(name, matching.length > 0)
+  return matching.map(({ fd }) => {
     const listener = listeners.get(fd) ?? Listener.fromFd(fd, listenerOptions)
     listeners.set(fd, listener)
-    untaken?.took(fd)
+    untakenFds?.markTaken(fd)
     return listener
   })
 }
 
 /**
- * The connection of a unit with `Accept=yes`, or of inetd(8) with `nowait`; undefined when there is none. Gives it once. Where
- * the environment says who connected (`REMOTE_ADDR`, `REMOTE_PORT`), the socket must say the same.
+ * Returns the connection for which the process was started: by a unit with `Accept=yes`, or by inetd(8) with `nowait`.
+ * The Connection takes ownership of the fd. Returns undefined if there is none, and on every later call. If
+ * `REMOTE_ADDR` and `REMOTE_PORT` are set (systemd.exec(5)), the peer address of the socket must match them.
  *
- * Errors: as of `activation` and `Connection.fromFd`; `ERR_ACTIVATION` when they disagree.
+ * Errors: those of `activation` and `Connection.fromFd`; `ERR_ACTIVATION` if the peer address does not match.
  */
 export function activatedConnection(options: ActivationOptions = {}): Connection | undefined {
-  const passed = read(options).find((each) => each.kind === 'connection')
+  const passed = loadActivation(options).find((each) => each.kind === 'connection')
   if (passed === undefined || connectionTaken) return undefined
   checkRemote(passed.fd)
   connectionTaken = true
-  untaken?.took(passed.fd)
+  untakenFds?.markTaken(passed.fd)
   return Connection.fromFd(passed.fd)
 }
 
 let connectionTaken = false
 
-// REMOTE_ADDR and REMOTE_PORT of systemd.exec(5). A peer that has gone already says nothing any more.
+// Checks REMOTE_ADDR and REMOTE_PORT, systemd.exec(5). The address of a peer that has disconnected is unknown.
 function checkRemote(fd: number): void {
   const { REMOTE_ADDR, REMOTE_PORT } = process.env
   const peer = binding.peerAddress(fd)
   if (REMOTE_ADDR === undefined || typeof peer === 'number' || peer.port === undefined) return
   const plain = (address: string) => address.replace(/^::ffff:(?=\d+\.)/, '').replace(/%.*/, '')
-  if (plain(peer.address) !== plain(REMOTE_ADDR)) throw malformed('REMOTE_ADDR', REMOTE_ADDR, peer.address)
+  if (plain(peer.address) !== plain(REMOTE_ADDR)) throw mismatch('REMOTE_ADDR', REMOTE_ADDR, peer.address)
   if (REMOTE_PORT !== undefined && String(peer.port) !== REMOTE_PORT) {
-    throw malformed('REMOTE_PORT', REMOTE_PORT, String(peer.port))
+    throw mismatch('REMOTE_PORT', REMOTE_PORT, String(peer.port))
   }
 }
 
-const malformed = (name: string, value: string, actual: string) =>
-  codedError('ERR_ACTIVATION', `${name} is ${JSON.stringify(value)}, and the socket says ${actual}`)
+const mismatch = (name: string, value: string, actual: string) =>
+  codedError('ERR_ACTIVATION', `${name} is ${JSON.stringify(value)}, but the peer of the socket has ${actual}`)
 
-/** Reads what a service manager has put into the environment; changes nothing. */
+/** Reads the variables of sd_listen_fds(3) and inspects the fds. Changes neither. */
 export function readEnvironment(env: NodeJS.ProcessEnv): Activated[] {
   const { LISTEN_PID, LISTEN_PIDFDID, LISTEN_FDS, LISTEN_FDNAMES } = env
   if (LISTEN_PID === undefined || LISTEN_FDS === undefined) return []
   if (decimal('LISTEN_PID', LISTEN_PID) !== process.pid) return []
-  // A pid may be another process' by now, the inode of a pidfd never is.
-  if (LISTEN_PIDFDID !== undefined && !isOurs(LISTEN_PIDFDID)) return []
+  // A pid can be reused by another process; the inode number of a pidfd cannot.
+  if (LISTEN_PIDFDID !== undefined && !isOwnPidfd(LISTEN_PIDFDID)) return []
   const count = decimal('LISTEN_FDS', LISTEN_FDS)
   const names = LISTEN_FDNAMES === undefined ? undefined : LISTEN_FDNAMES.split(':')
   if (count === 0) return []
   if (names !== undefined && names.length !== count) {
-    throw codedError('ERR_ACTIVATION', `LISTEN_FDNAMES has ${names.length} names for ${count} fds`)
+    throw codedError('ERR_ACTIVATION', `LISTEN_FDNAMES has ${names.length} names, but LISTEN_FDS is ${count}`)
   }
   const passed: Activated[] = []
   for (let i = 0; i < count; i++) {
     const each = describe(firstFd + i, names?.[i] ?? 'unknown')
-    if (each === undefined || isNodes(each)) {
+    if (each === undefined || belongsToNode(each)) {
       throw codedError('ERR_ACTIVATION', `LISTEN_FDS is ${count}, but fd ${firstFd + i} was not passed`)
     }
     passed.push(each)
@@ -158,8 +172,8 @@ export function readEnvironment(env: NodeJS.ProcessEnv): Activated[] {
   return passed
 }
 
-// What Node opens for itself takes the numbers behind those that were passed, and begins with an epoll instance.
-function isNodes({ fd, kind }: Activated): boolean {
+// Node's own fds follow those that were passed, and the first of them is an epoll instance.
+function belongsToNode({ fd, kind }: Activated): boolean {
   if (kind !== 'other') return false
   try {
     return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[eventpoll]'
@@ -168,7 +182,7 @@ function isNodes({ fd, kind }: Activated): boolean {
   }
 }
 
-function isOurs(pidfdId: string): boolean {
+function isOwnPidfd(pidfdId: string): boolean {
   if (!/^\d+$/.test(pidfdId)) throw codedError('ERR_ACTIVATION', `LISTEN_PIDFDID is ${JSON.stringify(pidfdId)}`)
   const own = binding.pidfdInode()
   return typeof own === 'number' || own === pidfdId
@@ -180,7 +194,7 @@ function decimal(name: string, value: string): number {
   return number
 }
 
-/** Undefined when it is not open. */
+/** Describes an fd; undefined if it is not open. */
 function describe(fd: number, name: string): Activated | undefined {
   const inspected = binding.inspect(fd)
   if (inspected === -constants.errno.EBADF) return undefined
@@ -189,7 +203,7 @@ function describe(fd: number, name: string): Activated | undefined {
   const type = typeName(inspected)
   const activated: Activated = { name, fd, kind: kindOf(inspected, type), domain: domainName(inspected), type }
   const local = binding.localAddress(fd)
-  // Of vsock, netlink and others nothing is known but that they are there.
+  // The addresses of vsock, netlink and other families are not parsed.
   if (typeof local !== 'number' && activated.domain !== 'other') {
     const { address, port, family } = local
     activated.address = port === undefined ? address : ({ address, port, family } as AddressInfo)

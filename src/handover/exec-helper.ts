@@ -4,18 +4,18 @@ import { join } from 'node:path'
 import { binding } from '../core/binding.js'
 import { systemError } from '../core/errors.js'
 
-// The limits of the process: they are no reason to look for the program elsewhere.
+// Limits of the process or the system. A file would hit them too, so they are reported at once.
 const limits = [constants.errno.EMFILE, constants.errno.ENFILE, constants.errno.ENOMEM]
 
-/** A file of the program in native/exec_helper.c, which can be executed until `remove` is called. */
+/** The program of native/exec_helper.c as an executable file. The path is valid until `remove` is called. */
 export interface ExecHelper {
   path: string
   remove(): void
 }
 
 /**
- * The program in memory, as an fd no lower than `lowest`. The path works in a child, whatever its user and its directory.
- * Undefined where there is no /proc, or memory may not be executed (vm.memfd_noexec).
+ * Puts the program into memory (memfd_create(2)). Its fd is at least `lowest`. The path works in a child process with
+ * any user and working directory. Returns undefined if /proc is not mounted, or vm.memfd_noexec forbids execution.
  *
  * Errors: `EMFILE`, `ENFILE`, `ENOMEM`.
  */
@@ -26,14 +26,14 @@ export function helperInMemory(lowest: number): ExecHelper | undefined {
   return undefined
 }
 
-/** The program in a new directory of its own. Errors: those of `node:fs`. */
+/** Writes the program to a file in a new directory. Errors: those of `node:fs`. */
 export function helperInFile(): ExecHelper {
   const directory = makeDirectory()
   const remove = () => rmSync(directory, { recursive: true, force: true })
   try {
     const path = join(directory, 'async-accept-exec')
     writeFileSync(path, binding.execHelperImage(), { mode: 0o755 })
-    // The child may be another user's.
+    // The child may run as another user (options `uid` and `gid`).
     chmodSync(directory, 0o711)
     chmodSync(path, 0o755)
     return { path, remove }
@@ -43,7 +43,7 @@ export function helperInFile(): ExecHelper {
   }
 }
 
-// A minimal root has no directory for temporary files.
+// A minimal root file system may have no directory for temporary files.
 function makeDirectory(): string {
   try {
     return mkdtempSync(join(tmpdir(), 'async-accept-'))

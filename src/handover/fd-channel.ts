@@ -9,13 +9,13 @@ import { headerLength, OutgoingFdMessage } from './outgoing-fd-message.js'
 import { type FdMessage, ReceivedFd } from './received-fd.js'
 
 export interface FdChannelOptions {
-  /** The most bytes that a message may have, in either direction, up to 1 MiB. Default: 64 KiB. */
+  /** The maximum size in bytes of a message, sent or received: 1 to 1,048,576. Default: 65,536. */
   maxMessage?: number
 }
 
 type PairOptions = FdChannelOptions & { type?: 'stream' | 'seqpacket' }
 
-interface Next {
+interface PendingNext {
   resolve(result: IteratorResult<FdMessage>): void
   reject(error: Error): void
 }
@@ -24,20 +24,20 @@ const { EAGAIN, ECONNRESET, ENOMEM, ENOTCONN } = constants.errno
 
 const unreachable = new FinalizationRegistry((fd: number) => binding.close(fd))
 
-// A packet is received in one call. No unix socket accepts a packet that is longer than its send buffer, which is
-// 208 KiB by default (net.core.wmem_default).
+// A packet is received in one call, so the buffer must hold the longest packet. A unix socket sends no packet longer
+// than its send buffer, 208 KiB by default (net.core.wmem_default).
 const { maxFds, maxReceived } = binding
 const defaultMessage = 64 * 1024
-// Messages that wait for the application, at most; more wait in the kernel.
-const mostWaiting = 16
-const strayFds = 'there are fds that no header speaks of'
+// The maximum number of received messages that wait for the application. Further messages stay in the kernel.
+const maxQueued = 16
+const excessFds = 'it has more fds than its header announces'
 
 /**
- * Carries messages with fds over a connected unix socket (SCM_RIGHTS, unix(7)), stream or seqpacket, between any two
- * processes. The receiver of an fd gets a copy.
+ * Sends and receives messages with fds (SCM_RIGHTS, unix(7)) over a connected unix socket, stream or seqpacket, between
+ * any two processes. The receiver gets a duplicate of each fd; the sender keeps its own.
  *
- * It owns its socket until `close()`. It keeps the process alive while somebody waits for a message, or for room to send.
- * A channel that becomes unreachable while nobody waits is closed.
+ * Owns its socket until `close()`. Keeps the process alive while a `send()` or an iteration is pending. A channel that
+ * becomes unreachable while none is pending is closed.
  */
 export class FdChannel implements AsyncIterable<FdMessage> {
   readonly #fd: number
@@ -45,17 +45,17 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   readonly #maxMessage: number
   readonly #outgoing: OutgoingFdMessage[] = []
   readonly #incoming: FdMessage[] = []
-  readonly #nexts: Next[] = []
+  readonly #pendingNexts: PendingNext[] = []
   #bytes: Buffer = Buffer.alloc(0)
   #fds: ReceivedFd[] = []
   #unwatch: (() => void) | undefined
   #ended = false
   #failure: Error | undefined
-  // Why nothing can be sent any more.
-  #cutOff: Error | undefined
+  // The error with which a message failed after a part of it was sent. Every later send() fails with it.
+  #sendError: Error | undefined
   #closed = false
 
-  // Must not throw: who calls it has nowhere to leave the fd.
+  // Takes ownership of `fd`. Must not throw, because the callers do not close the fd on failure.
   private constructor(fd: number, type: number | undefined, { maxMessage = defaultMessage }: FdChannelOptions) {
     this.#fd = fd
     this.#packets = type === binding.constants.SOCK_SEQPACKET
@@ -64,81 +64,98 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   }
 
   /**
-   * Takes `fd`, a connected unix socket. It becomes close-on-exec and non-blocking; the latter for every process that shares
-   * it. On failure it stays the caller's.
+   * Takes ownership of `fd`, a connected unix socket, stream or seqpacket. Makes it close-on-exec and non-blocking; the
+   * latter applies to every process that shares the socket. On failure, the caller still owns the fd.
    *
    * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_FAMILY`, `ERR_SOCKET_TYPE`,
    * `ERR_SOCKET_LISTENING`, `ERR_SOCKET_NOT_UNIX`, `ENOTCONN`, `ERR_FD_IN_USE`.
    */
   static fromFd(fd: number, options: FdChannelOptions = {}): FdChannel {
-    const wanted = readOptions(options)
+    const checkedOptions = readOptions(options)
     const type = typeOfConnected(fd)
     adopt(fd)
-    return new FdChannel(fd, type, wanted)
-  }
-
-  /** Takes an accepted connection of a unix socket. On failure it stays what it was. Errors: as of `fromFd`. */
-  static fromConnection(connection: Connection, options: FdChannelOptions = {}): FdChannel {
-    const wanted = readOptions(options)
-    if (!Connection.isConnection(connection)) throw invalidArgType('connection', 'a Connection', connection)
-    return Connection.handOver(connection, (fd) => new FdChannel(fd, typeOfConnected(fd), wanted))
+    return new FdChannel(fd, type, checkedOptions)
   }
 
   /**
-   * Connects to a path, or to an abstract name that begins with '\0'. `type`: 'stream' (default) or 'seqpacket', as the
-   * other side listens. Errors: those of connect(2), `EAGAIN` when its backlog is full.
+   * Takes ownership of the fd of an accepted connection on a unix socket. On failure, the connection still owns it.
+   *
+   * Errors: those of `fromFd`, `ERR_CONNECTION_CLAIMED`.
+   */
+  static fromConnection(connection: Connection, options: FdChannelOptions = {}): FdChannel {
+    const checkedOptions = readOptions(options)
+    if (!Connection.isConnection(connection)) throw invalidArgType('connection', 'a Connection', connection)
+    return Connection.handOver(connection, (fd) => new FdChannel(fd, typeOfConnected(fd), checkedOptions))
+  }
+
+  /**
+   * Connects to a path, or to an abstract name, which begins with '\0'. `type` is that of the listening socket:
+   * 'stream' (default) or 'seqpacket'. Does not wait: connect(2) fails with `EAGAIN` if the accept queue is full.
+   *
+   * Errors: those of socket(2) and connect(2).
    */
   static connect(path: string, options: PairOptions = {}): FdChannel {
     validate.optionalString('path', path)
     if (path === undefined) throw invalidArgType('path', 'of type string', path)
-    const wanted = readPairOptions(options)
+    const checkedOptions = readPairOptions(options)
     const { AF_UNIX } = binding.constants
-    const type = socketType(wanted.type)
+    const type = socketType(checkedOptions.type)
     const fd = binding.socket(AF_UNIX as number, type)
     check(fd, 'socket')
     const error = binding.connectPath(fd, path)
     if (error !== 0) binding.close(fd)
     check(error, 'connect', { path })
-    return new FdChannel(fd, type, wanted)
+    return new FdChannel(fd, type, checkedOptions)
   }
 
   /**
-   * A channel, and the fd of its other end, which blocks: for the `stdio` of a child process. The caller closes that one when
-   * the child has it.
+   * Creates a channel and the fd of its peer, which is blocking and meant for `stdio` of a child process. `type`:
+   * 'stream' (default) or 'seqpacket'. The caller owns the fd, and closes it after the child has been started.
+   *
+   * Errors: those of socketpair(2).
    */
   static pair(options: PairOptions = {}): { channel: FdChannel; fd: number } {
-    const wanted = readPairOptions(options)
-    const type = socketType(wanted.type)
-    const [own, other] = check(binding.socketPair(type), 'socketpair')
-    binding.release(other)
-    return { channel: new FdChannel(own, type, wanted), fd: other }
+    const checkedOptions = readPairOptions(options)
+    const type = socketType(checkedOptions.type)
+    const [own, peer] = check(binding.socketPair(type), 'socketpair')
+    binding.release(peer)
+    return { channel: new FdChannel(own, type, checkedOptions), fd: peer }
   }
 
-  /** Borrowed; -1 when it is closed. */
+  /** The fd of the socket, borrowed; -1 when the channel is closed. */
   get fd(): number {
     return this.#closed ? -1 : this.#fd
   }
 
-  /** The process at the other end when it connected, or that made the pair (`SO_PEERCRED`, unix(7)). */
+  /**
+   * The credentials of the peer process at the time of its connect(2), listen(2) or socketpair(2) (`SO_PEERCRED`,
+   * unix(7)).
+   *
+   * Errors: `ERR_CHANNEL_CLOSED`.
+   */
   peerCredentials(): PeerCredentials {
     if (this.#closed) throw codedError('ERR_CHANNEL_CLOSED')
     return check(binding.peerCredentials(this.#fd), 'getsockopt')
   }
 
   /**
-   * Sends a message of at least one byte, a string or the bytes of any view, and with it copies of up to 253 fds. Borrows the
-   * fds until the call returns: a message that must wait keeps copies of its own. The promise is fulfilled when the kernel has
-   * the whole message; only an answer can tell that the peer has read it. Messages arrive in the order of the calls. One that
-   * fails is not sent, and those behind it are.
+   * Sends a message with duplicates of up to 253 fds. `message` is a string (UTF-8) or a view of an ArrayBuffer, 1 to
+   * `maxMessage` bytes. Borrows the fds until the call returns: a message that must wait for room in the socket keeps
+   * duplicates. The promise is fulfilled when the kernel has accepted the whole message; the peer may not have read it
+   * yet. Messages arrive in the order of the calls.
    *
-   * Errors: `ERR_CHANNEL_CLOSED`, `EPIPE`, `EBADF` (of one of the fds), `EMFILE` (no fd is left for a copy), `EMSGSIZE` (a
-   * packet beyond the socket's buffer), `ETOOMANYREFS` (too many fds under way), and Node's own for a wrong argument.
+   * If a message fails, later messages are still sent. If a message fails after a part of it was sent, every later
+   * message fails too.
+   *
+   * Errors: `ERR_CHANNEL_CLOSED`, `EPIPE`, `EBADF` (one of the fds is not open), `EMFILE` (no fd is left for a
+   * duplicate), `EMSGSIZE` (the packet is longer than the send buffer of the socket), `ETOOMANYREFS` (too many fds are
+   * in flight), and Node's codes for an invalid argument.
    */
   async send(message: string | Uint8Array, fds: readonly number[] = []): Promise<void> {
     if (typeof message !== 'string' && !ArrayBuffer.isView(message)) {
       throw invalidArgType('message', 'of type string or an instance of Uint8Array', message)
     }
-    // A copy: it may be sent later. Of a view of another class or realm the bytes, not the numbers.
+    // A copy, because it may be sent later. For any view, copies its bytes and not its elements.
     const data =
       typeof message === 'string'
         ? Buffer.from(message)
@@ -147,17 +164,17 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     if (data.length > this.#maxMessage)
       throw invalidArgValue('message', `is longer than ${this.#maxMessage} bytes`, data)
     if (!Array.isArray(fds)) throw invalidArgType('fds', 'an array of fds', fds)
-    // A copy too: what was checked is what is sent.
+    // A copy too, so that the fds that are sent are those that were checked.
     const borrowed = [...fds]
-    if (borrowed.length > maxFds) throw invalidArgValue('fds', `must be at most ${maxFds}`, borrowed)
+    if (borrowed.length > maxFds) throw invalidArgValue('fds', `must have at most ${maxFds} elements`, borrowed)
     for (const fd of borrowed) validate.fd('fds', fd)
     if (this.#closed) throw codedError('ERR_CHANNEL_CLOSED')
-    if (this.#cutOff !== undefined) throw this.#cutOff
+    if (this.#sendError !== undefined) throw this.#sendError
     return new Promise((resolve, reject) => {
       const outgoing = new OutgoingFdMessage(data, borrowed, !this.#packets, resolve, reject)
       this.#outgoing.push(outgoing)
       if (this.#outgoing.length === 1) this.#flush()
-      // It is sent, or has failed.
+      // The message has been sent or has failed.
       if (this.#outgoing.at(-1) !== outgoing) return
       try {
         if (!outgoing.begun) outgoing.copyFds()
@@ -165,16 +182,18 @@ export class FdChannel implements AsyncIterable<FdMessage> {
       } catch (error) {
         this.#outgoing.pop()
         outgoing.releaseFds()
-        if (outgoing.begun) this.#cutOff = error as Error
+        if (outgoing.begun) this.#sendError = error as Error
         throw error
       }
     })
   }
 
   /**
-   * The messages as they come; ends with the channel or its peer. Leaving the loop closes nothing. It throws
-   * `ERR_CHANNEL_MESSAGE` when the peer does not keep to the protocol, or fds were lost because this process has too many
-   * open; the channel is closed then.
+   * Iterates over the received messages in order. Ends when the peer closes its socket or the channel is closed.
+   * Leaving the loop does not close the channel. The fds of a message are owned by its `ReceivedFd` objects.
+   *
+   * Errors: `ERR_CHANNEL_MESSAGE` if the peer violates the protocol, or if fds were lost because this process has too
+   * many fds open. This closes the channel. `ENOMEM` and, when waiting begins, `EMFILE` leave the channel open.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<FdMessage> {
     return {
@@ -187,11 +206,11 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   }
 
   /**
-   * Closes the socket, and the fds of messages that nobody has taken out. Who waits to send gets `ERR_CHANNEL_CLOSED`;
-   * iteration ends. Harmless the second time.
+   * Closes the socket and the fds of received messages that the application has not taken. Rejects pending `send()`
+   * calls with `ERR_CHANNEL_CLOSED` and ends iterations. A second call has no effect.
    */
   close(): void {
-    this.#shut()
+    this.#closeSocket()
     for (const { fds } of this.#incoming.splice(0)) for (const fd of fds) fd.close()
     this.#settle()
   }
@@ -203,15 +222,15 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   #next(): Promise<IteratorResult<FdMessage>> {
     return new Promise((resolve, reject) => {
       const next = { resolve, reject }
-      this.#nexts.push(next)
-      // What had to wait in the kernel.
+      this.#pendingNexts.push(next)
+      // Read the messages that stayed in the kernel while too many waited here.
       this.#read()
       this.#settle()
       try {
         this.#watch()
       } catch (error) {
-        // A message would be lost on who has got the error.
-        this.#nexts.splice(this.#nexts.indexOf(next), 1)
+        // This call rejects with the error, so it must not take a message later.
+        this.#pendingNexts.splice(this.#pendingNexts.indexOf(next), 1)
         throw error
       }
     })
@@ -220,9 +239,9 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   #settle(): void {
     for (;;) {
       const done = this.#closed || this.#ended
-      const message = this.#nexts.length > 0 ? this.#incoming.shift() : undefined
+      const message = this.#pendingNexts.length > 0 ? this.#incoming.shift() : undefined
       if (message === undefined && !done) return
-      const next = this.#nexts.shift()
+      const next = this.#pendingNexts.shift()
       if (next === undefined) return
       if (message !== undefined) next.resolve({ value: message, done: false })
       else if (this.#failure === undefined) next.resolve({ value: undefined, done: true })
@@ -233,10 +252,10 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     }
   }
 
-  // For as long as somebody waits; it is what keeps the process alive.
+  // Watches the socket while a send() or an iteration is pending. Watching keeps the process alive.
   #watch(): void {
-    const waits = !this.#closed && (this.#outgoing.length > 0 || (this.#nexts.length > 0 && !this.#ended))
-    if (!waits) {
+    const pending = !this.#closed && (this.#outgoing.length > 0 || (this.#pendingNexts.length > 0 && !this.#ended))
+    if (!pending) {
       this.#unwatch?.()
       this.#unwatch = undefined
     } else {
@@ -257,9 +276,9 @@ export class FdChannel implements AsyncIterable<FdMessage> {
         first.resolve()
       } else {
         const error = systemError('sendmsg', sent as number)
-        // The peer would take whatever comes behind half a message for its rest.
+        // On a stream, the peer would read later bytes as the rest of this incomplete message. So nothing may follow.
         if (first.begun) {
-          this.#cutOff = error
+          this.#sendError = error
           this.#rejectOutgoing(error)
           return
         }
@@ -278,19 +297,19 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   }
 
   #read(): void {
-    while (!this.#closed && !this.#ended && this.#incoming.length < mostWaiting) {
-      if (this.#cut()) continue
+    while (!this.#closed && !this.#ended && this.#incoming.length < maxQueued) {
+      if (this.#parseMessage()) continue
       const received = this.#receive()
       if (received === -EAGAIN) return
-      // The peer has gone without reading all that we have sent. It is told once, before what the peer had sent itself.
+      // The peer has closed its socket with unread messages. The kernel reports this once, before data from the peer.
       if (received === -ECONNRESET) continue
-      // Nothing was taken: it is there for who asks again.
+      // The kernel has kept the message. A later call can receive it.
       if (received === -ENOMEM) {
-        for (const next of this.#nexts.splice(0)) next.reject(systemError('recvmsg', received))
+        for (const next of this.#pendingNexts.splice(0)) next.reject(systemError('recvmsg', received))
         return
       }
       if (typeof received === 'number') this.#fail(systemError('recvmsg', received))
-      else this.#take(received)
+      else this.#process(received)
     }
   }
 
@@ -303,43 +322,50 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     return received
   }
 
-  #take({ bytes, truncated }: ReceivedMessage): void {
-    if (truncated) this.#refuse('bytes or fds of it were lost')
+  #process({ bytes, truncated }: ReceivedMessage): void {
+    if (truncated) this.#failMalformed('bytes or fds of it were lost')
     else if (bytes.length === 0) this.#end()
     else if (!this.#packets) this.#bytes = this.#bytes.length === 0 ? bytes : Buffer.concat([this.#bytes, bytes])
-    else if (bytes.length > this.#maxMessage) this.#refuse(`it has more than ${this.#maxMessage} bytes`)
+    else if (bytes.length > this.#maxMessage) this.#failMalformed(`it has more than ${this.#maxMessage} bytes`)
     else this.#deliver(bytes, this.#fds.length)
   }
 
   #end(): void {
-    // The end comes again however often one asks; what does not was an empty packet. Two of them pass for the end.
-    const again = this.#packets ? this.#receive() : undefined
-    if (again === -ENOMEM) this.#fail(systemError('recvmsg', again))
-    else if (typeof again === 'number' || (again !== undefined && again.bytes.length > 0)) this.#refuse('it is empty')
-    else if (this.#bytes.length > 0 || this.#fds.length > 0) this.#refuse('it ends before its time')
+    // At the end of the stream, every recvmsg(2) returns 0. If the next one does not, this was an empty packet. Two
+    // empty packets in succession count as the end.
+    const next = this.#packets ? this.#receive() : undefined
+    if (next === -ENOMEM) this.#fail(systemError('recvmsg', next))
+    else if (typeof next === 'number' || (next !== undefined && next.bytes.length > 0))
+      this.#failMalformed('it is empty')
+    else if (this.#bytes.length > 0 || this.#fds.length > 0)
+      this.#failMalformed('it is incomplete, and the peer has closed the socket')
     this.#ended = true
   }
 
-  /** Takes the first message off what came on a stream. Whether it was whole, or wrong. */
-  #cut(): boolean {
+  /**
+   * Parses the first message in the bytes received on a stream, and delivers it. Returns true if it was complete or
+   * malformed, false if more bytes are needed.
+   */
+  #parseMessage(): boolean {
     const bytes = this.#bytes
-    // How many fds there may be: they come with the first byte of their message.
-    let most = bytes.length === 0 ? 0 : maxFds
+    // The maximum number of fds that may have arrived. Fds arrive with the first byte of their message.
+    let maxArrived = bytes.length === 0 ? 0 : maxFds
     if (bytes.length >= headerLength) {
       const length = bytes.readUInt32BE(0)
-      most = bytes.readUInt32BE(4)
+      maxArrived = bytes.readUInt32BE(4)
       const end = headerLength + length
-      if (length === 0 || most > maxFds) return this.#refuse(`its header says ${length} bytes and ${most} fds`)
-      if (length > this.#maxMessage) return this.#refuse(`it has more than ${this.#maxMessage} bytes`)
+      if (length === 0 || maxArrived > maxFds)
+        return this.#failMalformed(`its header says ${length} bytes and ${maxArrived} fds`)
+      if (length > this.#maxMessage) return this.#failMalformed(`it has more than ${this.#maxMessage} bytes`)
       if (bytes.length >= end) {
-        if (this.#fds.length < most) return this.#refuse('it lacks fds')
-        if (this.#fds.length > most && bytes.length === end) return this.#refuse(strayFds)
+        if (this.#fds.length < maxArrived) return this.#failMalformed('it lacks fds')
+        if (this.#fds.length > maxArrived && bytes.length === end) return this.#failMalformed(excessFds)
         this.#bytes = bytes.subarray(end)
-        this.#deliver(bytes.subarray(headerLength, end), most)
+        this.#deliver(bytes.subarray(headerLength, end), maxArrived)
         return true
       }
     }
-    return this.#fds.length > most && this.#refuse(strayFds)
+    return this.#fds.length > maxArrived && this.#failMalformed(excessFds)
   }
 
   #deliver(data: Buffer, count: number): void {
@@ -347,18 +373,18 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     this.#settle()
   }
 
-  #refuse(what: string): true {
+  #failMalformed(what: string): true {
     this.#fail(codedError('ERR_CHANNEL_MESSAGE', what))
     return true
   }
 
-  // What came whole before is still given out.
+  // Closes the channel. Complete messages that were received before are still delivered.
   #fail(error: Error): void {
     this.#failure = error
-    this.#shut()
+    this.#closeSocket()
   }
 
-  #shut(): void {
+  #closeSocket(): void {
     if (this.#closed) return
     this.#closed = true
     this.#unwatch?.()
@@ -381,7 +407,7 @@ function typeOfConnected(fd: number): number | undefined {
   return type
 }
 
-// Each is read once: a getter may answer otherwise the next time.
+// Reads each option once, because a getter may return another value the next time.
 function readOptions(options: FdChannelOptions): FdChannelOptions {
   validate.object('options', options)
   const { maxMessage }: FdChannelOptions = options

@@ -4,21 +4,21 @@ import { check, codedError, invalidArgType, invalidArgValue, systemError } from 
 import { onReady } from '../core/readiness.js'
 import * as validate from '../core/validate.js'
 
-/** What sd_notify(3) and sd_watchdog_enabled(3) read. */
+/** The environment variables of sd_notify(3) and sd_watchdog_enabled(3). */
 export const notifyVariables = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'] as const
 
 type NotifyVariable = (typeof notifyVariables)[number]
 
-// What `unsetEnvironment` has removed: the variables are gone for children, not for this thread.
+// The values that `unsetEnvironment` has removed: not inherited by child processes, but still used in this thread.
 const removed: Partial<Record<NotifyVariable, string>> = {}
 
-/** The value that this process was given. */
+/** The value of a variable, even after `unsetEnvironment` has removed it from `process.env`. */
 export const notifyVariable = (name: NotifyVariable): string | undefined => process.env[name] ?? removed[name]
 
 export interface NotifyOptions {
   /**
-   * Remove `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` from `process.env`, so that no child speaks to the service
-   * manager in our place: `unset_environment` of sd_notify(3). Later calls in this thread still work. Default: false.
+   * Remove `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` from `process.env`, so that child processes do not
+   * inherit them (`unset_environment` of sd_notify(3)). Later calls in this thread still work. Default: false.
    */
   unsetEnvironment?: boolean
 }
@@ -32,24 +32,25 @@ function unset(): void {
   }
 }
 
-/** What may be said to the service manager: sd_notify(3). */
+/** The state that `notify` sends to the service manager: sd_notify(3). */
 export interface Notification {
-  /** Starting is done, or reloading. */
+  /** `READY=1`: startup or reloading is complete. */
   ready?: boolean
-  /** The configuration is being read anew; `ready` must follow. `MONOTONIC_USEC` goes with it. */
+  /** `RELOADING=1` and `MONOTONIC_USEC`: the service reloads its configuration. `ready` must follow. */
   reloading?: boolean
+  /** `STOPPING=1`: the service begins to shut down. */
   stopping?: boolean
-  /** One line for people: `systemctl status` shows it. */
+  /** `STATUS`: one line of text, shown by `systemctl status`. */
   status?: string
-  /** An errno, positive: why the service fails. */
+  /** `ERRNO`: the reason for which the service fails, as a positive errno, 0 to 4,095. */
   errno?: number
-  /** Of the process that the service manager is to watch, where it has not started it itself. */
+  /** `MAINPID`: the main process of the service, if the service manager has not started it itself. */
   mainPid?: number
-  /** True: still alive, once. 'trigger': an error that must end the service. */
+  /** True: `WATCHDOG=1`, resets the watchdog timer once. 'trigger': `WATCHDOG=trigger`, reports a failure at once. */
   watchdog?: boolean | 'trigger'
-  /** A new interval for the watchdog, in microseconds. */
+  /** `WATCHDOG_USEC`: a new watchdog interval, in microseconds. */
   watchdogUsec?: number
-  /** So many microseconds more for what is going on. */
+  /** `EXTEND_TIMEOUT_USEC`: microseconds by which the current startup, reload or shutdown timeout is extended. */
   extendTimeoutUsec?: number
 }
 
@@ -66,7 +67,7 @@ const microseconds = (name: string, variable: string) => (value: number) => {
 
 const fields: Record<keyof Notification, Field> = {
   ready: flag('ready', () => ['READY=1']),
-  // The monotonic clock is what hrtime shows.
+  // hrtime reads CLOCK_MONOTONIC.
   reloading: flag('reloading', () => ['RELOADING=1', `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`]),
   stopping: flag('stopping', () => ['STOPPING=1']),
   status: (value: string) => {
@@ -92,11 +93,11 @@ const fields: Record<keyof Notification, Field> = {
 }
 
 /**
- * Tells the service manager how we are: sd_notify(3), over `$NOTIFY_SOCKET`. False, and nothing else, when there is none.
- * The manager may not have read it when this returns; see {@link notifyBarrier}.
+ * Sends a state notification to the service manager over `$NOTIFY_SOCKET`: sd_notify(3). Returns false and sends
+ * nothing if the variable is not set. Does not wait until the service manager has read it; {@link notifyBarrier} does.
  *
- * Errors: `ERR_NOTIFY_SOCKET`, those of sendmsg(2) (`ENOENT`, `ECONNREFUSED`, `EAGAIN` when it is full), and Node's own for
- * a wrong state.
+ * Errors: `ERR_NOTIFY_SOCKET`, those of sendmsg(2) (`ENOENT`, `ECONNREFUSED`, `EAGAIN` if the queue of the socket is
+ * full), and Node's codes for an invalid argument.
  */
 export function notify(state: Notification, options: NotifyOptions = {}): boolean {
   validate.object('state', state)
@@ -112,16 +113,19 @@ export function notify(state: Notification, options: NotifyOptions = {}): boolea
 }
 
 /**
- * Resolves when the service manager has read everything that was sent before: sd_notify_barrier(3). False when there is none.
+ * Waits until the service manager has read every notification sent before, or has exited: sd_notify_barrier(3).
+ * Resolves with true then, and with false if `NOTIFY_SOCKET` is not set.
  *
- * Errors: `ERR_NOTIFY_TIMEOUT` after `timeout` ms (5,000 by default; negative: never; 0: unless the answer is there
- * already), and those of {@link notify}. An answer that is there at the deadline counts, however late the event loop is.
+ * `timeout` is in ms. Default: 5,000; negative: no timeout; 0: succeeds only if the answer has arrived already. An
+ * answer that has arrived by the deadline counts, even if the event loop was blocked.
+ *
+ * Errors: `ERR_NOTIFY_TIMEOUT`, those of pipe(2), and those of {@link notify}.
  */
 export async function notifyBarrier(options: { timeout?: number } = {}): Promise<boolean> {
   validate.object('options', options)
   const timeout = validate.timeout('options.timeout', options.timeout ?? 5_000)
   if (notifySocket() === undefined) return false
-  // The manager closes its copy of the writing end when it has come to it, and then the reading end is at its end.
+  // The service manager closes its copy of the write end when it reads the message. The read end then reports POLLHUP.
   const [reading, writing] = check(binding.pipe(), 'pipe2')
   try {
     try {
@@ -130,18 +134,18 @@ export async function notifyBarrier(options: { timeout?: number } = {}): Promise
       binding.close(writing)
     }
     await new Promise<void>((resolve, reject) => {
-      // The state of the pipe decides: an event may be meant for an fd that had its number before, and at the deadline the
-      // loop may not have come to it.
-      const answered = (otherwise?: () => Error) => {
+      // The state of the pipe decides, not the event. An event may belong to a closed fd with the same number, and at
+      // the deadline the event loop may not have delivered the event yet.
+      const settleIfAnswered = (timeoutError?: () => Error) => {
         const state = binding.poll(reading)
-        if (state === 0 && otherwise === undefined) return
+        if (state === 0 && timeoutError === undefined) return
         stopTimer()
         unwatch()
         if (state > 0) resolve()
-        else reject(state < 0 ? systemError('poll', state) : otherwise?.())
+        else reject(state < 0 ? systemError('poll', state) : timeoutError?.())
       }
-      const unwatch = onReady(reading, 'read', () => answered())
-      const stopTimer = deadlineAfterPoll(timeout, () => answered(() => codedError('ERR_NOTIFY_TIMEOUT')))
+      const unwatch = onReady(reading, 'read', () => settleIfAnswered())
+      const stopTimer = deadlineAfterPoll(timeout, () => settleIfAnswered(() => codedError('ERR_NOTIFY_TIMEOUT')))
     })
     return true
   } finally {
@@ -150,19 +154,22 @@ export async function notifyBarrier(options: { timeout?: number } = {}): Promise
 }
 
 /**
- * Has the service manager keep copies of fds over a restart (`FileDescriptorStoreMax=` of systemd.service(5)); after it
- * `activation()` gives them back by that name. Borrows the fds. False when there is no service manager.
+ * Stores duplicates of fds in the service manager across a restart (`FileDescriptorStoreMax=`, systemd.service(5)).
+ * After the restart, `activation()` returns them with this name. Borrows the fds. Returns false if `NOTIFY_SOCKET` is
+ * not set.
  *
- * Errors: `ERR_INVALID_ARG_VALUE` for what cannot be a name, `EBADF`, and those of {@link notify}.
+ * `name` has 1 to 255 printable ASCII characters without ':'.
+ *
+ * Errors: `ERR_INVALID_ARG_VALUE` (an invalid name), `EBADF` (an fd is not open), and those of {@link notify}.
  */
 export function storeFds(name: string, fds: readonly number[]): boolean {
   validate.fdName('name', name)
   if (!Array.isArray(fds) || fds.length === 0) throw invalidArgType('fds', 'an array of fds', fds)
-  // A copy: what is checked is what is sent.
+  // A copy, so that the fds that are sent are those that were checked.
   const borrowed: readonly number[] = [...fds]
   for (const fd of borrowed) {
     validate.fd('fds', fd)
-    // Now, because the socket that carries the message may get the number of an fd that is closed.
+    // Check before the socket for the message is opened: it could get the number of a closed fd.
     check(binding.checkOpen(fd), 'fcntl')
   }
   const { maxFds } = binding
@@ -172,16 +179,25 @@ export function storeFds(name: string, fds: readonly number[]): boolean {
   return true
 }
 
-/** Has it close all that it keeps by that name. Errors: as of {@link storeFds}. */
+/**
+ * Makes the service manager close all stored fds with this name. Returns false if `NOTIFY_SOCKET` is not set.
+ *
+ * Errors: `ERR_INVALID_ARG_VALUE` (an invalid name), and those of {@link notify}.
+ */
 export function removeFds(name: string): boolean {
   validate.fdName('name', name)
   return send(['FDSTOREREMOVE=1', `FDNAME=${name}`])
 }
 
 /**
- * Says at half the interval of `WatchdogSec=` (systemd.service(5)) that we are alive, for as long as the event loop turns.
- * The function that is returned ends that; false when no watchdog waits for us: sd_watchdog_enabled(3). It does not keep
- * the process alive.
+ * Sends a watchdog notification at once, and then at half the interval of `WatchdogSec=` (systemd.service(5)). If the
+ * event loop is blocked for longer than the interval, the service manager ends the process. The timer does not keep the
+ * process alive.
+ *
+ * Returns a function that stops the timer, or false if no watchdog is enabled for this process: sd_watchdog_enabled(3).
+ *
+ * Errors: `ERR_ACTIVATION` (`WATCHDOG_USEC` is malformed), and those of {@link notify}. Later failures are process
+ * warnings.
  */
 export function watchdog(): (() => void) | false {
   const [WATCHDOG_USEC, WATCHDOG_PID] = [notifyVariable('WATCHDOG_USEC'), notifyVariable('WATCHDOG_PID')]
@@ -197,14 +213,14 @@ export function watchdog(): (() => void) | false {
     try {
       ping()
     } catch (error) {
-      // The service manager is busy, or gone. What that means for us is its decision, at the end of the interval.
+      // The service manager is busy or gone. At the end of the interval it decides what happens to this process.
       process.emitWarning(error as Error)
     }
   }, interval).unref()
   return () => clearInterval(timer)
 }
 
-/** A path, with '\0' first for an abstract name. */
+/** The path of `NOTIFY_SOCKET`; an abstract name begins with '\0'. Undefined if the variable is not set or empty. */
 function notifySocket(): string | undefined {
   const NOTIFY_SOCKET = notifyVariable('NOTIFY_SOCKET')
   if (NOTIFY_SOCKET === undefined || NOTIFY_SOCKET === '') return undefined

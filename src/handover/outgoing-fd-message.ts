@@ -1,15 +1,15 @@
 import { binding } from '../core/binding.js'
 import { check } from '../core/errors.js'
 
-// On a stream, a message begins with two 32-bit numbers in network byte order: how many bytes it has, and how many fds.
+// On a stream, each message begins with two 32-bit integers in network byte order: the number of bytes, and of fds.
 export const headerLength = 8
 
-/** A message that an FdChannel sends: at once, or in parts when the socket has room again. */
+/** A message that an FdChannel sends: at once, or in parts whenever the socket becomes writable. */
 export class OutgoingFdMessage {
   readonly resolve: () => void
   readonly reject: (error: Error) => void
   readonly #bytes: Uint8Array
-  // The caller's, or copies that the environment owns.
+  // The fds borrowed from the caller, or copies that this object owns.
   #fds: readonly number[]
   #copied = false
   #sent = 0
@@ -27,12 +27,12 @@ export class OutgoingFdMessage {
     this.reject = reject
   }
 
-  /** The kernel has some of it, and all of its fds. */
+  /** Whether the kernel has accepted a part of the message. It has all of the fds then. */
   get begun(): boolean {
     return this.#sent > 0
   }
 
-  /** Sends what the socket takes. Whether it was all, or a negative errno. */
+  /** Sends as much as the socket accepts. Returns true when the whole message is sent, or a negative errno. */
   send(socket: number): boolean | number {
     while (this.#sent < this.#bytes.length) {
       const sent = binding.sendMessage(socket, this.#bytes.subarray(this.#sent), this.#fds)
@@ -44,8 +44,8 @@ export class OutgoingFdMessage {
   }
 
   /**
-   * Copies the fds, because the message must wait: the caller may close one meanwhile, and its number may become another
-   * file's. Throws `EBADF` or `EMFILE`; then there are no copies.
+   * Duplicates the fds of a message that must wait. The caller may close its fds in the meantime, and their numbers may
+   * be reused. Throws `EBADF` or `EMFILE`, and leaves no duplicates then.
    */
   copyFds(): void {
     const copies: number[] = []
@@ -64,7 +64,7 @@ export class OutgoingFdMessage {
     }
   }
 
-  /** Closes the copies. The message is sent, or will never be. */
+  /** Closes the duplicates, after the message has been sent or has failed. */
   releaseFds(): void {
     if (this.#copied) for (const fd of this.#fds) binding.close(fd)
     this.#copied = false

@@ -4,12 +4,13 @@ import { binding } from '../core/binding.js'
 const source: ConnectionSource = { what: 'received fd', where: 'over an FdChannel' }
 
 /**
- * An fd that came over an `FdChannel`. When it becomes unreachable before it was detached, it is closed, with a warning.
+ * An fd received over an `FdChannel`. Owns the fd until `detach()` or `close()` is called. If the object becomes
+ * unreachable before that, the fd is closed and a process warning is emitted (`ASYNC_ACCEPT_UNCLAIMED_CONNECTION`).
  */
 export class ReceivedFd {
   readonly #owned: OwnedFd
 
-  /** @internal An FdChannel makes them of fds that the environment owns. */
+  /** @internal Takes ownership of `fd`, which the addon has received. */
   constructor(fd: number) {
     const owned = new OwnedFd(fd, undefined, source)
     owned.peer = { address: '' }
@@ -17,12 +18,15 @@ export class ReceivedFd {
     unclaimed.register(this, owned)
   }
 
-  /** Borrowed; -1 when it is detached or closed. */
+  /** The fd, borrowed; -1 after `detach()` or `close()`. */
   get fd(): number {
     return this.#owned.fd
   }
 
-  /** Gives the fd to the caller: for `Listener.fromFd` or `Connection.fromFd`, or to close it. -1 when there is none. */
+  /**
+   * Transfers the fd to the caller, which passes it to `Listener.fromFd` or `Connection.fromFd`, or closes it. Returns
+   * -1 if the fd was already detached or closed.
+   */
   detach(): number {
     const fd = this.#owned.release()
     if (fd >= 0) binding.detach(fd)
@@ -30,8 +34,8 @@ export class ReceivedFd {
   }
 
   /**
-   * Closes the fd, on another thread: close(2) can take as long as the fd's sender likes, and then the fd is still open when
-   * this returns. Does nothing when it is closed or detached already.
+   * Closes the fd on another thread, because the sender of an fd can make close(2) block for any time. The fd may still
+   * be open when this method returns. Has no effect if the fd was already detached or closed.
    */
   close(): void {
     this.#owned.close('close')
@@ -42,7 +46,7 @@ export class ReceivedFd {
   }
 }
 
-/** What came in one `send`. */
+/** A message received over an `FdChannel`: the data and fds of one `send()`. */
 export interface FdMessage {
   data: Buffer
   fds: ReceivedFd[]

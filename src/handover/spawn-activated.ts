@@ -9,14 +9,14 @@ import { activationVariables } from './activation.js'
 import { type ExecHelper, helperInFile, helperInMemory } from './exec-helper.js'
 import { notifyVariable, notifyVariables } from './notify.js'
 
-/** The listeners that a child gets, by name. */
+/** The listeners that are passed to a child process, by name. */
 export type Passed = Readonly<Record<string, Listener | readonly Listener[]>>
 
 export interface SpawnActivatedOptions extends SpawnOptions {
   /**
-   * Let the child have the `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` of this process, unless `env` has others: it
-   * then speaks to our service manager. Without it those of this process are left out, and others in `env` are passed on.
-   * Default: false.
+   * Pass `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` of this process to the child, which then notifies the same
+   * service manager. Different values in `env` take precedence. If false, the values of this process are removed, also
+   * from `env`; different values in `env` are passed on. Default: false.
    */
   inheritNotify?: boolean
 }
@@ -24,15 +24,17 @@ export interface SpawnActivatedOptions extends SpawnOptions {
 type Environment = Record<string, string | undefined>
 
 /**
- * Starts a program that finds our listeners as it would under systemd: by `activation()`, or by sd_listen_fds(3). They are
- * shared with it, and stay ours. They are its fds 3, 4, ... in the order of `passed`.
+ * Starts a program and passes listeners to it as systemd does. The program reads them with `activation()` or
+ * sd_listen_fds(3). They are fds 3, 4, ... of the child, in the order of `passed`. Borrows the listeners: both
+ * processes accept from the same accept queues, and the caller still owns its listeners.
  *
- * `options` are those of `child_process.spawn`, and everything but the `LISTEN_*` variables reaches the program as spawn
- * passes it, without a shell. `stdio` may have the three standard streams and `'ipc'`, which comes behind the listeners.
- * `shell` is refused.
+ * `options` are those of `child_process.spawn`, with the same effect except on the `LISTEN_*` variables. `stdio` may
+ * contain the three standard streams and `'ipc'`, whose fd follows the listeners. `shell` is not allowed.
  *
- * Errors: Node's own for a wrong argument, `ERR_LISTENER_CLOSED`; a program that cannot be started is reported as by spawn.
- * `EMFILE` and `ENFILE`: it takes four fds of ours while the program starts.
+ * Blocks until the program has started, and needs four fds in this process for that time.
+ *
+ * Errors: Node's codes for an invalid argument, `ERR_LISTENER_CLOSED`, `EMFILE`, `ENFILE`, `ENOMEM`. A program that
+ * cannot be started is reported as by `spawn`.
  */
 export function spawnActivated(
   command: string,
@@ -40,14 +42,15 @@ export function spawnActivated(
   passed: Passed,
   options: SpawnActivatedOptions = {},
 ): ChildProcess {
-  const named = listenersOf(passed)
+  const named = readListeners(passed)
   validate.object('options', options)
-  // A copy of its own options, as Node makes it: a getter may answer otherwise the next time.
+  // A copy of the own properties, as Node makes it, because a getter may return another value the next time.
   const own: SpawnActivatedOptions = { ...options }
   const { inheritNotify, ...spawnOptions } = own
   validate.optionalBoolean('options.inheritNotify', inheritNotify)
-  // LISTEN_PID would be the pid of the shell, and some shells do not become the command.
-  if (own.shell) throw invalidArgValue('options.shell', 'must not be set: start the shell itself', own.shell)
+  // LISTEN_PID would be the pid of the shell, and some shells do not exec the command in their own process.
+  if (own.shell)
+    throw invalidArgValue('options.shell', 'must not be set; start the shell as the command instead', own.shell)
   const [standard, ipc] = streamsOf(own)
   const fds = named.map(([, { fd }]) => fd)
   const stdio = [...standard, ...fds, ...ipc]
@@ -56,19 +59,19 @@ export function spawnActivated(
     throw invalidArgType('args', 'an array of strings', args)
   }
   const start: Start = { command, args: args ?? [], options: { ...spawnOptions, stdio, env } }
-  const child = withOwnPid(start)
+  const child = spawnThroughHelper(start)
   for (const fd of fds) binding.sharePath(fd)
   return child
 }
 
-function listenersOf(passed: Passed): (readonly [string, Listener])[] {
+function readListeners(passed: Passed): (readonly [string, Listener])[] {
   validate.object('passed', passed)
   const named = Object.entries(passed).flatMap(([name, listeners]) =>
     [listeners].flat().map((each) => [name, each] as const),
   )
   for (const [name, listener] of named) {
     if (!Listener.isListener(listener)) {
-      throw invalidArgType(`passed.${name}`, 'a Listener or an array of them', listener)
+      throw invalidArgType(`passed.${name}`, 'a Listener or an array of Listeners', listener)
     }
     validate.fdName('passed', name)
     if (listener.fd < 0) throw codedError('ERR_LISTENER_CLOSED')
@@ -78,7 +81,7 @@ function listenersOf(passed: Passed): (readonly [string, Listener])[] {
 
 type Stdio = NonNullable<Extract<SpawnOptions['stdio'], readonly unknown[]>>
 
-/** The three standard streams, and what comes behind the listeners. */
+/** Splits `stdio` into the three standard streams and the entries that follow the listeners. */
 function streamsOf(options: SpawnOptions): [Stdio, Stdio] {
   const stdio = options.stdio || 'pipe'
   if (typeof stdio === 'string' && ['pipe', 'ignore', 'inherit', 'overlapped'].includes(stdio)) {
@@ -89,7 +92,7 @@ function streamsOf(options: SpawnOptions): [Stdio, Stdio] {
   if (others.length > 1 || (others.length === 1 && others[0] !== 'ipc')) {
     throw invalidArgValue(
       'options.stdio',
-      "must be the three standard streams, and no more than 'ipc' behind them",
+      "must contain only the three standard streams, optionally followed by 'ipc'",
       stdio,
     )
   }
@@ -97,30 +100,30 @@ function streamsOf(options: SpawnOptions): [Stdio, Stdio] {
   return [standard, others]
 }
 
-// A caller may have copied the environment before they were removed from it.
-const atFirst: Environment = Object.fromEntries(notifyVariables.map((name) => [name, process.env[name]]))
+// The values at startup. The caller may have copied the environment before `unsetEnvironment` removed them.
+const initialValues: Environment = Object.fromEntries(notifyVariables.map((name) => [name, process.env[name]]))
 
 function environmentOf(options: SpawnActivatedOptions, named: readonly (readonly [string, Listener])[]): Environment {
   const env: Environment = options.env || process.env
-  const left = new Set<string>(activationVariables)
+  const omitted = new Set<string>(activationVariables)
   const result: Environment = Object.create(null)
   for (const name of notifyVariables) {
     const own = notifyVariable(name)
     if (options.inheritNotify) result[name] = own
-    else if (env[name] === own || env[name] === atFirst[name]) left.add(name)
+    else if (env[name] === own || env[name] === initialValues[name]) omitted.add(name)
   }
-  // As spawn does: with what comes from the prototype.
-  for (const name in env) if (!left.has(name)) result[name] = env[name]
-  result.LISTEN_PID = roomForPid
-  // sd_listen_fds(3) fails where LISTEN_FDS is 0, and finds nothing where there is none.
+  // Includes inherited properties, as spawn does.
+  for (const name in env) if (!omitted.has(name)) result[name] = env[name]
+  result.LISTEN_PID = pidPlaceholder
+  // sd_listen_fds(3) fails if LISTEN_FDS is 0, and returns 0 if it is not set.
   if (named.length === 0) return result
   result.LISTEN_FDS = String(named.length)
   result.LISTEN_FDNAMES = named.map(([name]) => name).join(':')
   return result
 }
 
-// exec_helper.c writes the pid in its place, which has ten digits at most. As it is it is no pid.
-const roomForPid = '0000000000'
+// exec_helper.c overwrites it with the pid, which has at most ten digits. The placeholder is not a valid pid.
+const pidPlaceholder = '0000000000'
 
 interface Start {
   command: string
@@ -128,14 +131,15 @@ interface Start {
   options: SpawnOptions & { stdio: Stdio; env: Environment }
 }
 
-const plainly = ({ command, args, options }: Start) => spawn(command, args, options)
+const spawnDirectly = ({ command, args, options }: Start) => spawn(command, args, options)
 
-/** Starts it by way of exec_helper.c, which puts its own pid into LISTEN_PID. */
-function withOwnPid(start: Start): ChildProcess {
+/** Starts the program through exec_helper.c, which sets LISTEN_PID to its own pid and then executes the program. */
+function spawnThroughHelper(start: Start): ChildProcess {
   const { command, options } = start
-  // As arguments of the helper they would become strings.
-  if (typeof command !== 'string' || typeof (options.argv0 ?? '') !== 'string') return plainly(start)
-  // The child's fds must not take the number of the helper's before it is executed. One more is for the report.
+  // spawn() rejects values that are not strings. As arguments of the helper, they would be converted to strings.
+  if (typeof command !== 'string' || typeof (options.argv0 ?? '') !== 'string') return spawnDirectly(start)
+  // The fd of the helper must be above the fds of the child, which would otherwise replace it before execve(2). The
+  // child has one fd more than `stdio`, for the report.
   const inMemory = helperInMemory(options.stdio.length + 1)
   if (inMemory !== undefined) {
     const child = attempt(start, inMemory)
@@ -146,23 +150,23 @@ function withOwnPid(start: Start): ChildProcess {
   throw systemError('execve', -constants.errno.EACCES, { path: 'async-accept-exec' })
 }
 
-/** Undefined when the helper itself cannot be executed. */
+/** Starts the program through `helper`. Returns undefined if the helper itself cannot be executed. */
 function attempt(start: Start, helper: ExecHelper): ChildProcess | undefined {
   try {
     const { child, error } = launch(start, helper.path)
     if (child !== undefined && error === 0) return child
     if (child !== undefined) discard(child)
-    // It was the helper that could not be started, or what comes before: the directory, the user, an argument.
+    // Run the helper alone to find out whether it was the cause, and not the directory, the user or an argument.
     if (error === undefined && spawnSync(helper.path, [], { argv0: 'trial', stdio: 'ignore' }).status !== 0) return
-    return failing(start, error)
+    return reportBySpawn(start, error)
   } finally {
     helper.remove()
   }
 }
 
-/** `error`: 0, the errno with which the program did not start, or undefined when the helper did not. */
+/** Returns as `error` 0, the errno with which the program failed to start, or undefined if the helper did not start. */
 function launch({ command, args, options }: Start, path: string): { child?: ChildProcess; error?: number } {
-  const [theirs, ours] = check(binding.socketPair(binding.constants.SOCK_STREAM as number), 'socketpair')
+  const [childEnd, parentEnd] = check(binding.socketPair(binding.constants.SOCK_STREAM as number), 'socketpair')
   try {
     const { argv0, stdio, env } = options
     const report = String(stdio.length)
@@ -172,34 +176,35 @@ function launch({ command, args, options }: Start, path: string): { child?: Chil
       child = spawn(path, [command, ...argv], {
         ...options,
         argv0: report,
-        stdio: [...stdio, theirs],
-        env: withoutEffect(env),
+        stdio: [...stdio, childEnd],
+        env: disableLoaderVariables(env),
       })
     } catch {
       return {}
     } finally {
-      binding.close(theirs)
+      binding.close(childEnd)
     }
     if (child.pid === undefined) return { child }
-    // As spawn has it, and without the fd of the report.
+    // Set the properties that spawn would set for the program, and hide the fd of the report.
     Object.assign(child, { spawnfile: command, spawnargs: argv })
     child.stdio.pop()
-    return { child, error: readError(ours) }
+    return { child, error: readError(parentEnd) }
   } finally {
-    binding.close(ours)
+    binding.close(parentEnd)
   }
 }
 
-// What the dynamic linker and the C library obey; exec_helper.c removes the '=', also that of the caller's own.
-const effective = /^(LD_|GLIBC_TUNABLES$|=|$)/
+// Variables that change how the dynamic linker and the C library run the helper. A '=' in front disables them, and
+// exec_helper.c removes it. Names that begin with '=' get a second one, because it removes one from every name.
+const loaderVariables = /^(LD_|GLIBC_TUNABLES$|=|$)/
 
-function withoutEffect(env: Environment): Environment {
+function disableLoaderVariables(env: Environment): Environment {
   const result: Environment = Object.create(null)
-  for (const name in env) result[effective.test(name) ? `=${name}` : name] = env[name]
+  for (const name in env) result[loaderVariables.test(name) ? `=${name}` : name] = env[name]
   return result
 }
 
-/** Waits until the program has started, which closes the other end, as uv_spawn does. 0, or an errno. */
+/** Blocks until the program has started, which closes the peer socket, as uv_spawn does. Returns 0 or an errno. */
 function readError(fd: number): number {
   const bytes = Buffer.alloc(4)
   for (;;) {
@@ -212,17 +217,17 @@ function readError(fd: number): number {
   }
 }
 
-/** Has spawn itself report the failure: as an event or an exception, in its own words. */
-function failing(start: Start, errno = constants.errno.EAGAIN): ChildProcess {
-  const child = plainly(start)
+/** Spawns without the helper, so that spawn reports the failure: by an event or an exception with its own message. */
+function reportBySpawn(start: Start, errno = constants.errno.EAGAIN): ChildProcess {
+  const child = spawnDirectly(start)
   if (child.pid === undefined) return child
-  // The reason has gone since. But this one does not know its listeners.
+  // The cause of the failure is gone by now, and the program runs. End it, because it has no valid LISTEN_PID.
   child.kill('SIGKILL')
   discard(child)
   throw systemError('spawn', -errno, { path: start.command })
 }
 
-/** Forgets a child that the caller has not got. */
+/** Releases a child process that is not returned to the caller. */
 function discard(child: ChildProcess): void {
   child.on('error', () => {})
   for (const stream of child.stdio) stream?.destroy()

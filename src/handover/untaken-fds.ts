@@ -1,6 +1,6 @@
 import type { AddressInfo } from 'node:net'
 
-/** A file descriptor of the activation, as a warning names it. */
+/** The description of a passed fd in a warning. */
 interface PassedFd {
   fd: number
   name: string
@@ -8,81 +8,83 @@ interface PassedFd {
   address?: AddressInfo | string
 }
 
-// A program may take its sockets one after the other while it starts, so each step begins the time anew.
-const patience = 1_000
+// ms without a call after which the warning is emitted. A program may take its sockets one by one while it starts.
+const warningDelay = 1_000
 
 /**
- * The fds of an activation that the program has not taken. It is warned of them: a program that asks for another name
- * than the socket unit has gets none, and often listens elsewhere then, while the clients of its socket wait.
+ * Tracks the passed fds that the program has not taken, and emits a warning about them. A program that requests a name
+ * that the socket unit does not have receives no listener. It often listens elsewhere then, and the clients of the
+ * socket unit wait.
  */
 export class UntakenFds {
   readonly #fds: Map<number, PassedFd>
-  readonly #asked = new Set<string>()
-  readonly #missed = new Set<string>()
+  readonly #requestedNames = new Set<string>()
+  readonly #missingNames = new Set<string>()
   #timer: NodeJS.Timeout | undefined
 
   constructor(passed: readonly PassedFd[]) {
     this.#fds = new Map(passed.map((each) => [each.fd, each]))
   }
 
-  /** The program has taken it. */
-  took(fd: number): void {
+  /** Called when the program has taken an fd. */
+  markTaken(fd: number): void {
     this.#fds.delete(fd)
   }
 
-  /** The program has the list of them all, and may take them in ways that are not seen here, `dgram` for instance. */
-  listed(): void {
+  /**
+   * Called when the program has the whole list. It may take fds in ways that are not tracked, for example with `dgram`.
+   */
+  markAllTaken(): void {
     this.#fds.clear()
   }
 
-  /** The program has asked for something: it gets time to ask for the rest. Keeps no process alive. */
-  wait(): void {
+  /** Called when the program requests fds. Restarts the timer of the warning, which does not keep the process alive. */
+  restartTimer(): void {
     clearTimeout(this.#timer)
     if (this.#fds.size === 0) return
     this.#timer = setTimeout(() => {
       if (this.#fds.size === 0) return
-      const asked = this.#asked.size === 0 ? '' : `, and has asked for ${quoted(this.#asked)}`
-      const remedy = 'Take them with activatedListeners() or activation(), or remove them from the unit'
-      this.#warn(`This process has not taken what was passed to it: ${this.#list()}${asked}. ${remedy}`, emitWarning)
-    }, patience).unref()
+      const asked = this.#requestedNames.size === 0 ? '' : `; it has asked for ${quoted(this.#requestedNames)}`
+      const untaken = `This process has not taken fds that were passed to it: ${this.#describeFds()}${asked}`
+      const remedy = 'Take them with activatedListeners() or activation(), or remove them from the socket unit'
+      this.#warn(`${untaken}. ${remedy}`, emitWarning)
+    }, warningDelay).unref()
   }
 
   /**
-   * The program has asked for the listeners of a name. Where there are none, it is warned on the next tick, unless it has
-   * taken every listener by then: a name may be optional.
+   * Called when the program requests the listeners of a name. If there are none, the warning is emitted in the next
+   * tick, unless the program has taken every listener by then: the name may be optional.
    */
-  asked(name: string, passed: boolean): void {
-    this.#asked.add(name)
+  noteRequest(name: string, passed: boolean): void {
+    this.#requestedNames.add(name)
     if (passed) return
-    if (this.#missed.size === 0) {
-      // It may listen on the same address next, and end with EADDRINUSE before the tick.
+    if (this.#missingNames.size === 0) {
+      // The program may now listen on the same address and exit with EADDRINUSE before the next tick.
       process.once('exit', () => this.#warnOfNames((warning) => process.emit('warning', warning)))
     }
-    this.#missed.add(name)
+    this.#missingNames.add(name)
     process.nextTick(() => this.#warnOfNames(emitWarning))
   }
 
   #warnOfNames(emit: (warning: Error) => void): void {
     if (![...this.#fds.values()].some(({ kind }) => kind === 'listener')) return
     const remedy = 'Ask for one of these names, or change FileDescriptorName= in the socket unit'
-    this.#warn(
-      `No listener with the name ${quoted(this.#missed)} was passed to this process, but ${this.#list()}. ${remedy}`,
-      emit,
-    )
+    const missing = `No listener named ${quoted(this.#missingNames)} was passed to this process`
+    this.#warn(`${missing}. It was passed ${this.#describeFds()}. ${remedy}`, emit)
   }
 
-  #list(): string {
+  #describeFds(): string {
     return [...this.#fds.values()].map(describe).join(', ')
   }
 
-  // Each fd is named once.
+  // Warns about each fd once.
   #warn(message: string, emit: (warning: Error) => void): void {
     this.#fds.clear()
     const warning = Object.assign(new Error(message), { name: 'AsyncAcceptWarning', code: 'ASYNC_ACCEPT_UNTAKEN_FD' })
     try {
       emit(warning)
     } catch {
-      // Something has replaced emitWarning, and fails. The program goes on.
+      // The application has replaced process.emitWarning, and its function throws. The program continues.
     }
   }
 }

@@ -1,21 +1,25 @@
-/** What a TLS client offers in its first message. */
+/** The offers of a TLS client in its first message, the ClientHello (RFC 8446 section 4.1.2). */
 export interface ClientHello {
-  /** The name it wants to reach (SNI, RFC 6066 section 3), in lower case. */
+  /** The requested host name (SNI, RFC 6066 section 3), in lower case; undefined if the client sent none. */
   serverName: string | undefined
-  /** Protocols in its order of preference (ALPN, RFC 7301 section 3.1); empty when it does not care. */
+  /** The offered protocols (ALPN, RFC 7301 section 3.1), most preferred first; empty if the client sent none. */
   alpnProtocols: string[]
-  /** Versions that it speaks, as Node names them (`'TLSv1.3'`, `'TLSv1.2'`, ...), in its order of preference. */
+  /** The offered TLS versions by their Node names (`'TLSv1.3'`, `'TLSv1.2'`, ...), most preferred first. */
   versions: string[]
 }
 
-/** A ClientHello; or so many bytes from the beginning are needed before it is worth looking again; or none: not TLS. */
+/**
+ * The result of {@link parseClientHello}. `hello`: the parsed ClientHello. `needed`: the ClientHello is incomplete;
+ * parse again once at least this many bytes, counted from the first byte, have arrived. null: the bytes are not a
+ * ClientHello.
+ */
 export type ParsedClientHello = { hello: ClientHello } | { needed: number } | null
 
-// RFC 8446 section 5.1: a record is type (1), legacy version (2), length (2), and at most 2^14 bytes.
+// RFC 8446 section 5.1: a record has a type (1 byte), a legacy version (2), a length (2), and up to 2^14 bytes of data.
 const recordHeader = 5
 const handshakeRecord = 22
 const longestRecord = 2 ** 14
-// RFC 8446 section 4: a handshake message is type (1), length (3), body.
+// RFC 8446 section 4: a handshake message has a type (1 byte), a length (3), and a body.
 const messageHeader = 4
 const clientHelloMessage = 1
 
@@ -27,13 +31,13 @@ const versionNames = new Map([
   [0x0300, 'SSLv3'],
 ])
 
-/** Reads the ClientHello at the beginning of what a client has sent, in however many TLS records. Consumes nothing. */
+/** Parses the ClientHello at the beginning of the received bytes. It may span any number of TLS records. */
 export function parseClientHello(bytes: Buffer): ParsedClientHello {
   const message: Buffer[] = []
   let collected = 0
-  let wanted: number | undefined
-  // Of the message, behind the records seen so far. A client that sends a byte in each record must not be looked at each
-  // time.
+  let messageLength: number | undefined
+  // Bytes of the message that must follow the records seen so far. `needed` includes them: otherwise a client that
+  // sends one byte per record would cause a parse for each record.
   let missing = 0
   for (let at = 0; ; ) {
     const record = bytes.subarray(at)
@@ -46,23 +50,23 @@ export function parseClientHello(bytes: Buffer): ParsedClientHello {
     const fragment = record.subarray(recordHeader, recordHeader + length)
     message.push(fragment)
     collected += fragment.length
-    // Put together only to learn its length and when it is whole: a client may send thousands of records.
-    if (wanted === undefined) {
+    // Concatenate the fragments only until the length is known, and at the end: a client may send thousands of records.
+    if (messageLength === undefined) {
       const start = Buffer.concat(message)
       if (start.length > 0 && start[0] !== clientHelloMessage) return null
-      if (start.length >= messageHeader) wanted = messageHeader + start.readUIntBE(1, 3)
+      if (start.length >= messageHeader) messageLength = messageHeader + start.readUIntBE(1, 3)
     }
-    if (wanted !== undefined && collected >= wanted) {
-      const hello = parseBody(Buffer.concat(message).subarray(messageHeader, wanted))
+    if (messageLength !== undefined && collected >= messageLength) {
+      const hello = parseBody(Buffer.concat(message).subarray(messageHeader, messageLength))
       return hello && { hello }
     }
     at += recordHeader + length
-    missing = wanted === undefined ? 0 : Math.max(0, wanted - collected - (length - fragment.length))
+    missing = messageLength === undefined ? 0 : Math.max(0, messageLength - collected - (length - fragment.length))
     if (fragment.length < length) return { needed: missing > 0 ? at + recordHeader + missing : at }
   }
 }
 
-// RFC 8446 section 4.1.2; RFC 5246 section 7.4.1.2 has the same frame.
+// RFC 8446 section 4.1.2. The ClientHello of TLS 1.2 (RFC 5246 section 7.4.1.2) has the same layout.
 function parseBody(body: Buffer): ClientHello | null {
   try {
     const reader = new Reader(body)
@@ -83,7 +87,7 @@ function parseBody(body: Buffer): ClientHello | null {
       else if (type === 16) alpnProtocols = readProtocols(data)
       else if (type === 43) versions = readVersions(data)
     }
-    // Without supported_versions the legacy version is the highest one, RFC 8446 section 4.2.1.
+    // Without the supported_versions extension, the legacy version is the highest offered one (RFC 8446 section 4.2.1).
     versions ??= [...versionNames.keys()].filter((version) => version <= Math.min(legacyVersion, 0x0303))
     return { serverName, alpnProtocols, versions: versions.flatMap((version) => versionNames.get(version) ?? []) }
   } catch (error) {
@@ -92,7 +96,7 @@ function parseBody(body: Buffer): ClientHello | null {
   }
 }
 
-// RFC 6066 section 3: a list of names, of which only type 0, host_name, exists.
+// RFC 6066 section 3: a list of names. The only defined name type is 0, host_name.
 function readServerName(data: Reader): string | undefined {
   const names = new Reader(data.vector(2))
   while (!names.ended) {
@@ -111,7 +115,7 @@ function readProtocols(data: Reader): string[] {
   return protocols
 }
 
-// RFC 8446 section 4.2.1. What is not in our table is a draft or grease (RFC 8701).
+// RFC 8446 section 4.2.1. A version without an entry in `versionNames` is a draft or a GREASE value (RFC 8701).
 function readVersions(data: Reader): number[] {
   const list = new Reader(data.vector(1))
   const versions: number[] = []
@@ -145,7 +149,7 @@ class Reader {
     return this.bytes(length).readUIntBE(0, length)
   }
 
-  /** A vector of RFC 8446 section 3.4: its length in `lengthBytes`, then so many bytes. */
+  /** Reads a vector (RFC 8446 section 3.4): a length field of `lengthBytes` bytes, then as many bytes as it says. */
   vector(lengthBytes: number): Buffer {
     return this.bytes(this.number(lengthBytes))
   }

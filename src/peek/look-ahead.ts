@@ -8,10 +8,11 @@ import { onReady } from '../core/readiness.js'
 import * as validate from '../core/validate.js'
 import { enlargeReceiveBuffer } from './receive-buffer.js'
 
+/** Options of `peek`, `clientHello` and `proxyHeader`. */
 export interface LookAheadOptions {
-  /** ms from the call; negative: no deadline; 0: only what is there already. Default: 10,000. */
+  /** The timeout in ms from the call. Negative: no timeout. 0: use only bytes that have arrived. Default: 10,000. */
   timeout?: number
-  /** Ends the wait when aborted. */
+  /** Ends the wait with `ABORT_ERR` when aborted. */
   signal?: AbortSignal
 }
 
@@ -23,34 +24,42 @@ const { AF_UNIX, POLLHUP, POLLPRI, POLLRDHUP, SOCK_SEQPACKET, SOL_SOCKET, SO_PEE
 >
 type Constant = 'AF_UNIX' | 'POLLHUP' | 'POLLPRI' | 'POLLRDHUP' | 'SOCK_SEQPACKET' | 'SOL_SOCKET' | 'SO_PEEK_OFF'
 
-/** Whether the socket keeps what is sent in packets; then nobody sees the second one before the first is taken. */
-export function keepsPackets(fd: number): boolean {
+/** Returns whether the socket is a seqpacket socket, which shows its second packet only after the first is read. */
+export function isSeqpacket(fd: number): boolean {
   return inspect(fd).type === binding.constants.SOCK_SEQPACKET
 }
 
 /**
- * Has looks begin at the first byte that is unread, whatever offset the maker of the socket has set (`SO_PEEK_OFF`,
- * socket(7)); TCP sockets inherit that from their listener. Borrows the fd.
+ * Makes recv(2) with MSG_PEEK start at the first unread byte. The creator of the socket may have set another peek
+ * offset (`SO_PEEK_OFF`, socket(7)), and TCP sockets inherit that offset from their listener. Borrows the fd.
  */
-export function lookFromStart(fd: number): void {
-  // TCP sockets have no offset before Linux 6.9, and refuse it.
+export function resetPeekOffset(fd: number): void {
+  // The result is ignored: before Linux 6.9, TCP sockets have no peek offset and reject this option.
   binding.setOption(fd, SOL_SOCKET, SO_PEEK_OFF, -1)
 }
 
-/** Ends what {@link lookAhead} waits for, if anything. */
+/** Ends a pending {@link lookAhead}: its promise rejects with `error`. */
 export type Abandon = (error: Error) => void
 
-/** Why no more will come: the peer has ended its side or is gone, or the packet has ended. */
+/** Why no more bytes follow: the peer has ended its side or disconnected, or the packet is complete. */
 export type End = 'peer' | 'packet'
 
-/** What the bytes mean; or so many bytes from the beginning are needed before it is worth reading again. */
+/**
+ * The result of parsing the received bytes. `needed`: the bytes are incomplete; parse again once at least this many
+ * bytes, counted from the first byte, have arrived.
+ */
 export type Reading<T> = { result: T } | { needed: number }
 
 /**
- * Looks at what a peer has sent, and takes none of it, until `read` gives a result. `read` gets what is there, up to `limit`
- * bytes; with `end` it must give a result, or throw. It runs once for each arrival that brings as much as it needs. Of a
- * seqpacket socket the first packet is all. At the deadline the state of the fd decides, not what the event loop has told.
- * Borrows the fd. `started` gets what ends the wait when the fd is to go elsewhere.
+ * Waits for bytes from the peer and peeks at them, without consuming any, until `read` returns a result.
+ *
+ * `read` receives the unread bytes, at most `limit` of them. It runs when the first bytes arrive, and again each time
+ * the number of bytes has reached `needed`. If `end` is set, no more bytes follow, and `read` must return a result or
+ * throw. A seqpacket socket shows only its first packet. At the deadline, the fd itself is checked once more, because
+ * the event loop may not have reported the latest bytes yet.
+ *
+ * Borrows the fd. `started` receives a function that ends the wait, to be called before the fd is closed or its
+ * ownership is transferred. When the wait is over, `started` receives undefined.
  */
 export function lookAhead<T>(
   fd: number,
@@ -70,7 +79,7 @@ export function lookAhead<T>(
     let restoreBuffer: (() => void) | undefined
     let available = 0
     let needed = 1
-    let roomFor = 0
+    let enlargedFor = 0
     let socket: InspectedFd | undefined
     const settle = () => {
       stopTimer()
@@ -84,12 +93,13 @@ export function lookAhead<T>(
       reject(error)
     }
 
-    // `exceptional`: the peer may have ended its side, or sent urgent data. `stalled`: so many bytes were there just now.
-    const look = (exceptional: boolean, stalled?: number): Reading<T> => {
-      // Before the bytes, so that all that came before an end is among them.
-      const state = exceptional ? question('poll', binding.poll(fd)) : 0
+    // `exceptional`: the peer may have ended its side or sent urgent data. `previous`: the number of bytes that this
+    // function saw just before it called itself.
+    const look = (exceptional: boolean, previous?: number): Reading<T> => {
+      // Poll before recv(2): if the peer has ended its side, recv(2) then shows every byte sent before that.
+      const state = exceptional ? checkedNumber('poll', binding.poll(fd)) : 0
       const bytes = binding.receive(fd, limit, true)
-      // The event was overtaken, or is only of the urgent byte.
+      // There is nothing to read: the event is out of date, or reported only the urgent byte.
       const nothing = bytes === -constants.errno.EAGAIN
       const seen = nothing ? Buffer.alloc(0) : check(bytes, 'recv')
       available = seen.length
@@ -101,20 +111,22 @@ export function lookAhead<T>(
         socket ??= inspect(fd)
         if (socket.type === SOCK_SEQPACKET) return attempt('packet')
         if (state & POLLPRI) {
-          // Urgent data that comes first stops nothing, but a unix socket counts it as unread.
-          if (question('ioctl', binding.atMark(fd)) === 0) throw stopped('urgent data', available)
-        } else if (socket.domain === AF_UNIX && question('ioctl', binding.unread(fd)) > available) {
-          if (available === stalled) throw stopped('file descriptors', available)
-          // The rest has just arrived, or is urgent data that arrived after the event: ask for the state as well.
+          // An urgent byte at the front hides no bytes. A unix socket includes the urgent byte in FIONREAD, so the
+          // check for hidden file descriptors below would be wrong here.
+          if (checkedNumber('ioctl', binding.atMark(fd)) === 0) throw peekStopped('urgent data', available)
+        } else if (socket.domain === AF_UNIX && checkedNumber('ioctl', binding.unread(fd)) > available) {
+          if (available === previous) throw peekStopped('file descriptors', available)
+          // The other bytes arrived after recv(2), or are urgent data that arrived after the event: poll and peek
+          // again.
           return look(true, available)
         }
       }
       if (state & (POLLRDHUP | POLLHUP)) return attempt('peer')
-      if (available > 0 && needed > roomFor) {
-        roomFor = needed
+      if (available > 0 && needed > enlargedFor) {
+        enlargedFor = needed
         const restore = enlargeReceiveBuffer(fd, needed)
         restoreBuffer ??= restore
-        // It also tells the peer of the room.
+        // This recv(2) also makes the kernel announce the larger receive window to the peer.
         if (restore !== undefined) return look(exceptional)
       }
       return reading
@@ -138,18 +150,19 @@ export function lookAhead<T>(
     try {
       if (signal) stopWatching = onAbort(signal, () => fail(abortError(signal)))
     } catch (error) {
-      // The signal is of a class of the application.
+      // The signal is of an application class, whose addEventListener throws.
       return fail(error as Error)
     }
     stopTimer = deadlineAfterPoll(ms, () =>
-      tryNow(true, () => codedError('ERR_PEEK_TIMEOUT', `${available} bytes are there`)),
+      tryNow(true, () => codedError('ERR_PEEK_TIMEOUT', `${available} bytes received`)),
     )
   })
 }
 
-function question(syscall: string, answer: number): number {
-  if (answer < 0) throw systemError(syscall, answer)
-  return answer
+function checkedNumber(syscall: string, result: number): number {
+  if (result < 0) throw systemError(syscall, result)
+  return result
 }
 
-const stopped = (what: string, available: number) => codedError('ERR_PEEK_STOPPED', `${what} after ${available} bytes`)
+const peekStopped = (what: string, available: number) =>
+  codedError('ERR_PEEK_STOPPED', `${what} after ${available} bytes`)

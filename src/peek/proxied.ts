@@ -4,33 +4,38 @@ import { type Handle, type HandleAddress, handleBeneath } from '../core/node-int
 import * as validate from '../core/validate.js'
 import type { ProxyHeader } from './proxy-protocol.js'
 
-/** A connection that came through a proxy which has said, by the PROXY protocol, who the client is. */
+/** The PROXY header of a connection, and the address of the proxy that sent the header. */
 export interface Proxied {
+  /** The PROXY header as the proxy sent it. */
   header: ProxyHeader
-  /** Where the proxy itself connected from; undefined for a unix socket. */
+  /** The IP address of the proxy; undefined for a unix socket. */
   remoteAddress: string | undefined
+  /** The port of the proxy; undefined for a unix socket. */
   remotePort: number | undefined
-  /** @internal What the socket says of its peer, if it is not the proxy. */
+  /** @internal The client's address, which the socket reports as its peer; undefined if it reports the proxy's own. */
   client: HandleAddress | undefined
 }
 
-const noted = new WeakMap<Handle, Proxied>()
+const proxiedByHandle = new WeakMap<Handle, Proxied>()
 
+/** Stores what {@link proxyOf} returns for the sockets on a handle. */
 export function noteProxied(handle: Handle, proxied: Proxied): void {
-  noted.set(handle, proxied)
+  proxiedByHandle.set(handle, proxied)
 }
 
 /**
- * Of a socket that `serve` has given to a server: what its PROXY header said, and the proxy's own address. The socket may
- * be the TLSSocket above it, or what `req.socket` and `session.socket` of http and http2 are. Undefined when there was
- * no header, and when the socket is closed.
+ * Returns the PROXY header of a connection that `serve` passed to a server, and the address of the proxy. `socket` is
+ * the socket that the server received, a TLSSocket above it, `req.socket` of http, or `session.socket` of http2.
+ * Returns undefined if the connection had no PROXY header, or if the socket is closed.
  */
 export function proxyOf(socket: Socket): Proxied | undefined {
   const handle = handleBeneath(socket)
-  return handle && noted.get(handle)
+  return handle && proxiedByHandle.get(handle)
 }
 
-/** Networks as strings (`'192.0.2.1'`, `'2001:db8::/32'`), or a BlockList of them. */
+/**
+ * Returns a BlockList of networks given as strings (`'192.0.2.1'`, `'2001:db8::/32'`). Returns a BlockList as it is.
+ */
 export function networks(name: string, value: unknown): BlockList {
   if (validate.isBlockList(value)) return value
   if (!Array.isArray(value)) throw invalidArgType(name, 'a net.BlockList or an array of networks', value)
@@ -41,7 +46,7 @@ export function networks(name: string, value: unknown): BlockList {
     const bits = family === 'ipv4' ? 32 : 128
     const length = prefix === undefined ? bits : /^\d{1,3}$/.test(prefix) ? Number(prefix) : bits + 1
     if (address === undefined || isIP(address) === 0 || rest.length > 0 || length > bits) {
-      throw invalidArgValue(name, 'must have addresses, or networks such as 10.0.0.0/8', network)
+      throw invalidArgValue(name, 'must contain IP addresses or networks such as 10.0.0.0/8', network)
     }
     list.addSubnet(address, length, family)
   }

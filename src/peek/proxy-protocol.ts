@@ -1,52 +1,67 @@
 import { isIPv4, isIPv6, SocketAddress } from 'node:net'
 
-// "The PROXY protocol, versions 1 & 2", Willy Tarreau, HAProxy's doc/proxy-protocol.txt. Sections are of that document.
+// "The PROXY protocol, versions 1 & 2", Willy Tarreau, HAProxy's doc/proxy-protocol.txt. All section numbers and
+// quotations in this file refer to that document.
 
+/** The source or the destination address of a PROXY header. */
 export interface ProxyEndpoint {
+  /** An IP address, or the path or abstract name (`'\0name'`) of a unix socket, which may be empty. */
   address: string
-  /** Undefined for a unix socket. */
+  /** The TCP or UDP port; undefined for a unix socket. */
   port: number | undefined
 }
 
-/** What a TLV of type `PP2_TYPE_SSL` says of the client's connection to the proxy (section 2.2.5). */
+/** The TLS parameters of the client's connection to the proxy, from the TLV `PP2_TYPE_SSL` (section 2.2.5). */
 export interface ProxySsl {
-  /** The client came over TLS. */
+  /** Whether the client connected to the proxy over TLS. */
   ssl: boolean
-  /** It presented a certificate in this connection, or in the session that this one resumes. */
+  /** Whether the client presented a certificate in this connection. */
   certificate: boolean
+  /** Whether the client presented a certificate at least once in the TLS session that this connection belongs to. */
   certificateInSession: boolean
-  /** The certificate was presented and verified. */
+  /** Whether the client presented a certificate and the proxy verified it. */
   verified: boolean
+  /** The TLS version, such as `'TLSv1.3'`. */
   version: string | undefined
+  /** The common name of the client's certificate. */
   commonName: string | undefined
+  /** The TLS cipher. */
   cipher: string | undefined
 }
 
+/** A PROXY header of version 1 (text) or 2 (binary). */
 export interface ProxyHeader {
   version: 1 | 2
-  /** `'LOCAL'`: the proxy itself speaks, for a health check: the real endpoints are those of the socket. */
+  /** `'LOCAL'`: the proxy opened the connection itself, without a client, for example for a health check. */
   command: 'PROXY' | 'LOCAL'
   /**
-   * Of the source. The destination of version 1 may be of the other IP family. `'UNSPEC'`: nothing is known of the client
-   * (UNKNOWN in version 1).
+   * The address family of the source. In version 1 the destination may have the other IP family. `'UNSPEC'`: the
+   * client's address is unknown (`UNKNOWN` in version 1).
    */
   family: 'IPv4' | 'IPv6' | 'UNIX' | 'UNSPEC'
   transport: 'STREAM' | 'DGRAM' | 'UNSPEC'
+  /** The client's address; undefined for `'LOCAL'` and `'UNSPEC'`. */
   source: ProxyEndpoint | undefined
+  /** The address that the client connected to; undefined for `'LOCAL'` and `'UNSPEC'`. */
   destination: ProxyEndpoint | undefined
-  /** All TLVs in their order, the known ones too (section 2.2). */
+  /** All TLVs (section 2.2) in their original order, including those with a property below. */
   tlvs: { type: number; value: Buffer }[]
-  /** `PP2_TYPE_ALPN`, `PP2_TYPE_AUTHORITY` (the SNI name), `PP2_TYPE_UNIQUE_ID`, `PP2_TYPE_NETNS`. */
+  /** The application protocol of the client's connection (`PP2_TYPE_ALPN`). */
   alpn?: string
+  /** The host name requested by the client, usually by SNI (`PP2_TYPE_AUTHORITY`). */
   authority?: string
+  /** The proxy's identifier of the connection (`PP2_TYPE_UNIQUE_ID`). */
   uniqueId?: Buffer
+  /** The name of the proxy's network namespace (`PP2_TYPE_NETNS`). */
   netns?: string
+  /** The TLS parameters of the client's connection (`PP2_TYPE_SSL`). */
   ssl?: ProxySsl
 }
 
 /**
- * A header of `length` bytes; or so many bytes from the beginning are needed before it is worth looking again; or
- * something that begins as a header and is none; or null: nothing that begins as one.
+ * The result of {@link parseProxyHeader}. `header`: the parsed header, `length` bytes long. `needed`: the header is
+ * incomplete; parse again once at least this many bytes, counted from the first byte, have arrived. `malformed`: the
+ * bytes begin like a header but are not valid, for this reason. null: the bytes do not begin like a header.
  */
 export type ParsedProxyHeader =
   | { header: ProxyHeader; length: number }
@@ -54,17 +69,20 @@ export type ParsedProxyHeader =
   | { malformed: string }
   | null
 
-// Section 2.1: "a 108-byte buffer is always enough", for a line of at most 107 bytes with its CRLF.
+// Section 2.1: "a 108-byte buffer is always enough". The longest line has 107 bytes, including its CRLF.
 const longestLine = 107
 const shortestLine = 'PROXY UNKNOWN\r\n'.length
 const lineStart = Buffer.from('PROXY ')
 // Section 2.2.
 const signature = Buffer.from('\r\n\r\n\0\r\nQUIT\n', 'latin1')
 const fixedPart = 16
-/** Bytes of the longest header: version 2 has a length of 16 bits after its fixed part. */
+/** The length of the longest header in bytes. Version 2 has a fixed part, then up to 2^16 - 1 bytes. */
 export const longestProxyHeader = fixedPart + 0xffff
 
-/** Reads the header at the beginning of what a proxy has sent. Section 2: the receiver must not guess, both are exact. */
+/**
+ * Parses the header at the beginning of the received bytes. Section 2 forbids guessing: the bytes must match the
+ * signature of a version exactly.
+ */
 export function parseProxyHeader(bytes: Buffer): ParsedProxyHeader {
   if (bytes.length === 0) return { needed: 1 }
   for (const [start, parse] of [
@@ -81,7 +99,7 @@ export function parseProxyHeader(bytes: Buffer): ParsedProxyHeader {
 function parseVersion1(bytes: Buffer): ParsedProxyHeader {
   const end = bytes.subarray(0, longestLine).indexOf('\r\n')
   if (end < 0) {
-    if (bytes.length >= longestLine) return { malformed: 'a line without an end' }
+    if (bytes.length >= longestLine) return { malformed: `no CRLF in the first ${longestLine} bytes` }
     return { needed: Math.max(bytes.length + 1, shortestLine) }
   }
   const length = end + 2
@@ -98,13 +116,14 @@ function parseVersion1(bytes: Buffer): ParsedProxyHeader {
   // "the receiver must ignore anything presented before the CRLF"
   if (protocol === 'UNKNOWN') return { header, length }
   const isSource = protocol === 'TCP4' ? isIPv4 : protocol === 'TCP6' ? isUnscopedIPv6 : undefined
-  if (isSource === undefined) return { malformed: 'neither TCP4, TCP6 nor UNKNOWN' }
+  if (isSource === undefined) return { malformed: 'the protocol is not TCP4, TCP6 or UNKNOWN' }
   const [from = '', to = '', fromPort = '', toPort = ''] = rest
-  if (rest.length !== 4) return { malformed: 'not two addresses and two ports' }
-  if (!isSource(from)) return { malformed: `a source that is not of ${protocol}` }
-  // nginx names the family of the client and then its own address as it is. Both differ behind another proxy (realip).
-  if (!isIPv4(to) && !isUnscopedIPv6(to)) return { malformed: 'a destination that is no address' }
-  if (!isPort(fromPort) || !isPort(toPort)) return { malformed: 'a port that is none' }
+  if (rest.length !== 4) return { malformed: 'the line does not have two addresses and two ports' }
+  if (!isSource(from)) return { malformed: `the source is not a valid address for ${protocol}` }
+  // nginx writes the client's address family, then its own address even if that is of the other family. This happens if
+  // nginx takes the client's address from another proxy (realip module).
+  if (!isIPv4(to) && !isUnscopedIPv6(to)) return { malformed: 'the destination is not an IP address' }
+  if (!isPort(fromPort) || !isPort(toPort)) return { malformed: 'a port number is invalid' }
   header.family = protocol === 'TCP4' ? 'IPv4' : 'IPv6'
   header.transport = 'STREAM'
   header.source = { address: from, port: Number(fromPort) }
@@ -112,7 +131,7 @@ function parseVersion1(bytes: Buffer): ParsedProxyHeader {
   return { header, length }
 }
 
-// Node takes a zone too (`fe80::1%eth0`), of which the proxy's side of the connection knows nothing.
+// isIPv6 of Node accepts a zone (`fe80::1%eth0`), but a zone has no meaning on another host.
 const isUnscopedIPv6 = (text: string) => isIPv6(text) && !text.includes('%')
 
 // "a string of decimal digits, no leading zeroes"
@@ -127,20 +146,21 @@ function parseVersion2(bytes: Buffer): ParsedProxyHeader {
   const version = bytes[12] as number
   const protocol = bytes[13] as number
   const length = fixedPart + bytes.readUInt16BE(14)
-  if (version >> 4 !== 2) return { malformed: 'a version other than 2' }
+  if (version >> 4 !== 2) return { malformed: 'the version is not 2' }
   const command = (['LOCAL', 'PROXY'] as const)[version & 15]
-  if (command === undefined) return { malformed: 'neither LOCAL nor PROXY' }
+  if (command === undefined) return { malformed: 'the command is not LOCAL or PROXY' }
   if (command === 'LOCAL') {
     // "the receiver must ... discard the protocol block including the family which is ignored"
     if (bytes.length < length) return { needed: length }
-    const nobody = { source: undefined, destination: undefined, tlvs: [] }
-    return { header: { version: 2, command, family: 'UNSPEC', transport: 'UNSPEC', ...nobody }, length }
+    const empty = { source: undefined, destination: undefined, tlvs: [] }
+    return { header: { version: 2, command, family: 'UNSPEC', transport: 'UNSPEC', ...empty }, length }
   }
   const family = families[protocol >> 4]
   const transport = transports[protocol & 15]
-  if (family === undefined || transport === undefined) return { malformed: 'an unknown address family or transport' }
+  if (family === undefined || transport === undefined)
+    return { malformed: 'the address family or the transport is unknown' }
   const addressLength = addressLengths[family]
-  if (length < fixedPart + addressLength) return { malformed: 'too short for its addresses' }
+  if (length < fixedPart + addressLength) return { malformed: 'the header is too short for its addresses' }
   if (bytes.length < length) return { needed: length }
   const header: ProxyHeader = {
     version: 2,
@@ -153,7 +173,8 @@ function parseVersion2(bytes: Buffer): ParsedProxyHeader {
   }
   const body = bytes.subarray(fixedPart, length)
   if (family !== 'UNSPEC') Object.assign(header, readAddresses(family, body))
-  // UNSPEC: "the receiver should ignore the address information": whatever it is, TLVs cannot be told from it.
+  // UNSPEC: "the receiver should ignore the address information". The length of that information is unknown, so the
+  // beginning of the TLVs is, too.
   const malformed =
     family === 'UNSPEC' ? undefined : readTlvs(header, body.subarray(addressLength), bytes.subarray(0, length))
   return malformed === undefined ? { header, length } : { malformed }
@@ -201,10 +222,10 @@ const PP2_CLIENT_SSL = 0x01
 const PP2_CLIENT_CERT_CONN = 0x02
 const PP2_CLIENT_CERT_SESS = 0x04
 
-/** What is wrong with them, if anything. */
+/** Parses the TLVs into `header`. Returns the reason if they are malformed, otherwise undefined. */
 function readTlvs(header: ProxyHeader, bytes: Buffer, whole: Buffer): string | undefined {
   const tlvs = splitTlvs(bytes)
-  if (tlvs === undefined) return 'a TLV that ends beyond the header'
+  if (tlvs === undefined) return 'a TLV extends beyond the end of the header'
   header.tlvs = tlvs
   let checksums = 0
   for (const { type, value } of tlvs) {
@@ -214,14 +235,14 @@ function readTlvs(header: ProxyHeader, bytes: Buffer, whole: Buffer): string | u
     else if (type === PP2_TYPE_NETNS) header.netns = value.toString('latin1')
     else if (type === PP2_TYPE_SSL) {
       header.ssl = readSsl(value)
-      if (header.ssl === undefined) return 'a TLV of type SSL that lies about its length'
+      if (header.ssl === undefined) return 'the SSL TLV has a wrong length'
     } else if (type === PP2_TYPE_CRC32C) {
-      if (checksums++ > 0) return 'a second checksum'
-      // Section 2.2.3: over the whole header, with the checksum's own field at zero.
-      if (value.length !== 4) return 'a checksum that is not four bytes'
+      if (checksums++ > 0) return 'there is more than one checksum'
+      // Section 2.2.3: the checksum covers the whole header, with the checksum field itself set to zero.
+      if (value.length !== 4) return 'the checksum is not four bytes long'
       const start = value.byteOffset - whole.byteOffset
       const zeroed = Buffer.concat([whole.subarray(0, start), Buffer.alloc(4), whole.subarray(start + 4)])
-      if (crc32c(zeroed) !== value.readUInt32BE()) return 'a wrong checksum'
+      if (crc32c(zeroed) !== value.readUInt32BE()) return 'the checksum does not match'
     }
   }
   return undefined
@@ -258,7 +279,7 @@ function readSsl(value: Buffer): ProxySsl | undefined {
   }
 }
 
-// RFC 4960 appendix B; bit by bit, because a header is short and this is the only use.
+// RFC 4960 appendix B. Without a lookup table, because headers are short and nothing else needs a CRC.
 function crc32c(bytes: Buffer): number {
   let crc = 0xffffffff
   for (const byte of bytes) {

@@ -5,13 +5,14 @@ import { inspect } from '../core/inspect.js'
 const { AF_UNIX, SOL_SOCKET, SO_BUF_LOCK, SO_RCVBUF } = binding.constants as Record<Constant, number>
 type Constant = 'AF_UNIX' | 'SOL_SOCKET' | 'SO_BUF_LOCK' | 'SO_RCVBUF'
 
-// tcp(7): the default of tcp_rmem, which holds the longest look.
+// In bytes. The default size of a TCP receive buffer (tcp_rmem, tcp(7)), which holds the longest peek.
 const largeEnough = 131_072
 
-// The kernel charges more than the bytes. Four times as much is enough for segments of any size.
-const factor = 4
+// The kernel charges its overhead to the buffer, too. Four times the payload is enough for segments of any size.
+const overheadFactor = 4
 
-// socket(7): setsockopt(2) doubles what it is given, and getsockopt(2) says the result. Linux has no smaller one.
+// In bytes, as returned by getsockopt(2). No receive buffer of Linux is smaller. setsockopt(2) doubles its argument
+// (socket(7)).
 const smallest = 2048
 
 const sizeOf = (fd: number): number => {
@@ -23,29 +24,29 @@ const sizeOf = (fd: number): number => {
 const set = (fd: number, name: number, value: number): number => binding.setOption(fd, SOL_SOCKET, name, value)
 
 /**
- * Makes the receive buffer of a TCP socket large enough for `length` bytes, if it is smaller. The function that is
- * returned makes it as small as it was, and does not touch what has been received; undefined: it was large enough. The
- * kernel tells the peer of the room at the next recv(2) that returns bytes. Borrows the fd.
+ * Enlarges the receive buffer of a TCP socket if it is too small for `length` bytes. Returns a function that restores
+ * the original size and keeps all received bytes. Returns undefined if the buffer was large enough. The kernel
+ * announces the larger receive window to the peer at the next recv(2) that returns bytes. Borrows the fd.
  *
- * Error: `ERR_PEEK_BUFFER`, when the system allows no larger one (`net.core.rmem_max`).
+ * Throws `ERR_PEEK_BUFFER` if `net.core.rmem_max` does not allow a large enough buffer.
  */
 export function enlargeReceiveBuffer(fd: number, length: number): (() => void) | undefined {
-  const wanted = Math.min(factor * length, largeEnough)
+  const wanted = Math.min(overheadFactor * length, largeEnough)
   if (wanted <= smallest) return undefined
   const before = sizeOf(fd)
-  // unix(7): what is sent there is charged to the sender's buffer.
+  // Bytes on a unix socket count against the send buffer of the peer (unix(7)).
   if (before >= wanted || inspect(fd).domain === AF_UNIX) return undefined
   const lock = binding.getOption(fd, SOL_SOCKET, SO_BUF_LOCK)
   const restore = () => {
     set(fd, SO_RCVBUF, Math.floor(before / 2))
-    // SO_RCVBUF also keeps the kernel from tuning the buffer. Before Linux 5.14 that cannot be undone.
+    // SO_RCVBUF also disables auto-tuning of the buffer. Only SO_BUF_LOCK, since Linux 5.14, can enable it again.
     if (lock >= 0) set(fd, SO_BUF_LOCK, lock)
   }
   const error = set(fd, SO_RCVBUF, largeEnough / 2)
   const now = error < 0 ? before : binding.getOption(fd, SOL_SOCKET, SO_RCVBUF)
-  // Half of the buffer is the least that Linux lets a peer fill.
+  // Linux lets a peer fill at least half of the buffer.
   if (now >= Math.min(2 * length, largeEnough)) return restore
   restore()
   if (now < 0) throw systemError('getsockopt', now)
-  throw codedError('ERR_PEEK_BUFFER', `${length} bytes need more than net.core.rmem_max allows`)
+  throw codedError('ERR_PEEK_BUFFER', `${length} bytes need a larger buffer than net.core.rmem_max allows`)
 }

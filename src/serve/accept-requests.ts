@@ -3,74 +3,76 @@ import type { Connection } from '../accept/connection.js'
 import { type AcceptRef, inCopyOf, type Requester } from '../accept/delivery.js'
 import { Listener } from '../accept/listener.js'
 
-// Requests that are outstanding at once, at most: as many as a listener accepts before other I/O has its turn.
-const mostOutstanding = 64
+// The maximum number of outstanding requests. It equals the default `maxBatch`: the number of connections that a
+// listener accepts before the event loop handles other I/O.
+const maxOutstanding = 64
 
-// ms, when there is no memory for a request.
-const askAgainAfter = 100
+// ms until the next attempt when there is no memory for a request.
+const retryDelay = 100
 
-/**
- * The accept requests that a Serving has outstanding. `accepted` and `failed` must not throw, and run in the async context in
- * which this was made.
- */
+/** The outstanding accept requests of a Serving. */
 export class AcceptRequests {
   readonly #listener: Listener
   readonly #room: () => number
   readonly #refs = new Set<AcceptRef>()
   readonly #requester: Requester
-  #later: NodeJS.Timeout | undefined
+  #retryTimer: NodeJS.Timeout | undefined
 
-  /** `room` tells how many requests there may be; negative: one less would still be too many. */
+  /**
+   * `room` returns the number of connections that may still be accepted. It is negative when there are more connections
+   * than the limit allows. `onAccepted` and `onFailed` must not throw. They run in the async context in which this
+   * object was created.
+   */
   constructor(
     listener: Listener,
     room: () => number,
-    accepted: (connection: Connection) => void,
-    failed: (error: Error) => void,
+    onAccepted: (connection: Connection) => void,
+    onFailed: (error: Error) => void,
   ) {
     this.#listener = listener
     this.#room = room
-    // A server's handlers run in the async context in which it was made to listen, each in a copy of its own.
+    // As with net.Server, handlers run in the async context of the call that started listening, each in its own copy.
     const context = new AsyncResource('AsyncAcceptServing')
     const run = <Argument>(consume: (argument: Argument) => void, argument: Argument, ref: AcceptRef) => {
       this.#refs.delete(ref)
       inCopyOf(context, consume, null, argument)
     }
     this.#requester = {
-      fulfil: (connection: Connection) => run(accepted, connection, connection.ref as AcceptRef),
-      fail: (error: Error, ref: AcceptRef) => run(failed, error, ref),
+      fulfil: (connection: Connection) => run(onAccepted, connection, connection.ref as AcceptRef),
+      fail: (error: Error, ref: AcceptRef) => run(onFailed, error, ref),
       kind: 'scoped',
     }
   }
 
-  /** How many are outstanding, or being delivered. */
+  /** The number of requests that are outstanding or whose result is being delivered. */
   get size(): number {
     return this.#refs.size
   }
 
-  /** Makes as many as there is room for. */
-  ask(): void {
+  /** Makes as many accept requests as there is room for. */
+  refill(): void {
     if (this.#listener.fd < 0) return
-    const room = Math.min(mostOutstanding, this.#room())
+    const room = Math.min(maxOutstanding, this.#room())
     try {
       while (this.#refs.size < room) this.#refs.add(Listener.request(this.#listener, this.#requester))
     } catch {
-      // There is no memory for a request, and perhaps no connection is left whose end would ask again.
-      this.#later ??= setTimeout(() => {
-        this.#later = undefined
-        this.ask()
-      }, askAgainAfter)
+      // There is no memory for a request. A timer retries, because there may be no connection whose end would retry.
+      this.#retryTimer ??= setTimeout(() => {
+        this.#retryTimer = undefined
+        this.refill()
+      }, retryDelay)
     }
   }
 
-  /** Withdraws what there is no room for, the newest first, and then asks. */
-  fit(): void {
+  /** Withdraws the requests that there is no room for, the newest first, and makes new ones if there is room. */
+  adjust(): void {
     this.#withdraw(this.#refs.size - Math.max(this.#room(), 0))
-    this.ask()
+    this.refill()
   }
 
-  /** Withdraws all, and asks no more by itself. The connections of requests that are being delivered still come. */
+  /** Withdraws all requests and stops retrying. Requests that are being delivered still deliver their connections. */
   stop(): void {
-    clearTimeout(this.#later)
+    clearTimeout(this.#retryTimer)
     this.#withdraw(this.#refs.size)
   }
 

@@ -5,66 +5,74 @@ import { networks } from '../peek/proxied.js'
 import type { ServeOptions } from './options.js'
 import type { ServedConnection } from './served-connection.js'
 
-/** A connection that the server did not get. */
+/** A connection that was closed before the server received it. */
 export interface Refusal {
   /**
-   * `ERR_PROXY_UNTRUSTED`; as of `Connection.proxyHeader`: `ERR_PROXY_HEADER`, `ERR_PEEK_ENDED` or `ECONNRESET` (the peer
-   * hung up, as health checks do), `ERR_PEEK_TIMEOUT`; or why there is no TLS: see `Connection.toTLS`.
+   * `ERR_PROXY_UNTRUSTED`: the peer is not in `trust`. `ERR_PROXY_HEADER`: the PROXY header is malformed, or required
+   * and missing. `ERR_PEEK_ENDED` or `ECONNRESET`: the peer closed the connection before its header was complete, as
+   * health checks do. `ERR_PEEK_TIMEOUT`: the header was not complete within `handshakeTimeout`. If the TLS handshake
+   * failed: an error of `Connection.toTLS`.
    */
   error: Error
+  /** The address of the client: from the PROXY header if one was read, else that of the peer. */
   remoteAddress: string | undefined
   remotePort: number | undefined
 }
 
-/** Has a connection, or what it has become, go to whom it is for. */
+/** Passes a connection, or the TLS socket made from it, to the server or function that handles it. */
 export type Deliver<Argument = Connection> = (argument: Argument, served: ServedConnection) => unknown
 
-/** Where connections wait, before a server gets them, for their PROXY header and their handshake; or are refused. */
+/**
+ * Reads the PROXY header and makes the TLS handshake of each connection, and then delivers it. Closes it on failure.
+ */
 export class Admission {
   readonly #timeout: number
-  readonly #refused: (refusal: Refusal) => void
-  readonly #settled: () => void
-  readonly #cutOff = new AbortController()
-  // One entry for each wait: a connection may wait for its handshake before its wait for the PROXY header is settled.
+  readonly #onRefused: (refusal: Refusal) => void
+  readonly #onSettled: () => void
+  readonly #abortController = new AbortController()
+  // One entry per wait, not per connection: the wait for the handshake begins within the wait for the PROXY header.
   readonly #waiting = new Set<{ served: ServedConnection }>()
 
-  /** `timeout` is in ms, for each of the two; 0 or negative: none. `settled` is called whenever one has waited. */
-  constructor(timeout: number, refused: (refusal: Refusal) => void, settled: () => void) {
+  /**
+   * `timeout` is in ms and applies to the PROXY header and to the handshake separately; 0 or negative: no timeout.
+   * `onSettled` is called after each wait, whether it succeeded or failed.
+   */
+  constructor(timeout: number, onRefused: (refusal: Refusal) => void, onSettled: () => void) {
     this.#timeout = timeout
-    this.#refused = refused
-    this.#settled = settled
+    this.#onRefused = onRefused
+    this.#onSettled = onSettled
   }
 
-  /** How many wait. */
+  /** The number of connections that wait for a PROXY header or a handshake. */
   get waiting(): number {
     return this.#waiting.size
   }
 
-  /** The connections that wait. */
+  /** The connections that wait for a PROXY header or a handshake. */
   get connections(): ServedConnection[] {
     return [...this.#waiting].map(({ served }) => served)
   }
 
-  /** Closes those that wait; `refused` is not called for them. */
-  cutOff(): void {
-    this.#cutOff.abort()
+  /** Closes the waiting connections, and every later one that would wait. Does not call `onRefused` for them. */
+  abort(): void {
+    this.#abortController.abort()
   }
 
-  /** Gives the socket of each when its handshake is made. */
-  secured(options: tls.TlsOptions | tls.Server, deliver: Deliver<tls.TLSSocket>): Deliver {
-    const { signal } = this.#cutOff
+  /** Returns a function that makes the TLS handshake of a connection, and then passes its TLS socket to `deliver`. */
+  withTls(options: tls.TlsOptions | tls.Server, deliver: Deliver<tls.TLSSocket>): Deliver {
+    const { signal } = this.#abortController
     return (connection, served) =>
       this.#wait(connection, served, connection.toTLS(options, { timeout: this.#timeout, signal }), (socket) =>
         deliver(socket, served),
       )
   }
 
-  /** Gives each when its PROXY header has said who it is. */
-  introduced({ proxyProtocol, trust }: ServeOptions, deliver: Deliver): Deliver {
+  /** Returns a function that reads the PROXY header of a connection, and then passes the connection to `deliver`. */
+  withProxyHeader({ proxyProtocol, trust }: ServeOptions, deliver: Deliver): Deliver {
     const trusted = networks('options.trust', trust)
     const required = proxyProtocol === 'require'
     const timeout = this.#timeout > 0 ? this.#timeout : -1
-    const { signal } = this.#cutOff
+    const { signal } = this.#abortController
     return (connection, served) => {
       const { remoteAddress, remotePort, remoteFamily } = connection
       const family = remoteFamily === 'IPv4' ? 'ipv4' : 'ipv6'
@@ -72,16 +80,16 @@ export class Admission {
       try {
         trusts = remoteFamily === undefined || trusted.check(remoteAddress as string, family)
       } catch (error) {
-        // The list is of a class of the application.
+        // `trust` may be a BlockList of the application's own class, whose check() throws.
         return this.#refuse(connection, error as Error)
       }
       if (!trusts) {
         return required ? this.#refuse(connection, codedError('ERR_PROXY_UNTRUSTED')) : deliver(connection, served)
       }
       const reading = connection.proxyHeader({ timeout, signal })
-      const needed = required ? reading.then((header) => header ?? absent(connection)) : reading
+      const needed = required ? reading.then((header) => header ?? rejectMissingHeader(connection)) : reading
       this.#wait(connection, served, needed, (header) => {
-        if (header !== null) served.introduce(header, { remoteAddress, remotePort })
+        if (header !== null) served.setProxied(header, { remoteAddress, remotePort })
         deliver(connection, served)
       })
     }
@@ -97,20 +105,20 @@ export class Admission {
       )
       .then(() => {
         this.#waiting.delete(wait)
-        this.#settled()
+        this.#onSettled()
       })
   }
 
   #refuse(connection: Connection, error: Error): void {
     const { remoteAddress, remotePort } = connection
     connection.close()
-    if (!this.#cutOff.signal.aborted) runSafely(() => this.#refused({ error, remoteAddress, remotePort }))
+    if (!this.#abortController.signal.aborted) runSafely(() => this.#onRefused({ error, remoteAddress, remotePort }))
   }
 }
 
-/** Rejects with the reason why there is no PROXY header. Nothing of what the peer has sent was taken. */
-async function absent(connection: Connection): Promise<never> {
+/** Rejects with the reason why a connection has no PROXY header. Consumes no bytes. */
+async function rejectMissingHeader(connection: Connection): Promise<never> {
   const { length } = await connection.peek(1, { timeout: 0 })
-  if (length === 0) throw codedError('ERR_PEEK_ENDED', 'nothing of a PROXY header')
-  throw codedError('ERR_PROXY_HEADER', 'there is none')
+  if (length === 0) throw codedError('ERR_PEEK_ENDED', 'no byte of a PROXY header was received')
+  throw codedError('ERR_PROXY_HEADER', 'the connection does not begin with one')
 }

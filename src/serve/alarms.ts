@@ -1,36 +1,37 @@
 import { runSafely } from '../core/errors.js'
 
-/** As ranch has them: an alarm sounds when a connection comes and there are `threshold` or more. */
+/** An alarm on the number of connections, like the alarms of ranch (Erlang). */
 export interface Alarm {
+  /** The alarm fires when a connection is accepted and at least this many connections are open. Minimum: 1. */
   threshold: number
-  /** ms for which it is silent afterwards. Default: 5,000. */
+  /** ms after firing during which the alarm does not fire again. Minimum: 0. Default: 5,000. */
   cooldown?: number
 }
 
 const defaultCooldown = 5_000
 
-/** The alarms of a Serving, each with its cool-down. */
+/** The alarms of a Serving. Each has its own cool-down. */
 export class Alarms {
   readonly #alarms: { threshold: number; cooldown: number; silentUntil: number }[]
-  readonly #sound: (threshold: number, connections: number) => void
+  readonly #onAlarm: (threshold: number, connections: number) => void
 
-  constructor(alarms: readonly Alarm[], sound: (threshold: number, connections: number) => void) {
+  constructor(alarms: readonly Alarm[], onAlarm: (threshold: number, connections: number) => void) {
     this.#alarms = alarms.map(({ threshold, cooldown = defaultCooldown }) => ({
       threshold,
       cooldown,
       silentUntil: Number.NEGATIVE_INFINITY,
     }))
-    this.#sound = sound
+    this.#onAlarm = onAlarm
   }
 
-  /** A connection has come; with it there are so many. */
+  /** Called when a connection is accepted. `connections` is the number of open connections, including the new one. */
   check(connections: number): void {
     for (const alarm of this.#alarms) {
       if (connections < alarm.threshold) continue
       const now = performance.now()
       if (now < alarm.silentUntil) continue
       alarm.silentUntil = now + alarm.cooldown
-      runSafely(() => this.#sound(alarm.threshold, connections))
+      runSafely(() => this.#onAlarm(alarm.threshold, connections))
     }
   }
 }

@@ -4,41 +4,46 @@ import type { ServedConnection } from './served-connection.js'
 import { WindDown, type WindDownTarget } from './wind-down.js'
 
 export interface EndOptions {
-  /** Close the listener too: clients in the backlog are reset. Default: false, and they wait for the next Serving. */
+  /**
+   * Also close the listener, which resets the clients in its accept queue. Default: false; they wait there for the next
+   * Serving.
+   */
   closeListener?: boolean
 }
 
 export interface DrainOptions extends EndOptions {
-  /** ms after which what is left is destroyed; negative: never. Default: 30,000. */
+  /** ms after which the remaining connections are destroyed; negative: no deadline. Default: 30,000. */
   timeout?: number
   /**
-   * ms for which an idle HTTP/1 connection may still bring a request, which is then answered, before it is ended. A
-   * client that is sending a request when its connection ends cannot know whether the server has read it. Default: 200.
+   * ms for which an idle HTTP/1 connection stays open. A request that arrives in this time is answered. Without this
+   * time, a client that is sending a request when its connection ends cannot know whether the server has read the
+   * request. Minimum: 0. Default: 200.
    */
   idleGrace?: number
   /**
-   * ms for which a connection without a whole request may still bring one, before it is ended. Its client has only
-   * connected, as browsers do ahead, or has sent a part of a PROXY header, of a TLS handshake or of a request head. For
-   * servers of HTTP; with other servers and functions, for PROXY headers and handshakes of `tls` alone. Default: 1,000.
+   * ms for which a connection without a complete request stays open. Its client has sent nothing (browsers connect in
+   * advance), or only a part of a PROXY header, TLS handshake or request head. With a function or a server of another
+   * protocol than HTTP, this applies to PROXY headers and handshakes of the option `tls` only. Minimum: 0. Default:
+   * 1,000.
    */
   unusedGrace?: number
 }
 
-/** How connections ended. Each is counted once, in `idle`, `unused`, `finished` or `destroyed`. */
+/** The result of a drain. Each connection is counted once, in `idle`, `unused`, `finished` or `destroyed`. */
 export interface DrainReport {
-  /** HTTP/1 connections that had answered their requests, and were ended because no other request came. */
+  /** HTTP/1 connections that were ended because all their requests were answered and no other request arrived. */
   idle: number
-  /** Connections that were ended because no request ever came: see `unusedGrace`. HTTP/2: no stream was ever opened. */
+  /** Connections that were ended because no complete request ever arrived; with HTTP/2, no stream was ever opened. */
   unused: number
-  /** Connections that ended in time for any other reason, most of them behind their last response. */
+  /** Connections that ended before the deadline for any other reason, usually after their last response. */
   finished: number
-  /** Connections that were cut off at the deadline. */
+  /** Connections that were destroyed at the deadline, except those for which only the client's FIN was missing. */
   destroyed: number
-  /** ms that it took. */
+  /** The duration of the drain in ms. */
   elapsed: number
 }
 
-/** Reads each option once. Errors: Node's for wrong options. */
+/** Reads each option once. Errors: Node's `ERR_INVALID_ARG_TYPE` for an invalid option. */
 export function readEndOptions(options: EndOptions): Required<EndOptions> {
   validate.object('options', options)
   const { closeListener }: EndOptions = options
@@ -46,7 +51,7 @@ export function readEndOptions(options: EndOptions): Required<EndOptions> {
   return { closeListener: closeListener === true }
 }
 
-/** The same, with the defaults of what is left out. */
+/** Reads each option once and fills in the defaults. Errors: Node's codes for an invalid option. */
 export function readDrainOptions(options: DrainOptions): Required<DrainOptions> {
   const { closeListener } = readEndOptions(options)
   const { timeout = 30_000, idleGrace = 200, unusedGrace = 1_000 } = options
@@ -55,51 +60,51 @@ export function readDrainOptions(options: DrainOptions): Required<DrainOptions> 
   return { timeout: validate.timeout('options.timeout', timeout), idleGrace, unusedGrace, closeListener }
 }
 
-/** A drain from its beginning until no connection is left: the wind-down, the deadline, and the report. */
+/** One drain: runs the wind-down, destroys the remaining connections at the deadline, and makes the report. */
 export class Drain {
   readonly #started = performance.now()
   readonly #target: WindDownTarget
-  readonly #all: Set<ServedConnection>
+  readonly #connections: Set<ServedConnection>
   readonly #windDown: WindDown
   readonly #timer: NodeJS.Timeout | undefined
-  /** Connections that were cut off; undefined before the deadline. */
-  #cut: Set<ServedConnection> | undefined
+  /** Connections that were destroyed at the deadline or after it; undefined before the deadline. */
+  #destroyed: Set<ServedConnection> | undefined
 
   constructor(target: WindDownTarget, { timeout, idleGrace, unusedGrace }: Required<DrainOptions>) {
     this.#target = target
-    this.#all = new Set(target.connections)
+    this.#connections = new Set(target.connections)
     this.#windDown = new WindDown(target, { idleGrace, unusedGrace })
     this.#timer = deadline(timeout, () => {
-      this.#cut = new Set()
-      target.admission.cutOff()
-      this.#cutOff([...target.connections])
+      this.#destroyed = new Set()
+      target.admission.abort()
+      this.#destroy([...target.connections])
     })
   }
 
-  /** Counts a connection that was accepted before the drain and is delivered in it. */
-  add(served: ServedConnection): void {
-    this.#all.add(served)
-    if (this.#cut !== undefined) this.#cutOff([served])
+  /** Adds a connection that was accepted before the drain and is delivered during the drain. */
+  add(connection: ServedConnection): void {
+    this.#connections.add(connection)
+    if (this.#destroyed !== undefined) this.#destroy([connection])
   }
 
-  /** No connection is left. */
+  /** Called when no connection is left. Returns the report. */
   finish(): DrainReport {
     clearTimeout(this.#timer)
     this.#windDown.stop()
-    const cut = this.#cut ?? new Set()
-    for (const served of cut) this.#all.delete(served)
-    const report = this.#windDown.report(this.#all)
-    return { ...report, destroyed: cut.size, elapsed: performance.now() - this.#started }
+    const destroyed = this.#destroyed ?? new Set()
+    for (const connection of destroyed) this.#connections.delete(connection)
+    const report = this.#windDown.report(this.#connections)
+    return { ...report, destroyed: destroyed.size, elapsed: performance.now() - this.#started }
   }
 
-  #cutOff(connections: readonly ServedConnection[]): void {
-    for (const served of connections) {
-      if (!this.#windDown.hasEnded(served)) this.#cut?.add(served)
-      // The close_notify is then on its way when the socket is destroyed.
-      served.secure?.end()
+  #destroy(connections: readonly ServedConnection[]): void {
+    for (const connection of connections) {
+      if (!this.#windDown.hasEnded(connection)) this.#destroyed?.add(connection)
+      // end() sends the close_notify of TLS. The socket is destroyed only in the check phase, after that.
+      connection.secure?.end()
     }
     setImmediate(() => {
-      for (const served of connections) if (this.#target.connections.has(served)) served.destroy()
+      for (const connection of connections) if (this.#target.connections.has(connection)) connection.destroy()
     })
   }
 }

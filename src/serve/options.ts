@@ -8,43 +8,48 @@ import * as validate from '../core/validate.js'
 import { networks } from '../peek/proxied.js'
 import type { Alarm } from './alarms.js'
 
-/** Gets each connection, and owns it. */
+/** A function that is called with each connection and takes ownership of it. */
 export type ConnectionHandler = (connection: Connection) => unknown
-/** The same behind `tls`. */
+/** A function that is called with each TLS socket, when the option `tls` is set. It takes ownership of the socket. */
 export type SecureHandler = (socket: tls.TLSSocket) => unknown
 
 export interface ServeOptions {
   /**
-   * The most connections at once, each counted from its accept until its fd is closed or detached. Those beyond wait in
-   * the backlog. 0: nobody is accepted. Default: `Infinity`. A `maxConnections` of the server's own is a limit of the
-   * same kind, and drops nobody.
+   * The maximum number of open connections. A connection counts from its accept until its fd is closed or detached.
+   * Further clients wait in the accept queue. 0: no connection is accepted. Default: `Infinity`. The server's own
+   * `maxConnections` applies too. Clients beyond it also wait in the accept queue; the server drops no connection.
    */
   maxConnections?: number
-  /** Has an 'alarm' event emitted when there are that many connections. */
+  /** One or more thresholds for the number of connections. An 'alarm' event is emitted when one is reached. */
   alarm?: Alarm | readonly Alarm[]
   /**
-   * The PROXY protocol. `'require'`: a connection without a PROXY header, or from a peer that is not among `trust`, is
-   * closed. `'optional'`: it goes to the server as it is. The client that the header names is the socket's
-   * `remoteAddress`, `remotePort` and `remoteFamily`; `proxyOf(socket)` has the rest. Default: none is looked for.
+   * Reads a PROXY protocol header (version 1 or 2) from each connection. `'require'`: a connection without a header, or
+   * from a peer that is not in `trust`, is closed. `'optional'`: the server receives such a connection unchanged. The
+   * client in the header becomes the socket's `remoteAddress`, `remotePort` and `remoteFamily`; `proxyOf(socket)`
+   * returns the whole header. Default: no header is read.
    */
   proxyProtocol?: 'require' | 'optional'
   /**
-   * Whose PROXY headers are believed: networks such as `'10.0.0.0/8'`, or a `net.BlockList` of them. Required with
-   * `proxyProtocol`. Peers on a unix socket are trusted: its permissions say who may connect.
+   * The trusted proxies: addresses or networks such as `'10.0.0.0/8'`, or a `net.BlockList` of them. PROXY headers of
+   * other peers are not read. Required with `proxyProtocol`. Peers on a unix socket are always trusted, because its
+   * file permissions control which processes may connect.
    */
   trust?: net.BlockList | readonly string[]
-  /** Makes TLS of each connection, as `Connection.toTLS` does, before the server gets it. Not for a server that does. */
+  /**
+   * Makes a TLS handshake on each connection, as `Connection.toTLS` does, before the server receives it. Not allowed
+   * with a server that does TLS itself.
+   */
   tls?: tls.TlsOptions | tls.Server
   /**
-   * ms for the PROXY header, and again for the TLS handshake; whoever is later is closed. 0 or negative: no deadline.
-   * Default: 10,000, and for the handshakes of a served `tls.Server` its own.
+   * ms for the PROXY header, and again for the TLS handshake. A connection that needs longer is closed. 0 or negative:
+   * no timeout. Default: 10,000. A served `tls.Server` keeps its own handshake timeout unless this option is set.
    */
   handshakeTimeout?: number
-  /** Stops serving when aborted, as `Serving.close` does. */
+  /** When aborted, stops serving as `Serving.close()` does. */
   signal?: AbortSignal
 }
 
-// Each is read once: a getter may answer otherwise the next time.
+// Reads each option once, because a getter may return another value the next time.
 export function readServeOptions(options: ServeOptions, target: unknown): ServeOptions {
   validate.object('options', options)
   const { maxConnections, proxyProtocol, trust, handshakeTimeout, signal }: ServeOptions = options
@@ -54,13 +59,13 @@ export function readServeOptions(options: ServeOptions, target: unknown): ServeO
   const trusted = proxyProtocol !== undefined || trust !== undefined ? networks('options.trust', trust) : undefined
   if (tls !== undefined) {
     if (validate.isTlsServer(target))
-      throw invalidArgValue('options.tls', 'is not for a server with TLS of its own', tls)
+      throw invalidArgValue('options.tls', 'must not be set for a server that does TLS itself', tls)
     serverFor(tls)
   }
   if (handshakeTimeout !== undefined) validate.timeout('options.handshakeTimeout', handshakeTimeout)
   validate.optionalSignal('options.signal', signal)
   if (signal?.aborted) throw abortError(signal)
-  // If its methods throw, they do it now, while nothing has happened.
+  // The methods of an application's own signal class may throw. Call them here, before serving has begun.
   if (signal !== undefined) onAbort(signal, () => {})()
   return { maxConnections, alarm: readAlarms(alarm), proxyProtocol, trust: trusted, tls, handshakeTimeout, signal }
 }

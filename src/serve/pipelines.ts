@@ -5,61 +5,62 @@ import type net from 'node:net'
 import { runSafely } from '../core/errors.js'
 import { afterParsing, endsConnection, newestRequestOn, responseOn } from '../core/node-internals.js'
 
-// What an http.Server emits for a request, with the request and its response.
+// The events that an http.Server emits with a request and its response.
 const requestEvents = new Set<unknown>(['request', 'checkContinue', 'checkExpectation'])
 
-/** Decisions that are made elsewhere. */
+/** The callbacks of {@link Pipelines}. */
 export interface PipelineOptions {
-  /** Whether bytes wait that no parser has seen, and that should be answered too. */
-  hasMore(socket: net.Socket): boolean
-  /** Node would close the connection, behind its last response. */
+  /** Returns whether the kernel holds unparsed bytes of requests that should be answered too. */
+  hasUnparsed(socket: net.Socket): boolean
+  /** Called when Node wants to close a connection after its last response. */
   end(socket: net.Socket): void
-  /** A response has come to its end. */
-  answered(): void
+  /** Called when a response has been sent or its connection has closed. */
+  onResponseEnd(): void
 }
 
 /**
- * The HTTP/1 connections of a server during a drain. Each is a queue of requests, and the last response says
- * `Connection: close`. Node ends the connection behind such a response, and drops the answers of later requests. So only
- * the newest request may get it, and no handler may run for a request that comes later (RFC 9112, section 9.6).
+ * Puts `Connection: close` on the last response of each HTTP/1 connection during a drain. Each connection is a queue of
+ * requests. After a response with `Connection: close`, Node ends the connection and drops the responses to later
+ * requests. So only the newest request may get this header, and no handler may run for a request that arrives after it
+ * (RFC 9112, section 9.6).
  */
 export class Pipelines {
   readonly #options: PipelineOptions
-  readonly #seen = new WeakSet<http.ServerResponse>()
-  readonly #taken = new WeakSet<net.Socket>()
-  readonly #busy = new WeakSet<net.Socket>()
-  /** Connections that end behind a response whose head is written, or that were ended. */
+  readonly #watchedResponses = new WeakSet<http.ServerResponse>()
+  readonly #controlled = new WeakSet<net.Socket>()
+  readonly #active = new WeakSet<net.Socket>()
+  /** Connections on which no further request is answered: their last response head is written, or they were ended. */
   readonly #closing = new WeakSet<net.Socket>()
-  /** Calls of handlers, for the requests of a segment that is being parsed. */
-  readonly #waiting = new WeakMap<net.Socket, (() => void)[]>()
+  /** The deferred handler calls for the requests of the segment that is being parsed. */
+  readonly #deferredCalls = new WeakMap<net.Socket, (() => void)[]>()
   #stopped = false
 
   constructor(options: PipelineOptions) {
     this.#options = options
   }
 
-  /** Restores what Node does by itself. */
+  /** Restores Node's own behaviour. */
   stop(): void {
     this.#stopped = true
   }
 
-  /** Whether a request was in flight on the connection since the drain began. */
-  hasAnswered(socket: net.Socket): boolean {
-    return this.#busy.has(socket)
+  /** Whether the connection has had a pending request since the drain began. */
+  wasActive(socket: net.Socket): boolean {
+    return this.#active.has(socket)
   }
 
-  /** Takes over a connection and the response that is under way on it, if any. */
-  take(socket: net.Socket, response = responseOn(socket)): void {
-    if (response !== undefined) this.#watch(socket, response)
-    if (this.#taken.has(socket)) return
-    this.#taken.add(socket)
+  /** Takes control of the end of a connection, and of `response`, its current response, if there is one. */
+  takeControl(socket: net.Socket, response = responseOn(socket)): void {
+    if (response !== undefined) this.#watchResponse(socket, response)
+    if (this.#controlled.has(socket)) return
+    this.#controlled.add(socket)
     const { destroySoon } = socket
-    // Node calls it behind the last response. It closes the socket without a look at what the client still sends, and
-    // the kernel answers that with a reset, which may overtake the response.
-    hide(socket, 'destroySoon', () => (this.#stopped ? destroySoon.call(socket) : this.#options.end(socket)))
+    // Node calls destroySoon() after the last response. It closes the socket although the client may still be sending.
+    // The kernel answers such data with a reset, which may reach the client before the response.
+    override(socket, 'destroySoon', () => (this.#stopped ? destroySoon.call(socket) : this.#options.end(socket)))
   }
 
-  /** Takes the place of a server's emit(); `emit` calls the listeners of the event. */
+  /** Called in place of the server's emit(). `emit` calls the listeners of the event. */
   onEvent(event: unknown, args: unknown[], emit: () => boolean): boolean {
     if (requestEvents.has(event)) {
       const [request, response] = args as [http.IncomingMessage, http.ServerResponse]
@@ -69,7 +70,7 @@ export class Pipelines {
       const [{ socket }] = args as [http.IncomingMessage]
       this.#callHandlers(socket)
       if (!this.#closing.has(socket)) return emit()
-      // Node has taken its own listeners from the socket.
+      // Node has removed its own event listeners from the socket. Discard the request and all later data.
       socket.on('error', () => {})
       socket.resume()
       return true
@@ -77,96 +78,96 @@ export class Pipelines {
     if (event === 'clientError') {
       const [error, socket] = args as [NodeJS.ErrnoException, net.Socket]
       this.#callHandlers(socket)
-      // Behind a response that ends the connection it does not matter what a client sends.
+      // Ignore parse errors (HPE_*) after the response that ends the connection: later data is discarded anyway.
       return (this.#closing.has(socket) && error.code?.startsWith('HPE_')) || emit()
     }
     return emit()
   }
 
-  /** Nothing that comes on the connection from now on is answered. */
+  /** From now on, no further request on the connection is answered. */
   close(socket: net.Socket): void {
     this.#closing.add(socket)
   }
 
-  // Node's parser emits the requests of a segment one after the other. If a handler answered at once, the first would be
-  // the newest, so handlers are called when the whole segment is parsed.
+  // Node's parser emits the requests of one segment one by one. If a handler responded synchronously, its request would
+  // be the newest although more follow. So handlers are called after the whole segment has been parsed.
   #onRequest(request: http.IncomingMessage, response: http.ServerResponse, emit: () => boolean): boolean {
     const { socket } = request
-    const call = () => {
+    const callHandler = () => {
       if (!this.#closing.has(socket) && !socket.destroyed) runSafely(emit)
-      // A body that no handler reads would stop the parser.
+      // No handler reads the body of this request. Discard it, because an unread body would stop the parser.
       else request.resume()
     }
-    this.take(socket)
-    this.#watch(socket, response)
-    let waiting = this.#waiting.get(socket)
-    if (waiting === undefined) {
-      waiting = []
-      this.#waiting.set(socket, waiting)
+    this.takeControl(socket)
+    this.#watchResponse(socket, response)
+    let calls = this.#deferredCalls.get(socket)
+    if (calls === undefined) {
+      calls = []
+      this.#deferredCalls.set(socket, calls)
       afterParsing(socket, () => this.#callHandlers(socket))
     }
-    waiting.push(AsyncResource.bind(call))
+    calls.push(AsyncResource.bind(callHandler))
     return true
   }
 
   #callHandlers(socket: net.Socket): void {
-    const waiting = this.#waiting.get(socket) ?? []
-    this.#waiting.delete(socket)
-    for (const call of waiting) call()
+    const calls = this.#deferredCalls.get(socket) ?? []
+    this.#deferredCalls.delete(socket)
+    for (const call of calls) call()
   }
 
-  #watch(socket: net.Socket, response: http.ServerResponse): void {
-    if (this.#seen.has(response)) return
-    this.#seen.add(response)
-    this.#busy.add(socket)
+  #watchResponse(socket: net.Socket, response: http.ServerResponse): void {
+    if (this.#watchedResponses.has(response)) return
+    this.#watchedResponses.add(response)
+    this.#active.add(socket)
     response.once('close', () => {
       if (this.#stopped) return
-      // The next one has its turn.
-      this.take(socket)
-      this.#options.answered()
+      // The next response on the connection is now the current one.
+      this.takeControl(socket)
+      this.#options.onResponseEnd()
     })
-    const noteEnd = () => {
+    const closeIfLast = () => {
       if (endsConnection(response)) this.close(socket)
     }
     if (response.headersSent) {
-      noteEnd()
+      closeIfLast()
       return
     }
     const { writeHead } = response
-    hide(response, 'writeHead', (...args: Parameters<typeof writeHead>) => {
+    override(response, 'writeHead', (...args: Parameters<typeof writeHead>) => {
       if (this.#stopped || response.headersSent) return writeHead.apply(response, args)
       const { shouldKeepAlive } = response
-      this.#setEnd(response, this.#isLast(socket, response))
+      this.#setConnectionHeader(response, this.#isLast(socket, response))
       try {
         const result = writeHead.apply(response, args)
-        noteEnd()
+        closeIfLast()
         return result
       } catch (error) {
-        // Another head will be written, perhaps when there are more requests.
+        // The application will call writeHead() again. More requests may have arrived by then.
         response.shouldKeepAlive = shouldKeepAlive
         throw error
       }
     })
   }
 
-  // A header of our own would make writeHead() refuse arrays of pairs.
-  #setEnd(response: http.ServerResponse, last: boolean): void {
+  // Sets `shouldKeepAlive`, because after setHeader() Node's writeHead() rejects headers given as an array of pairs.
+  #setConnectionHeader(response: http.ServerResponse, last: boolean): void {
     if (last) response.shouldKeepAlive = false
     const header = String(response.getHeader('connection') ?? '')
     if (last && /keep-alive/i.test(header)) response.setHeader('Connection', 'close')
-    // An application that knows of the drain says so on each response.
+    // During a drain, an application may set `Connection: close` on every response. Only the last one may have it.
     if (!last && /^close$/i.test(header)) response.setHeader('Connection', 'keep-alive')
   }
 
   #isLast(socket: net.Socket, { req }: http.ServerResponse): boolean {
-    // None when the connection was upgraded meanwhile: then it does not end with this response.
+    // Undefined after an upgrade. The connection does not end with this response then.
     if (newestRequestOn(socket) !== req) return false
-    // What comes behind a request that is not complete is its own body.
-    return !(req.complete && this.#options.hasMore(socket))
+    // If the request is incomplete, the next bytes are its own body and no further request.
+    return !(req.complete && this.#options.hasUnparsed(socket))
   }
 }
 
-/** Replaces emit() of a server by `onEvent`. The result restores it. */
+/** Makes emit() of a server call `onEvent` instead. Returns a function that restores emit(). */
 export function intercept(
   server: EventEmitter,
   onEvent: (event: unknown, args: unknown[], emit: () => boolean) => boolean,
@@ -175,20 +176,20 @@ export function intercept(
   const own = Object.getOwnPropertyDescriptor(server, 'emit')
   let stopped = false
   function intercepted(this: EventEmitter, event: string, ...args: unknown[]): boolean {
-    const pass = () => emit.call(this, event, ...args)
-    return stopped ? pass() : onEvent(event, args, pass)
+    const emitUnchanged = () => emit.call(this, event, ...args)
+    return stopped ? emitUnchanged() : onEvent(event, args, emitUnchanged)
   }
-  hide(server, 'emit', intercepted)
+  override(server, 'emit', intercepted)
   return () => {
     stopped = true
-    // An application may have replaced it, too.
+    // An application may have replaced emit() since then.
     if (server.emit !== intercepted) return
     if (own === undefined) delete (server as Partial<EventEmitter>).emit
     else Object.defineProperty(server, 'emit', own)
   }
 }
 
-function hide<T extends object, Name extends keyof T>(
+function override<T extends object, Name extends keyof T>(
   object: T,
   name: Name,
   value: (...args: never[]) => unknown,

@@ -7,13 +7,16 @@ import { type ConnectionHandler, readServeOptions, type SecureHandler, type Serv
 import { Serving } from './serving.js'
 
 /**
- * Drives a server that somebody else has made with the connections of `listener`: net, tls, http, https, http2, or a
- * function that takes a {@link Connection}. The server sees what it would see if it listened itself: it is `listening`,
- * has an `address()`, sets its options on each socket, counts them, and `server.close()` ends it, and the listener with
- * it. It must not listen yet.
+ * Accepts the connections of `listener` and passes them to a server (`net`, `tls`, `http`, `https` or `http2`), or to a
+ * function that takes a {@link Connection}. The server must not be listening yet. From then on it behaves as if it had
+ * called `listen()` itself: `listening` is true, `address()` returns the address, and the server applies its options to
+ * each socket and counts it. `server.close()` ends serving and closes the listener.
+ *
+ * The listener stays the caller's. The server or the function takes ownership of each connection.
  *
  * Errors: `ERR_LISTENER_CLOSED`, `ERR_SERVER_ALREADY_LISTEN`, `ERR_SOCKET_TYPE` (a seqpacket listener, which only a
- * function can serve), `ERR_NODE_INTERNALS`, and Node's own for a wrong option.
+ * function can serve), `ERR_NODE_INTERNALS` (an unsupported version of Node), `ABORT_ERR` (`signal` is already
+ * aborted), `EMFILE`, and Node's codes for an invalid argument.
  */
 export function serve(
   listener: Listener,
@@ -31,9 +34,13 @@ export function serve(
     throw invalidArgType('target', 'a net.Server or a function', target)
   }
   if (typeof target === 'function' && 'listen' in target) {
-    throw invalidArgValue('target', "is a framework's application; give the server that it is called by", target)
+    throw invalidArgValue(
+      'target',
+      'is an application of a framework; pass the server that calls it, as in http.createServer(app)',
+      target,
+    )
   }
-  const wanted = readServeOptions(options, target)
+  const checkedOptions = readServeOptions(options, target)
   if (listener.address() === null) throw codedError('ERR_LISTENER_CLOSED')
-  return new Serving(listener, target, wanted)
+  return new Serving(listener, target, checkedOptions)
 }

@@ -10,37 +10,42 @@ import * as validate from '../core/validate.js'
 import type { Proxied } from '../peek/proxied.js'
 import type { ProxyHeader } from '../peek/proxy-protocol.js'
 
-/** A connection of a Serving while it is open. */
+/** The record of one connection of a Serving, from its accept until its fd is closed, detached or moved to a thread. */
 export class ServedConnection implements FdObserver {
   handle: Handle | undefined
   proxied: Proxied | undefined
-  /** The TLS socket above it, and the session with HTTP/2, as soon as there is one. */
+  /** The TLS socket on top of the connection, and the HTTP/2 session; undefined before they exist. */
   secure: tls.TLSSocket | undefined
   session: ServerHttp2Session | undefined
-  /** The server has not got it yet: it waits for its PROXY header or its handshake. */
-  waiting = true
+  /** Whether the server or function has received the connection. */
+  delivered = false
+  /** Whether `destroy()` was called. */
   destroyed = false
   readonly owned: OwnedFd
-  readonly #live: Set<ServedConnection>
-  readonly #ended: (served: ServedConnection) => void
+  readonly #connections: Set<ServedConnection>
+  readonly #onReleased: (connection: ServedConnection) => void
 
-  constructor(connection: Connection, live: Set<ServedConnection>, ended: (served: ServedConnection) => void) {
-    this.#live = live
-    this.#ended = ended
+  constructor(
+    connection: Connection,
+    connections: Set<ServedConnection>,
+    onReleased: (connection: ServedConnection) => void,
+  ) {
+    this.#connections = connections
+    this.#onReleased = onReleased
     this.owned = Connection.observe(connection, this)
-    live.add(this)
+    connections.add(this)
   }
 
-  introduce(header: ProxyHeader, proxy: { remoteAddress: string | undefined; remotePort: number | undefined }): void {
+  setProxied(header: ProxyHeader, proxy: { remoteAddress: string | undefined; remotePort: number | undefined }): void {
     const { source, family } = header
     const known = family === 'IPv4' || family === 'IPv6' ? { ...source, family } : {}
-    // A proxy that speaks for itself, or does not know for whom, is the client.
+    // A LOCAL or UNKNOWN header names no client. The address of the proxy stays the remote address.
     if (source !== undefined) this.owned.peer = { ...source, ...known } as PlainAddress
     this.proxied = { header, ...proxy, client: source && known }
   }
 
   released(): void {
-    if (this.#live.delete(this)) this.#ended(this)
+    if (this.#connections.delete(this)) this.#onReleased(this)
   }
 
   destroy(): void {
@@ -51,25 +56,25 @@ export class ServedConnection implements FdObserver {
       return
     }
     const socket = socketOn(handle)
-    // A socket that was sent to a child process has lost its handle, which stays open until the child has answered. Node
-    // counts the socket no more, and would count it off again.
+    // After child.send(), the socket has no handle any more, and the handle stays open until the child acknowledges it.
+    // Node has already decremented the server's connection count, and socket.destroy() would decrement it again.
     if (socket === undefined || !hasHandle(socket, handle)) handle.close()
     else runSafely(() => socket.destroy())
-    // After an error Node closes the handle a moment later.
+    // After an error, Node closes the handle later. The check phase closes it if it is still open.
     setImmediate(() => {
-      if (this.#live.has(this)) handle.close()
+      if (this.#connections.has(this)) handle.close()
     })
   }
 }
 
-/** The connection beneath a socket, while it is one of a Serving. */
+/** The connection beneath a socket. Undefined when the connection does not belong to a Serving, or is closed. */
 function servedConnectionOn(socket: net.Socket): ServedConnection | undefined {
   const handle = handleBeneath(socket)
   const served = handle && observerOf(handle)
   return served instanceof ServedConnection ? served : undefined
 }
 
-// The same functions for all Servings that a server has had: each looks for the connection, not for the Serving.
+// All Servings of a server share these event listeners: they look up the connection of a socket, not its Serving.
 const upgrades = {
   session(session: ServerHttp2Session): void {
     const served = servedConnectionOn(session.socket)
@@ -79,29 +84,31 @@ const upgrades = {
     const served = servedConnectionOn(socket)
     if (served !== undefined) served.secure = socket
   },
-  // Node leaves it open.
+  // Node leaves the connection open after a handshake timeout.
   tlsClientError(error: CodedError, socket: tls.TLSSocket): void {
     if (error.code === 'ERR_TLS_HANDSHAKE_TIMEOUT' && servedConnectionOn(socket)) socket.destroy()
   },
 }
 
-const servings = new WeakMap<net.Server, number>()
+/** The number of Servings of a server that track its upgrades. */
+const trackers = new WeakMap<net.Server, number>()
 
 /**
- * Has the connections of a server know what was made of them: a TLS socket, a session with HTTP/2. The function that is
- * returned ends that when it was called for each Serving that the server has had.
+ * Stores the TLS socket and the HTTP/2 session of each connection of a server in its {@link ServedConnection}. Each
+ * call returns a function that ends this for one Serving. The event listeners are removed when the last Serving has
+ * ended it.
  */
 export function trackUpgrades(server: net.Server): () => void {
   const events = Object.entries(upgrades).filter(([event]) => event === 'session' || validate.isTlsServer(server))
-  const count = (change: number) => {
-    const now = (servings.get(server) ?? 0) + change
-    servings.set(server, now)
+  const changeCount = (change: number) => {
+    const now = (trackers.get(server) ?? 0) + change
+    trackers.set(server, now)
     return now
   }
-  count(1)
-  // An application may have removed them.
-  for (const [event, note] of events) if (!server.listeners(event).includes(note)) server.on(event, note)
+  changeCount(1)
+  // An application may have removed the event listeners that an earlier Serving added.
+  for (const [event, listener] of events) if (!server.listeners(event).includes(listener)) server.on(event, listener)
   return () => {
-    if (count(-1) === 0) for (const [event, note] of events) server.off(event, note)
+    if (changeCount(-1) === 0) for (const [event, listener] of events) server.off(event, listener)
   }
 }

@@ -1,5 +1,5 @@
-// What a served net.Server has beneath it. Like node-internals.ts, it knows what Node does not document; the versions 20
-// to 26 are alike in it, but for what is said here.
+// The handle that a served net.Server listens on. Like node-internals.ts, this file depends on undocumented parts of
+// Node, which are the same in versions 20 to 26 except where a comment says otherwise.
 import net from 'node:net'
 import { binding } from '../core/binding.js'
 import { check, codedError, runSafely } from '../core/errors.js'
@@ -13,20 +13,20 @@ import {
   watchSocket,
 } from '../core/node-internals.js'
 
-/** The listening socket that a server is to listen on. */
+/** The listening socket that a served server appears to listen on. */
 export interface ListeningSocket {
   readonly fd: number
-  /** A path for a unix socket. */
+  /** A string for a unix socket: its path. */
   readonly address: net.AddressInfo | string
 }
 
-/** What a {@link ServerHandle} reports. None of them may throw. */
+/** The callbacks of a {@link ServerHandle}. They must not throw. */
 export interface ServerObserver {
   ref(): void
   unref(): void
-  /** The server is closed, or its handle was moved to another thread: it gets nothing more from here. Once. */
+  /** Called once, when the server is closed or its handle is moved to another thread. It receives nothing more. */
   ended(how: 'closed' | 'moved'): void
-  /** The server may have more room, or less: a connection of it has ended, or its `maxConnections` was set. */
+  /** Called when `room` may have changed: a connection of the server has ended, or its `maxConnections` was set. */
   roomChanged(): void
 }
 
@@ -36,7 +36,7 @@ interface NativeServerHandle extends Handle {
   unref(): void
 }
 
-// What net.Server keeps and its types leave out.
+// Properties of net.Server that its type declarations omit.
 type Internals = {
   _handle: unknown
   _connections: number
@@ -50,19 +50,19 @@ type Internals = {
 // TCPConstants.SERVER and PipeConstants.SERVER.
 const SERVER = 1
 
-// Node 20 takes a maxConnections of 0 for none; later versions accept no connection then.
+// With a maxConnections of 0, Node 20 has no limit. Later versions accept no connection.
 const zeroIsNoLimit = Number.parseInt(process.versions.node, 10) < 21
 
 /**
- * Makes a server listen on a handle that never accepts. What is given to `connect` is treated as if the handle had accepted
- * it. Node has no public way to hand a client to a server so that its socket options, its count of connections, and its
- * diagnostics channels are those of a client that it has accepted.
+ * Makes a server listen on a handle that never accepts. `passClient` passes a client to the server as if the handle had
+ * accepted it: the server sets its socket options, counts the connection and publishes to its diagnostics channels.
+ * Node has no public API for this.
  *
- * The handle has a copy of the listening fd. So the server can be sent to a child process or moved to another thread, as one
- * that listens itself.
+ * The handle has its own copy of the listening fd. The server can therefore be sent to a child process or moved to
+ * another thread, like a server that called `listen()`.
  *
- * While the server listens, three properties of it are accessors of ours: `_handle`, `maxConnections` and
- * `_connections`. Whatever ends the listening, or changes how many connections the server takes, goes through them.
+ * While the server listens, accessors replace three of its properties: `_handle`, `maxConnections` and `_connections`.
+ * They detect that the server stops listening, or that the number of connections that it can take changes.
  */
 export class ServerHandle {
   readonly server: net.Server
@@ -70,11 +70,11 @@ export class ServerHandle {
   readonly #handle: NativeServerHandle
   readonly #restore: (() => void)[] = []
   #listening = true
-  /** What the server has as its `maxConnections`; while `#unlimited` is set, it reads none. */
+  /** The server's `maxConnections`. While `#unlimited` is set, the property reads as undefined. */
   #maxConnections: unknown
   #unlimited = false
 
-  /** Borrows the fd. Errors: `ERR_SERVER_ALREADY_LISTEN`, `ERR_NODE_INTERNALS`, `EMFILE`. */
+  /** Borrows `socket.fd`. Errors: `ERR_SERVER_ALREADY_LISTEN`, `ERR_NODE_INTERNALS`, `EMFILE`. */
   constructor(server: net.Server, HandleClass: HandleClass, socket: ListeningSocket, observer: ServerObserver) {
     this.server = server
     this.#observer = observer
@@ -85,11 +85,11 @@ export class ServerHandle {
     const native = Object.getPrototypeOf(handle) as NativeServerHandle
     const methods = {
       listen: () => 0,
-      // A server asks for the name of what has one, and else knows the path that it was told.
-      getsockname: typeof address === 'string' ? undefined : nameOf(address),
-      ref: after(native.ref, () => observer.ref()),
-      unref: after(native.unref, () => observer.unref()),
-      close: after(native.close, () => this.#end('closed')),
+      // Node calls getsockname() if the handle has it. Without it, `address()` returns the server's `_pipeName`.
+      getsockname: typeof address === 'string' ? undefined : getsocknameOf(address),
+      ref: callThen(native.ref, () => observer.ref()),
+      unref: callThen(native.unref, () => observer.unref()),
+      close: callThen(native.close, () => this.#end('closed')),
     }
     for (const [name, value] of Object.entries(methods)) define(handle, name, { value, configurable: true })
     try {
@@ -103,41 +103,41 @@ export class ServerHandle {
     this.#observe()
   }
 
-  /** Whether the server listens on this handle; false as well when it listens anew, on another. */
+  /** Whether the server listens on this handle. False when it listens on another one. */
   get listening(): boolean {
     return this.#listening
   }
 
-  /** How many more connections the server takes by its own `maxConnections`; negative when it has too many. */
+  /** The number of connections that the server's own `maxConnections` still allows; negative when it has too many. */
   get room(): number {
     return limitOf(this.#maxConnections) - internals(this.server)._connections
   }
 
   /**
-   * Gives a client to the server, as one that it has accepted. Takes the handle. The server drops none: one that was
-   * accepted before `maxConnections` was lowered is within the limit of that time.
+   * Passes a client to the server as if the server had accepted it. Takes ownership of the handle. The server does not
+   * drop the client when `maxConnections` is reached, because the limit was checked before the accept.
    */
-  connect(client: Handle): void {
+  passClient(client: Handle): void {
     this.#unlimited = this.room <= 0
     try {
       this.#handle.onconnection(0, client)
     } finally {
       this.#unlimited = false
       const socket = socketOn(client)
-      // A handler may have moved it to a thread already.
+      // An event handler may have moved the socket to a thread already.
       if (client.fd < 0) observerOf(client)?.released()
       else if (socket !== undefined) watchSocket(socket, client)
     }
   }
 
-  /** Gives the server a socket that was made outside, counted like those that it makes. */
+  /** Passes a socket that the server did not create. The server counts the socket like its own. */
   adopt(socket: net.Socket): void {
     countSocket(this.server, socket)
     this.server.emit('connection', socket)
   }
 
-  /** Has the server emit 'error' as when its own accept fails. `errno` is negative. */
-  fail(errno: number): void {
+  /** Makes the server emit 'error', as after a failed accept of its own. `errno` is negative. */
+  failAccept(errno: number): void {
     this.#handle.onconnection(errno)
   }
 
@@ -149,12 +149,12 @@ export class ServerHandle {
     if (this.#listening) this.server.unref()
   }
 
-  /** Closes the copy of the listening fd. The server still counts as listening, until it is closed. */
+  /** Closes the copy of the listening fd. The server is still `listening` until it is closed. */
   releaseFd(): void {
     Object.getPrototypeOf(this.#handle).close.call(this.#handle)
   }
 
-  /** Closes the server, if it still listens on this handle. */
+  /** Closes the server if it still listens on this handle. */
   close(): void {
     if (this.#listening) runSafely(() => this.server.close())
   }
@@ -166,7 +166,7 @@ export class ServerHandle {
       get: () => handle,
       set: (next: unknown) => {
         handle = next
-        // By close(), behind handle.close(); or by the move to a thread, without it.
+        // server.close() sets it after handle.close(), which has reported the end. A move to a thread only sets it.
         if (next !== this.#handle) this.#end('moved')
       },
     })
@@ -178,7 +178,7 @@ export class ServerHandle {
         this.#observer.roomChanged()
       },
     })
-    // Also the sending of a socket to a child process lowers it, and nothing else is called then.
+    // Sending a socket to a child process decrements the count and has no other visible effect.
     let connections = internals(server)._connections
     this.#replace('_connections', {
       get: () => connections,
@@ -190,7 +190,7 @@ export class ServerHandle {
     })
   }
 
-  /** Replaces a property of the server until the listening ends; then it is what it was, with the value that it has. */
+  /** Replaces a property of the server by an accessor until the listening ends. The current value is kept then. */
   #replace(name: keyof Internals, property: PropertyDescriptor): void {
     const { server } = this
     const before = Object.getOwnPropertyDescriptor(server, name)
@@ -226,38 +226,38 @@ function openServerHandle(HandleClass: HandleClass, listeningFd: number): Native
   throw codedError('ERR_NODE_INTERNALS', 'the handle of a net.Server')
 }
 
-// What Object.prototype may have is not about this property.
+// Without a prototype, so that no property of Object.prototype becomes a part of the descriptor.
 function define(object: object, name: string, property: PropertyDescriptor): void {
   Object.defineProperty(object, name, Object.assign(Object.create(null), property))
 }
 
-/** A method of a handle that also runs `run`, behind Node's. */
-function after(method: (this: NativeServerHandle) => void, run: () => void) {
+/** Returns a method of a handle that calls Node's `method` and then `run`. */
+function callThen(method: (this: NativeServerHandle) => void, run: () => void) {
   return function (this: NativeServerHandle): void {
     method.call(this)
     run()
   }
 }
 
-const nameOf = (address: net.AddressInfo) => (out: HandleAddress) => {
+const getsocknameOf = (address: net.AddressInfo) => (out: HandleAddress) => {
   Object.assign(out, address)
   return 0
 }
 
 function listenOn(server: net.Server, handle: NativeServerHandle, address: net.AddressInfo | string): void {
-  const inside = internals(server)
+  const internal = internals(server)
   if (typeof address === 'string') {
-    // listen() would make a handle of its own from the fd of a Pipe.
-    inside._listeningId++
-    inside._handle = handle
-    inside._listen2(null, -1, -1)
-    inside._pipeName = address
-    inside._connectionKey = `-1:${address}:-1`
+    // listen({ _handle }) accepts a TCP handle only. For a Pipe it would create another handle from the fd.
+    internal._listeningId++
+    internal._handle = handle
+    internal._listen2(null, -1, -1)
+    internal._pipeName = address
+    internal._connectionKey = `-1:${address}:-1`
   } else {
-    // Not the server's own, by which a framework may have come here.
+    // Not server.listen(): a framework may have replaced it by a method that calls `serve`.
     net.Server.prototype.listen.call(server, { _handle: handle } as net.ListenOptions)
-    // The name by which a child process counts the sockets of a server that are sent to it.
-    inside._connectionKey = `${address.family === 'IPv6' ? 6 : 4}:${address.address}:${address.port}`
+    // The key under which a child process counts the sockets of this server that it has received.
+    internal._connectionKey = `${address.family === 'IPv6' ? 6 : 4}:${address.address}:${address.port}`
   }
 }
 
@@ -267,7 +267,7 @@ const internals = (server: net.Server) => server as unknown as Internals
 function limitOf(maxConnections: unknown): number {
   if (maxConnections === undefined || maxConnections === null) return Number.POSITIVE_INFINITY
   if (zeroIsNoLimit && !maxConnections) return Number.POSITIVE_INFINITY
-  // Node compares a number with it, so it converts it as Number() does.
+  // Node compares it with a number, which converts it as Number() does.
   const limit = Math.ceil(Number(maxConnections))
   return Number.isNaN(limit) ? Number.POSITIVE_INFINITY : Math.max(limit, 0)
 }

@@ -26,62 +26,70 @@ import { ServedConnection, trackUpgrades } from './served-connection.js'
 import { ServerHandle } from './server-handle.js'
 
 export interface ServingEvents {
+  /** A connection was accepted, and the number of open connections has reached a threshold of the option `alarm`. */
   alarm: [{ threshold: number; connections: number }]
-  /** A connection was closed before the server got it. */
+  /** A connection was closed before the server received it. */
   refused: [Refusal]
-  /** `drain()` was called: the time to say goodbye in a protocol that this package does not know. */
+  /** `drain()` was called. A handler can announce shutdown in a protocol that this package does not know. */
   drain: []
-  /** What a handler threw or rejected with, or an error of accept(2) that ends serving. */
+  /** A served function threw or rejected, or accept(2) failed for good. A server emits the accept error itself. */
   error: [Error]
-  /** No connection of this Serving is left. */
+  /** The last connection of this Serving has ended, and no other will be accepted. Emitted once. */
   close: []
 }
 
 const defaultHandshakeTimeout = 10_000
+
 /**
- * Where a {@link Serving} is in its life; it only goes forward. `'serving'`: it accepts when there is room. `'draining'`:
- * `drain()` was called; it accepts nothing, and the server still listens. `'closing'`: the server is closed, or is as soon as
- * it has got what was accepted; connections are left. `'closed'`: none is left.
+ * The state of a {@link Serving}. It changes in this order only, and may skip states.
+ *
+ * - `'serving'`: accepts connections while there is room.
+ * - `'draining'`: `drain()` was called. Accepts no connection; the server is still listening.
+ * - `'closing'`: accepts no connection. The server closes as soon as it has received every accepted connection. Some
+ *   connections are still open.
+ * - `'closed'`: no connection is open.
  */
 export type ServingState = 'serving' | 'draining' | 'closing' | 'closed'
 
-const order: Record<ServingState, number> = { serving: 0, draining: 1, closing: 2, closed: 3 }
+const stateOrder: Record<ServingState, number> = { serving: 0, draining: 1, closing: 2, closed: 3 }
 
-/** A server, or a function, that gets the connections of a listener. Made by {@link serve}. */
+/** Passes the connections of a listener to a server or a function. Created by {@link serve}. */
 export class Serving extends EventEmitter<ServingEvents> {
   readonly listener: Listener
   readonly #server: ServerHandle | undefined
   readonly #deliver: Deliver
   readonly #requests: AcceptRequests
-  readonly #live = new Set<ServedConnection>()
+  readonly #connections = new Set<ServedConnection>()
   readonly #alarms: Alarms
   readonly #admission: Admission
-  readonly #undo: (() => void)[] = []
+  readonly #cleanups: (() => void)[] = []
   readonly #closed = deferred()
   #state: ServingState = 'serving'
   #maxConnections: number
-  /** Live connections that the server has not got yet. */
-  #waiting = 0
-  /** The server's `unref()` is the listener's for as long as it is served. */
+  /** The number of open connections that the server has not received yet. */
+  #undelivered = 0
+  /** Whether `unref()` was called. While serving, `ref()` and `unref()` apply to the listener too. */
   #unreferenced = false
-  #release: (() => void) | undefined
-  #restoreTimeout: (() => void) | undefined
-  /** Whether the end of serving closes the listener; the first call that ends it decides. */
+  #releaseListener: (() => void) | undefined
+  #restoreHandshakeTimeout: (() => void) | undefined
+  /** Whether the end of serving closes the listener. The first call that ends serving decides. */
   #closeListener = false
-  /** An 'error' event is to come, and 'close' must not come before it. */
+  /** Whether an 'error' event is pending. 'close' must not be emitted before it. */
   #failing = false
   #drained: Promise<DrainReport> | undefined
   #drain: Drain | undefined
 
-  /** @internal Servings come from `serve`. */
+  /** @internal Called by `serve`. */
   constructor(listener: Listener, target: net.Server | ConnectionHandler | SecureHandler, options: ServeOptions) {
     super()
     const { maxConnections = Number.POSITIVE_INFINITY, alarm = [], signal } = options
     const handshakeTimeout = Math.min(options.handshakeTimeout ?? defaultHandshakeTimeout, longestTimer)
     this.listener = listener
     this.#maxConnections = maxConnections
-    this.#alarms = new Alarms([alarm].flat(), (threshold, each) => this.emit('alarm', { threshold, connections: each }))
-    const admission = new Admission(handshakeTimeout, (refusal) => this.emit('refused', refusal), this.#next)
+    this.#alarms = new Alarms([alarm].flat(), (threshold, connections) =>
+      this.emit('alarm', { threshold, connections }),
+    )
+    const admission = new Admission(handshakeTimeout, (refusal) => this.emit('refused', refusal), this.#advance)
     this.#admission = admission
     let deliver: Deliver
     if (typeof target !== 'function') {
@@ -89,48 +97,50 @@ export class Serving extends EventEmitter<ServingEvents> {
       const server = this.#listen(target, HandleClass)
       if (options.handshakeTimeout !== undefined && validate.isTlsServer(target)) {
         const before = setHandshakeTimeout(target, Math.max(handshakeTimeout, 0))
-        this.#restoreTimeout = () => setHandshakeTimeout(target, before)
+        this.#restoreHandshakeTimeout = () => setHandshakeTimeout(target, before)
       }
       this.#server = server
-      // The server may have been closed since the accept. Like the backlog then, the connection is reset.
+      // The server may have been closed since the accept. The connection is then reset, like those in the accept queue.
       deliver =
         options.tls === undefined
           ? (connection, served) => {
-              this.#delivered(served)
-              if (server.listening) server.connect(toHandle(connection, HandleClass))
+              this.#markDelivered(served)
+              if (server.listening) server.passClient(toHandle(connection, HandleClass))
               else connection.reset()
             }
-          : this.#secured(options.tls, (socket, served) => {
-              this.#delivered(served)
+          : this.#afterHandshake(options.tls, (socket, served) => {
+              this.#markDelivered(served)
               if (server.listening) server.adopt(socket)
               else socket.destroy()
             })
     } else {
-      const call: Deliver<never> = (argument, served) => this.#call(target, argument, served)
+      const call: Deliver<never> = (argument, served) => this.#callHandler(target, argument, served)
       deliver =
-        options.tls === undefined ? (call as Deliver) : this.#secured(options.tls, call as Deliver<tls.TLSSocket>)
+        options.tls === undefined
+          ? (call as Deliver)
+          : this.#afterHandshake(options.tls, call as Deliver<tls.TLSSocket>)
     }
-    this.#deliver = options.proxyProtocol === undefined ? deliver : admission.introduced(options, deliver)
-    // A server's handlers run in the asynchronous context in which it was made to listen.
+    this.#deliver = options.proxyProtocol === undefined ? deliver : admission.withProxyHeader(options, deliver)
+    // Created here, so that handlers run in the async context in which `serve` was called.
     this.#requests = new AcceptRequests(listener, () => this.#room(), this.#onConnection, this.#onAcceptError)
-    this.#release = Listener.hold(listener, this.#onListenerEnded)
-    if (signal) this.#undo.push(onAbort(signal, () => void this.close()))
-    this.#requests.ask()
+    this.#releaseListener = Listener.hold(listener, this.#onListenerEnded)
+    if (signal) this.#cleanups.push(onAbort(signal, () => void this.close()))
+    this.#requests.refill()
   }
 
-  /** Where it is in its life. */
   get state(): ServingState {
     return this.#state
   }
 
-  /** How many there are: accepted, and neither closed nor detached. */
+  /** The number of open connections: accepted, and neither closed nor detached. */
   get connections(): number {
-    return this.#live.size
+    return this.#connections.size
   }
 
   /**
-   * The limit of open connections. It may be set at any time. A lower limit closes no connection, and none is accepted until
-   * there are fewer; 0 pauses.
+   * The maximum number of open connections: an integer, or `Infinity` (default). It can be set at any time. Lowering it
+   * closes no connection; no connection is accepted until fewer are open. 0 pauses accepting. Setting it throws Node's
+   * codes for an invalid value.
    */
   get maxConnections(): number {
     return this.#maxConnections
@@ -139,27 +149,34 @@ export class Serving extends EventEmitter<ServingEvents> {
   set maxConnections(value: number) {
     checkLimit('maxConnections', value)
     this.#maxConnections = value
-    this.#fitRequests()
+    this.#adjustRequests()
   }
 
   /**
-   * Stops accepting, and closes the server (`server.close()`); its connections go on. Resolves when none of those that this
-   * Serving accepted is left; connections that the server has from elsewhere, or from another Serving, are not waited for.
-   * The listener stays open unless told otherwise. The first call that ends serving, of `close`, `drain`, `server.close()` and
-   * `listener.close()`, decides what becomes of the listener. The second call waits for the same.
+   * Stops accepting and calls `server.close()`. Open connections continue. Resolves when every connection that this
+   * Serving accepted has ended; other connections of the server do not delay it. Another call returns the same promise.
+   *
+   * The listener stays open unless `closeListener` is true. `close`, `drain`, `server.close()`, `listener.close()` and
+   * `listener.detach()` all end serving, and the first of these calls decides whether the listener is closed.
+   *
+   * Throws Node's codes for an invalid option.
    */
   close(options: EndOptions = {}): Promise<void> {
-    this.#enter('closing', readEndOptions(options).closeListener)
+    this.#changeState('closing', readEndOptions(options).closeListener)
     return this.#closed.promise
   }
 
   /**
-   * Stops accepting, and lets what is under way come to its end. HTTP/1 requests whose handler has run are answered, the
-   * last of each connection with `Connection: close`. Idle connections, and those without a whole request, are ended after
-   * a grace. HTTP/2 clients get a GOAWAY and finish their streams. For another protocol there is the 'drain' event. At the
-   * deadline what is left is destroyed. Then the server is closed; the listener stays open unless told otherwise. The
-   * second call changes nothing, and gives the same promise. Behind `close()` it does the same for the connections that are
-   * left.
+   * Shuts down gracefully: stops accepting and lets pending requests finish. HTTP/1 requests whose handler was called
+   * are answered; the last response on each connection has `Connection: close`. Connections that are idle or have no
+   * complete request are ended after `idleGrace` or `unusedGrace` ms. HTTP/2 clients receive a GOAWAY and finish their
+   * streams. For other protocols, the application handles the 'drain' event. At the deadline (`timeout` ms), the
+   * remaining connections are destroyed. Then the server is closed; the listener too, if `closeListener` is true.
+   *
+   * Resolves when no connection is left. Another call has no effect and returns the same promise. After `close()`, it
+   * drains the connections that are still open.
+   *
+   * Throws Node's codes for an invalid option.
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
     const checked = readDrainOptions(options)
@@ -167,14 +184,14 @@ export class Serving extends EventEmitter<ServingEvents> {
     return this.#drained
   }
 
-  /** While it serves it keeps the process alive, as a listening server does; the default. */
+  /** Keeps the process alive while serving, as a listening `net.Server` does. This is the default. */
   ref(): this {
     if (this.#server) this.#server.ref()
     else this.#keepAlive(true)
     return this
   }
 
-  /** It does not keep the process alive. */
+  /** Lets the process exit while serving. */
   unref(): this {
     if (this.#server) this.#server.unref()
     else this.#keepAlive(false)
@@ -192,9 +209,9 @@ export class Serving extends EventEmitter<ServingEvents> {
       ref: () => this.#keepAlive(true),
       unref: () => this.#keepAlive(false),
       ended: this.#onServerEnded,
-      roomChanged: this.#fitRequests,
+      roomChanged: this.#adjustRequests,
     })
-    this.#undo.push(trackUpgrades(server))
+    this.#cleanups.push(trackUpgrades(server))
     return handle
   }
 
@@ -205,145 +222,146 @@ export class Serving extends EventEmitter<ServingEvents> {
     else this.listener.unref()
   }
 
-  /** The one place where the state changes. */
-  #enter(state: ServingState, closeListener = false): void {
+  /** Changes the state; no other method does. Ignores a state that is not later than the current one. */
+  #changeState(state: ServingState, closeListener = false): void {
     const before = this.#state
-    if (order[state] <= order[before]) return
+    if (stateOrder[state] <= stateOrder[before]) return
     this.#state = state
     if (before === 'serving') {
       this.#closeListener = closeListener
-      this.#stopAsking()
+      this.#stopRequesting()
     }
     if (state === 'closed') this.#finish()
-    else this.#next()
+    else this.#advance()
   }
 
-  // A connection has come or gone, or the state is another one: what there is to do then.
-  #next = (): void => {
+  // Takes the next step, if any. Called when the state, the connections or the pending deliveries have changed.
+  #advance = (): void => {
     if (this.#state === 'serving') {
-      this.#requests.ask()
+      this.#requests.refill()
       return
     }
-    const delivered = this.#requests.size === 0 && this.#admission.waiting === 0
-    if (!delivered || this.#failing) return
-    const empty = this.#live.size === 0
-    if (this.#state === 'draining' && empty) this.#enter('closing')
+    const allDelivered = this.#requests.size === 0 && this.#admission.waiting === 0
+    if (!allDelivered || this.#failing) return
+    const empty = this.#connections.size === 0
+    if (this.#state === 'draining' && empty) this.#changeState('closing')
     if (this.#state !== 'closing') return
-    this.#release?.()
+    this.#releaseListener?.()
     this.#server?.close()
     if (this.#closeListener) this.listener.close()
-    if (empty) this.#enter('closed')
+    if (empty) this.#changeState('closed')
   }
 
-  /** How many more connections may be accepted. */
+  /** The number of connections that may still be accepted; negative when there are more than the limit allows. */
   #room(): number {
-    const room = this.#maxConnections - this.#live.size
-    return this.#server === undefined ? room : Math.min(room, this.#server.room - this.#waiting)
+    const room = this.#maxConnections - this.#connections.size
+    return this.#server === undefined ? room : Math.min(room, this.#server.room - this.#undelivered)
   }
 
-  // There is more room, or less.
-  #fitRequests = (): void => {
+  // Called when a limit, or the number of connections that counts against it, has changed.
+  #adjustRequests = (): void => {
     if (this.#state !== 'serving') return
-    this.#requests.fit()
+    this.#requests.adjust()
   }
 
-  #stopAsking(): void {
-    // The next Serving has a ref() and an unref() of its own.
+  #stopRequesting(): void {
+    // The unref() of this Serving must not affect the next Serving on the same listener.
     if (this.#unreferenced) this.listener.ref()
     this.#requests.stop()
   }
 
   #onConnection = (connection: Connection): void => {
-    this.#take(connection)
-    this.#next()
+    this.#admit(connection)
+    this.#advance()
   }
 
   #onAcceptError = (error: Error): void => {
-    if ((error as CodedError).code === 'ERR_LISTENER_CLOSED') this.#enter('closing', true)
+    if ((error as CodedError).code === 'ERR_LISTENER_CLOSED') this.#changeState('closing', true)
     else if (this.#state === 'serving') this.#fail(error as SystemError)
-    this.#next()
+    this.#advance()
   }
 
-  // No accept can succeed any more.
+  // accept(2) has failed with an error after which no accept can succeed.
   #fail(error: SystemError): void {
     this.#failing = true
-    this.#enter('closing')
+    this.#changeState('closing')
     queueMicrotask(() => {
       try {
-        // As Node does when its own accept fails.
-        if (this.#server?.listening) this.#server.fail(error.errno)
+        // The server emits 'error', as after a failed accept of its own.
+        if (this.#server?.listening) this.#server.failAccept(error.errno)
         else this.emit('error', error)
       } finally {
         this.#failing = false
-        this.#next()
+        this.#advance()
       }
     })
   }
 
-  #take(connection: Connection): void {
-    const served = new ServedConnection(connection, this.#live, this.#onGone)
-    this.#waiting++
-    this.#alarms.check(this.#live.size)
+  #admit(connection: Connection): void {
+    const served = new ServedConnection(connection, this.#connections, this.#onConnectionReleased)
+    this.#undelivered++
+    this.#alarms.check(this.#connections.size)
     runSafely(() => this.#deliver(connection, served))
     this.#drain?.add(served)
   }
 
-  #delivered(served: ServedConnection): void {
-    if (!served.waiting) return
-    served.waiting = false
-    this.#waiting--
+  #markDelivered(served: ServedConnection): void {
+    if (served.delivered) return
+    served.delivered = true
+    this.#undelivered--
   }
 
-  #onGone = (served: ServedConnection): void => {
-    this.#delivered(served)
-    if (this.#state === 'serving') this.#next()
-    // Later, because http.Server.close() ends idle connections, and must not be called within itself.
-    else process.nextTick(this.#next)
+  #onConnectionReleased = (served: ServedConnection): void => {
+    this.#markDelivered(served)
+    if (this.#state === 'serving') this.#advance()
+    // In the next tick: http.Server.close() may be closing this idle connection, and must not be called recursively.
+    else process.nextTick(this.#advance)
   }
 
-  #call(handler: ConnectionHandler | SecureHandler, argument: never, served: ServedConnection): void {
-    this.#delivered(served)
+  #callHandler(handler: ConnectionHandler | SecureHandler, argument: never, served: ServedConnection): void {
+    this.#markDelivered(served)
     const fail = (error: Error) => {
-      // Cut off by drain(): that is why.
+      // drain() has destroyed the connection, and the error is a consequence.
       if (served.destroyed) return
       served.destroy()
       queueMicrotask(() => this.emit('error', error))
     }
     try {
-      // Any class of promises will do, and its `then` may throw.
+      // The handler may return any class of promise, and its `then` may throw.
       Promise.resolve(handler(argument)).catch(fail)
     } catch (error) {
       fail(error as Error)
     }
   }
 
-  #secured(options: tls.TlsOptions | tls.Server, deliver: Deliver<tls.TLSSocket>): Deliver {
-    return this.#admission.secured(options, (socket, served) => {
+  #afterHandshake(options: tls.TlsOptions | tls.Server, deliver: Deliver<tls.TLSSocket>): Deliver {
+    return this.#admission.withTls(options, (socket, served) => {
       served.secure = socket
       deliver(socket, served)
     })
   }
 
-  // By server.close(), whether we or others call it, or by a move of the server to a thread.
+  // The server was closed, by this Serving or by the application, or it was moved to a worker thread.
   #onServerEnded = (how: 'closed' | 'moved'): void => {
-    // Not later: the server may be served anew, with another deadline, before anything else happens.
-    this.#restoreTimeout?.()
-    this.#release?.()
-    this.#enter('closing', how === 'closed')
+    // Synchronously, because the application may serve the server again in the same tick, with another timeout.
+    this.#restoreHandshakeTimeout?.()
+    this.#releaseListener?.()
+    this.#changeState('closing', how === 'closed')
     if (how === 'closed' && this.#closeListener) this.listener.close()
   }
 
-  // Within listener.close(): the port is free when it returns. The requests fail in the next tick. A drain goes on.
+  // Called within listener.close() and detach(). Closing the fd here frees the port before close() returns. The accept
+  // requests fail in the next tick. A drain continues.
   #onListenerEnded = (): void => {
     this.#server?.releaseFd()
     process.nextTick(() => {
-      if (this.#state === 'serving') this.#enter('closing', true)
+      if (this.#state === 'serving') this.#changeState('closing', true)
     })
   }
 
   #finish(): void {
-    for (const undo of this.#undo) undo()
-    // Node emits 'close' of the server in a tick that begins after the end of its last socket.
+    for (const cleanUp of this.#cleanups) cleanUp()
+    // Node emits the server's 'close' one tick after the end of its last socket. The second tick here is later.
     process.nextTick(() =>
       process.nextTick(() => {
         this.#closed.resolve()
@@ -353,8 +371,8 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   async #drainWith(options: Required<DrainOptions>): Promise<DrainReport> {
-    this.#enter('draining', options.closeListener)
-    const target = { server: this.#server?.server, connections: this.#live, admission: this.#admission }
+    this.#changeState('draining', options.closeListener)
+    const target = { server: this.#server?.server, connections: this.#connections, admission: this.#admission }
     const drain = new Drain(target, options)
     this.#drain = drain
     runSafely(() => this.emit('drain'))
@@ -374,7 +392,8 @@ function toHandle(connection: Connection, HandleClass: HandleClass): Handle {
 
 function streamDomain(listener: Listener): number {
   const { domain, type } = inspect(listener.fd)
-  if (type !== binding.constants.SOCK_STREAM) throw codedError('ERR_SOCKET_TYPE', 'a server needs a stream')
+  if (type !== binding.constants.SOCK_STREAM)
+    throw codedError('ERR_SOCKET_TYPE', 'a net.Server can be served on stream sockets only')
   return domain as number
 }
 

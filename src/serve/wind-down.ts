@@ -17,20 +17,20 @@ import type { Admission } from './admission.js'
 import { intercept, Pipelines } from './pipelines.js'
 import type { ServedConnection } from './served-connection.js'
 
-/** The state of a Serving, which {@link WindDown} looks at again and again. */
+/** The state of a Serving that {@link WindDown} checks repeatedly. */
 export interface WindDownTarget {
   /** Undefined when a function is served. */
   readonly server: net.Server | undefined
-  /** Open connections. The server may have others: from another Serving, or from its own `listen()`. */
+  /** The open connections of the Serving. The server may have others, of another Serving or of its own `listen()`. */
   readonly connections: ReadonlySet<ServedConnection>
   readonly admission: Admission
 }
 
-// ms between two looks at all connections. Events bring most looks. This one is for what ends without an event, and for an
-// application that has removed our listeners.
-const lookInterval = 100
+// ms between two periodic checks of all connections. Most checks are triggered by events. The periodic check finds
+// changes that have no event, or whose event listener the application has removed.
+const checkInterval = 100
 
-// ms for which a client may be silent between our FIN and its own (RFC 9112, section 9.6).
+// ms for which a client may send nothing after our FIN and before its own (RFC 9112, section 9.6).
 const lingerTime = 1_000
 
 const connectionEvents = new Set<unknown>([
@@ -42,18 +42,18 @@ const connectionEvents = new Set<unknown>([
   'session',
 ])
 
-/** A connection that was ended from our side, and not yet from the client's. */
+/** A connection that this side has ended and whose client has not sent its FIN yet. */
 interface Lingering {
   socket: net.Socket
   isSent: () => boolean
-  /** What the client had sent at `since`. */
+  /** The number of bytes read from the client at `since`; undefined until everything is sent. */
   bytesRead: number | undefined
   since: number
 }
 
 /**
- * Announces the end in the server's protocol (`Connection: close` for HTTP/1, GOAWAY for HTTP/2), and ends each connection
- * on which no request waits for its answer. It looks at the state of the connections; events only say when to look.
+ * Announces shutdown in the server's protocol (`Connection: close` for HTTP/1, GOAWAY for HTTP/2) and ends each
+ * connection without a pending request. It decides by the state of the connections; events only trigger a check.
  */
 export class WindDown {
   readonly #target: WindDownTarget
@@ -62,30 +62,30 @@ export class WindDown {
   readonly #idle = new Set<Handle>()
   readonly #unused = new Set<Handle | ServedConnection>()
   readonly #lingering = new Map<Handle, Lingering>()
-  /** When each connection was first seen with a request that has not begun, or not come whole. */
-  readonly #since = new WeakMap<net.Socket, number>()
+  /** For each connection without a complete request: the time of the first check that found it so. */
+  readonly #incompleteSince = new WeakMap<net.Socket, number>()
   readonly #timers: NodeJS.Timeout[]
-  readonly #undo: (() => void) | undefined
+  readonly #restoreEmit: (() => void) | undefined
   #idleGraceOver = false
   #unusedGraceOver = false
-  #soon: NodeJS.Immediate | undefined
+  #scheduled: NodeJS.Immediate | undefined
 
-  /** Both are in ms. */
+  /** `idleGrace` and `unusedGrace` are in ms. */
   constructor(target: WindDownTarget, { idleGrace, unusedGrace }: { idleGrace: number; unusedGrace: number }) {
     const { server, connections } = target
     this.#target = target
     this.#unusedGrace = unusedGrace
     if (server !== undefined && speaksHttp(server)) {
       const pipelines = new Pipelines({
-        // Later, a client that always has a request ready would hold its connection until the deadline.
-        hasMore: (socket) => !this.#idleGraceOver && hasUnread(handleBeneath(socket)),
+        // After idleGrace, unread bytes do not count: a client could otherwise hold its connection until the deadline.
+        hasUnparsed: (socket) => !this.#idleGraceOver && hasUnread(handleBeneath(socket)),
         end: (socket) => this.#end(socket),
-        answered: this.#look,
+        onResponseEnd: this.#scheduleCheck,
       })
       this.#pipelines = pipelines
-      this.#undo = intercept(server, (event, args, emit) => {
+      this.#restoreEmit = intercept(server, (event, args, emit) => {
         const socket = socketOf(event, args)
-        if (socket !== undefined && !this.#isOurs(socket)) return emit()
+        if (socket !== undefined && !this.#belongsToServing(socket)) return emit()
         if (event === 'session') this.#goAway(args[0] as http2.ServerHttp2Session)
         return pipelines.onEvent(event, args, emit)
       })
@@ -93,103 +93,104 @@ export class WindDown {
     }
     const idleTimer = setTimeout(() => {
       this.#idleGraceOver = true
-      this.#look()
+      this.#scheduleCheck()
     }, idleGrace)
     const unusedTimer = setTimeout(() => {
       this.#unusedGraceOver = true
-      this.#look()
+      this.#scheduleCheck()
     }, unusedGrace)
-    this.#timers = [idleTimer, unusedTimer, setInterval(this.#look, lookInterval).unref()]
-    this.#endHttp()
+    this.#timers = [idleTimer, unusedTimer, setInterval(this.#scheduleCheck, checkInterval).unref()]
+    this.#endHttpConnections()
   }
 
   stop(): void {
     for (const timer of this.#timers) clearTimeout(timer)
-    clearImmediate(this.#soon)
-    this.#undo?.()
+    clearImmediate(this.#scheduled)
+    this.#restoreEmit?.()
     this.#pipelines?.stop()
   }
 
-  /** Whether everything was sent, and only the client's end is waited for. */
+  /** Whether everything has been sent and only the client's FIN is missing. */
   hasEnded({ handle }: ServedConnection): boolean {
     return handle !== undefined && this.#lingering.get(handle)?.isSent() === true
   }
 
-  /** How connections ended that were not destroyed at the deadline. */
-  report(ended: Iterable<ServedConnection>): { idle: number; unused: number; finished: number } {
+  /** Counts connections that were not destroyed at the deadline, by the way in which they ended. */
+  report(connections: Iterable<ServedConnection>): { idle: number; unused: number; finished: number } {
     const report = { idle: 0, unused: 0, finished: 0 }
-    for (const served of ended) {
-      const { handle } = served
-      if (this.#unused.has(served) || (handle && this.#unused.has(handle))) report.unused++
+    for (const connection of connections) {
+      const { handle } = connection
+      if (this.#unused.has(connection) || (handle && this.#unused.has(handle))) report.unused++
       else if (handle && this.#idle.has(handle)) report.idle++
       else report.finished++
     }
     return report
   }
 
-  #isOurs(socket: net.Socket): boolean {
+  #belongsToServing(socket: net.Socket): boolean {
     const handle = handleBeneath(socket)
     return handle !== undefined && this.#target.connections.has(observerOf(handle) as ServedConnection)
   }
 
-  // In the check phase. Bytes that had come when a timer fired have been read by then.
-  #look = (): void => {
-    this.#soon ??= setImmediate(() => {
-      this.#soon = undefined
-      this.#endHttp()
+  // Schedules a check for the check phase of the event loop. Bytes that arrived before a timer fired are read by then.
+  #scheduleCheck = (): void => {
+    this.#scheduled ??= setImmediate(() => {
+      this.#scheduled = undefined
+      this.#endHttpConnections()
       if (this.#unusedGraceOver) this.#endUnadmitted()
       this.#endLingering()
     })
   }
 
-  #endHttp(): void {
+  #endHttpConnections(): void {
     const pipelines = this.#pipelines
     if (pipelines === undefined) return
     const server = this.#target.server as http.Server
     const connections = httpConnections(server)
     for (const { socket, phase } of connections ?? []) {
-      if (!this.#isOurs(socket)) continue
-      pipelines.take(socket)
+      if (!this.#belongsToServing(socket)) continue
+      pipelines.takeControl(socket)
       const handle = handleBeneath(socket)
-      // What has come is read next, and looked at again.
-      if (handle === undefined || !this.#isOver(socket, phase) || hasUnread(handle)) continue
-      // Node or the application may have ended it already.
+      // Unread bytes have arrived. Node reads them next, and a later check handles the connection.
+      if (handle === undefined || !this.#mayEnd(socket, phase) || hasUnread(handle)) continue
+      // Node or the application may have ended the connection already. It does not count as idle or unused then.
       if (!socket.writableEnded) (phase === 'unused' ? this.#unused : this.#idle).add(handle)
       this.#end(socket)
     }
   }
 
-  #isOver(socket: net.Socket, phase: HttpPhase): boolean {
-    if (phase === 'idle') return this.#idleGraceOver || this.#pipelines?.hasAnswered(socket) === true
+  #mayEnd(socket: net.Socket, phase: HttpPhase): boolean {
+    if (phase === 'idle') return this.#idleGraceOver || this.#pipelines?.wasActive(socket) === true
     if (phase === 'answering') {
-      this.#since.delete(socket)
+      this.#incompleteSince.delete(socket)
       return false
     }
     const now = performance.now()
-    const since = this.#since.get(socket) ?? now
-    this.#since.set(socket, since)
-    // A timer may be a little early.
+    const since = this.#incompleteSince.get(socket) ?? now
+    this.#incompleteSince.set(socket, since)
+    // A timer may fire up to 1 ms early.
     return now - since > this.#unusedGrace - 1
   }
 
-  // Connections that the server has not got yet, and those whose handshake a served tls.Server has not finished. An
-  // application that removes our listener of 'secureConnection' hides the end of handshakes from us.
+  // Ends the connections that wait for a PROXY header or handshake, and those in the handshake of a served https or
+  // http2 server. A connection that Node lists as HTTP has finished its handshake, even if the application has removed
+  // our listener of 'secureConnection'.
   #endUnadmitted(): void {
     const { server, connections, admission } = this.#target
     for (const served of admission.connections) {
       this.#unused.add(served)
-      // The kernel sends a reset, and no FIN, where a part of a PROXY header is left unread.
+      // Read a partial PROXY header: if bytes are unread at close(2), the kernel sends a reset instead of a FIN.
       if (served.owned.fd >= 0) binding.receive(served.owned.fd, longestProxyHeader, false)
     }
-    admission.cutOff()
+    admission.abort()
     if (this.#pipelines === undefined || !validate.isTlsServer(server)) return
-    const made = new Set<Handle | undefined>()
-    for (const { socket } of httpConnections(server) ?? []) made.add(handleBeneath(socket))
+    const established = new Set<Handle | undefined>()
+    for (const { socket } of httpConnections(server) ?? []) established.add(handleBeneath(socket))
     for (const { handle, secure } of [...connections]) {
       if (
         handle === undefined ||
         secure !== undefined ||
-        made.has(handle) ||
+        established.has(handle) ||
         this.#lingering.has(handle) ||
         hasUnread(handle)
       )
@@ -199,7 +200,7 @@ export class WindDown {
     }
   }
 
-  // Sends a FIN, behind a close_notify where there is TLS.
+  // Sends a FIN, on TLS after a close_notify.
   #end(socket: net.Socket): void {
     const handle = handleBeneath(socket)
     if (handle === undefined || this.#lingering.has(handle)) return
@@ -208,9 +209,9 @@ export class WindDown {
     socket.end()
   }
 
-  // One GOAWAY, with the last stream that is served. The client knows that it may make anew what it has opened since
-  // (RFC 9113, section 8.7). Section 6.8 has one before it that excludes no stream yet, but whatever Node sends makes
-  // nghttp2 ignore new streams from then on.
+  // Sends one GOAWAY, with the ID of the last stream that is handled. It tells the client that it may retry the
+  // requests on later streams (RFC 9113, section 8.7). Section 6.8 describes an earlier GOAWAY that still allows new
+  // streams. Node cannot send one: after any GOAWAY, nghttp2 ignores new streams.
   #goAway(session: http2.ServerHttp2Session): void {
     if (session.destroyed) return
     const handle = handleBeneath(session.socket)
@@ -218,7 +219,7 @@ export class WindDown {
     session.close()
     if (handle === undefined) return
     if (unused) this.#unused.add(handle)
-    // Node sends a FIN behind the last stream, and then waits for the client's without a limit.
+    // After the last stream, Node sends a FIN and waits for the client's FIN without a timeout.
     this.#linger(handle, socketOn(handle), () => session.destroyed && handle.writeQueueSize === 0)
   }
 
@@ -243,11 +244,11 @@ export class WindDown {
   }
 }
 
-/** The socket that an event of an HTTP server is about. */
+/** The socket of the connection that an event of an HTTP server refers to; undefined for other events. */
 function socketOf(event: unknown, args: unknown[]): net.Socket | undefined {
   if (event === 'clientError') return args[1] as net.Socket
-  const about = args[0] as { socket?: net.Socket } | undefined
-  return connectionEvents.has(event) ? about?.socket : undefined
+  const subject = args[0] as { socket?: net.Socket } | undefined
+  return connectionEvents.has(event) ? subject?.socket : undefined
 }
 
 function hasUnread(handle: Handle | undefined): boolean {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { needsStrace } from '../needs.js'
 import { CommandedListener, outcomes } from './commanded-listener.js'
 
-// strace makes accept4 fail without being called.
+// strace makes accept4 fail without calling it.
 const failing = (error: string, when: string) =>
   `strace -f -qq --seccomp-bpf -o /dev/null -e trace=accept4 -e inject=accept4:error=${error}:when=${when}`.split(' ')
 
@@ -12,7 +12,7 @@ describe('Listener when accept4 fails', () => {
   })
 
   for (const error of ['ENFILE', 'ENOBUFS', 'ENOMEM']) {
-    it(`pauses at ${error}, and loses no request`, async () => {
+    it(`pauses on ${error}, and keeps every request`, async () => {
       const listener = await CommandedListener.start({}, failing(error, '1..3'))
       const refs = await listener.ask(2)
       const clients = await listener.connectMany(2)
@@ -27,7 +27,7 @@ describe('Listener when accept4 fails', () => {
 
   const retried = ['ECONNABORTED', 'EINTR', 'EPROTO', 'EPERM', 'ENETDOWN', 'ENOPROTOOPT', 'EHOSTDOWN', 'ENONET']
   for (const error of [...retried, 'EHOSTUNREACH', 'EOPNOTSUPP', 'ENETUNREACH', 'ETIMEDOUT']) {
-    it(`tries again at once at ${error}, and loses no request`, async () => {
+    it(`retries at once on ${error}, and keeps every request`, async () => {
       const listener = await CommandedListener.start({}, failing(error, '1..2'))
       const refs = await listener.ask(2)
       assert.deepEqual(await outcomes(await listener.connectMany(2)), refs.map(String))
@@ -38,7 +38,7 @@ describe('Listener when accept4 fails', () => {
     })
   }
 
-  it('pauses, rather than spin, when an error that should pass does not', async () => {
+  it('pauses instead of spinning when a transient error persists', async () => {
     const listener = await CommandedListener.start({}, failing('EPERM', '1..768'))
     const [ref] = await listener.ask(1)
     const client = await listener.connect()
@@ -50,7 +50,7 @@ describe('Listener when accept4 fails', () => {
     await listener.end()
   })
 
-  it('rejects every request, in order, with an error that no later attempt could survive', async () => {
+  it('rejects every request, in order, on a fatal error', async () => {
     const listener = await CommandedListener.start({}, failing('EINVAL', '1'))
     const refs = await listener.ask(3)
     const client = await listener.connect()
@@ -60,7 +60,7 @@ describe('Listener when accept4 fails', () => {
     )
     const { stats, backlog } = await listener.look()
     assert.deepEqual([stats.accepted, stats.rejected, backlog.queued], [0, 3, 1])
-    // The next request finds out for itself.
+    // The next request makes a new attempt.
     const [next] = await listener.ask(1)
     assert.equal(await client.outcome, String(next))
     await listener.end()

@@ -16,7 +16,7 @@ describe('Listener.cancel', () => {
   leaveNoFds()
   beforeEach(opened)
 
-  it('withdraws a request: no result comes for it, and its client goes to the next', async () => {
+  it('withdraws a request, which gets no result; the client goes to the next request', async () => {
     const results = collect(listener)
     const [cancelled, next] = [listener.asyncAccept(), listener.asyncAccept()]
     assert.equal(listener.cancel(cancelled), true)
@@ -27,10 +27,10 @@ describe('Listener.cancel', () => {
     assert.deepEqual(refsOf(results), [next])
   })
 
-  it('keeps a client in the backlog when the only request is withdrawn', async () => {
+  it('leaves the client in the backlog when the only request is withdrawn', async () => {
     const results = collect(listener)
     await fillBacklog(listener, 1)
-    // It could be accepted at once; the cancel comes before that.
+    // The listener could accept at once, but the cancel comes first.
     assert.equal(listener.cancel(listener.asyncAccept()), true)
     await fillBacklog(listener, 1)
     assert.equal(listener.stats.accepted, 0)
@@ -51,7 +51,7 @@ describe('Listener.cancel', () => {
       listener.on('accept', (result) => results.push(result))
       const refs = Array.from({ length: 5 }, () => listener.asyncAccept())
       for (const index of chosen) assert.equal(listener.cancel(refs[index] as AcceptRef), true)
-      // One more, so that the tail is needed.
+      // One more request, so that the tail is needed.
       refs.push(listener.asyncAccept())
       const rest = refs.filter((_, index) => !(chosen as readonly number[]).includes(index))
       assert.equal(listener.pending, rest.length)
@@ -64,7 +64,7 @@ describe('Listener.cancel', () => {
     })
   }
 
-  it('says false when the result is being delivered, and the result still comes', async () => {
+  it('returns false while the result is being delivered, and the result still arrives', async () => {
     await fillBacklog(listener, 3)
     const refs = [listener.asyncAccept(), listener.asyncAccept(), listener.asyncAccept()]
     const beyond = listener.asyncAccept()
@@ -80,7 +80,7 @@ describe('Listener.cancel', () => {
     assert.equal(listener.stats.cancelled, 1)
   })
 
-  it('says false when a timeout is being delivered, and it still comes', async () => {
+  it('returns false while a timeout is being delivered, and the timeout still arrives', async () => {
     const refs = [listener.asyncAccept(0), listener.asyncAccept(0)]
     const results = collect(listener)
     let cancelled: boolean | undefined
@@ -88,13 +88,13 @@ describe('Listener.cancel', () => {
       cancelled = listener.cancel(refs[1] as AcceptRef)
     })
     await until(() => results.length > 0)
-    // Both deadlines lie in the same millisecond nearly always; when they do not, the cancel comes in time.
+    // Both deadlines are nearly always in the same millisecond. Otherwise the cancel comes in time.
     if (cancelled === false) await until(() => results.length === 2)
     else assert.equal(listener.pending, 0)
     assert.equal(results.length + listener.stats.cancelled, 2)
   })
 
-  it('says false after the result, for the second time, and for what is no request', async () => {
+  it('returns false after the result, on a second cancel, and for an unknown ref', async () => {
     const results = collect(listener)
     const served = listener.asyncAccept()
     await connect(listener)
@@ -108,7 +108,7 @@ describe('Listener.cancel', () => {
     assert.equal(listener.stats.cancelled, 1)
   })
 
-  it('does not reach the requests of another listener', async () => {
+  it('does not affect requests of another listener', async () => {
     const other = await listen({ host: '127.0.0.1' })
     const ref = listener.asyncAccept()
     assert.equal(other.cancel(ref), false)
@@ -123,7 +123,7 @@ describe('The signal of Listener.accept', () => {
   const aborted = { name: 'AbortError', code: 'ABORT_ERR' }
   const listenersOf = (signal: AbortSignal) => getEventListeners(signal, 'abort').length
 
-  it('refuses when it was aborted before, and no request is made', async () => {
+  it('rejects when it is already aborted, and makes no request', async () => {
     const reason = new Error('why')
     const signal = AbortSignal.abort(reason)
     const asked = listener.accept({ signal })
@@ -133,7 +133,7 @@ describe('The signal of Listener.accept', () => {
     assert.equal(listener.stats.cancelled, 0)
   })
 
-  it('withdraws a request that waits; the client goes to the next', async () => {
+  it('withdraws an outstanding request; the client goes to the next request', async () => {
     const controller = new AbortController()
     const reason = new Error('why')
     const first = listener.accept({ signal: controller.signal, timeout: 600_000 })
@@ -146,7 +146,7 @@ describe('The signal of Listener.accept', () => {
     assert.equal(listener.stats.cancelled, 1)
   })
 
-  it('does nothing to a connection that was accepted', async () => {
+  it('does not affect an accepted connection', async () => {
     const controller = new AbortController()
     const [connection, client] = await Promise.all([listener.accept({ signal: controller.signal }), connect(listener)])
     assert.equal(listenersOf(controller.signal), 0)
@@ -156,7 +156,7 @@ describe('The signal of Listener.accept', () => {
     assert.equal(listener.stats.cancelled, 0)
   })
 
-  it('comes too late while the result is being delivered', async () => {
+  it('has no effect while the result is being delivered', async () => {
     await fillBacklog(listener, 2)
     const controller = new AbortController()
     listener.once('accept', ({ connection }) => {
@@ -172,7 +172,7 @@ describe('The signal of Listener.accept', () => {
     assert.equal(listener.stats.cancelled, 1)
   })
 
-  it('is left alone by a request that has ended, whatever its end', async () => {
+  it('has no listener left after a request ends, in any way', async () => {
     const { signal } = new AbortController()
     await assert.rejects(listener.accept({ signal, timeout: 0 }), { code: 'ERR_ACCEPT_TIMEOUT' })
     assert.equal(listenersOf(signal), 0)
@@ -187,7 +187,7 @@ describe('The signal of Listener.accept', () => {
     assert.equal(listenersOf(signal), 0)
   })
 
-  it('serves 100 requests at once, without a warning', async () => {
+  it('serves 100 requests at once without a warning', async () => {
     const warnings: Error[] = []
     const onWarning = (warning: Error) => warnings.push(warning)
     process.on('warning', onWarning)
@@ -205,12 +205,12 @@ describe('The signal of Listener.accept', () => {
     const rest = await Promise.allSettled(asked.slice(10))
     assert.ok(rest.every((each) => each.status === 'rejected' && codeOf(each.reason) === 'ABORT_ERR'))
     assert.equal(listenersOf(signal), 0)
-    // Warnings are told in the next tick.
+    // Warnings are emitted in the next tick.
     await new Promise((resolve) => setImmediate(resolve))
     assert.deepEqual(warnings, [])
   })
 
-  it('tells requests in the order in which they were made', async () => {
+  it('rejects requests in the order in which they were made', async () => {
     const controller = new AbortController()
     const { signal } = controller
     const order: number[] = []

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { constants } from 'node:os'
 import { CommandedListener, outcomes, type Said } from './commanded-listener.js'
 
-// Node itself needs some 20 fds.
+// Node itself needs about 20 fds.
 const fewFds = ['prlimit', '--nofile=64']
 
 const delays = (said: readonly Said[]) => said.map(({ delay }) => delay)
@@ -11,14 +11,14 @@ const passed = (said: readonly Said[], of: 'cpu' | 'wall' | 'turns') =>
 
 describe('Listener at the fd limit', () => {
   describe("onFdLimit: 'hold'", () => {
-    it('leaves the clients that there is no fd for in the backlog, and serves them as fds come free', async () => {
+    it('leaves clients in the backlog while no fd is free, and serves them as fds become free', async () => {
       const listener = await CommandedListener.start({}, fewFds)
       listener.tell('hold')
       const refs = await listener.ask(100)
       const clients = await listener.connectMany(100)
       const [pause] = await listener.has(1, 'pause')
       const { backlog, pending, stats } = await listener.look()
-      // Not more by now; one less when Node has just closed a file of its own.
+      // `pending` cannot have grown since. It is one less when Node has just closed one of its own fds.
       assert.ok((pause?.pending as number) >= pending)
       assert.ok(stats.accepted > 0 && stats.accepted < 64, `${stats.accepted} accepted`)
       assert.equal(stats.accepted + pending, 100)
@@ -31,7 +31,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('pauses for longer each time, up to a second, says so, does not spin, and goes on by itself', async () => {
+    it('pauses longer each time, up to one second, emits each pause, does not spin, and resumes', async () => {
       const listener = await CommandedListener.start({}, fewFds)
       const refs = await listener.ask(3)
       await listener.exhaust()
@@ -42,13 +42,13 @@ describe('Listener at the fd limit', () => {
         const expected = { code: 'EMFILE', errno: -constants.errno.EMFILE, syscall: 'accept4', pending: 3 }
         assert.deepEqual({ code, errno, syscall, pending }, expected)
       }
-      // From the third pause to the seventh: long enough to tell waiting from spinning, which would give 1.
+      // From the third pause to the seventh: long enough to tell waiting from spinning, whose ratio is 1.
       const measured = pauses.slice(2, 7)
       const cpu = passed(measured, 'cpu') / passed(measured, 'wall')
-      assert.ok(cpu < 0.5, `${cpu} of a core used`)
-      // On a machine that is short of CPU a spinning process gets little of it too, but its loop turns all the same.
+      assert.ok(cpu < 0.5, `used ${cpu} of a core`)
+      // On a machine that is short of CPU, a spinning process gets little CPU too, but its event loop still turns.
       const turns = passed(measured, 'turns')
-      assert.ok(turns < 100, `the event loop has turned ${turns} times`)
+      assert.ok(turns < 100, `the event loop turned ${turns} times`)
 
       const { backlog, pending, stats } = await listener.look()
       assert.equal(backlog.queued, 3)
@@ -78,7 +78,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('begins with a short pause again once an accept has succeeded', async () => {
+    it('starts with a short pause again after a successful accept', async () => {
       const listener = await CommandedListener.start({}, fewFds)
       await listener.ask(2)
       await listener.exhaust()
@@ -96,7 +96,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('uses one freed fd for one client, the oldest', async () => {
+    it('uses one freed fd for the oldest client', async () => {
       const listener = await CommandedListener.start({}, fewFds)
       listener.tell('hold')
       await listener.ask(2)
@@ -112,7 +112,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('lets requests run out during a pause', async () => {
+    it('times out requests during a pause', async () => {
       const listener = await CommandedListener.start({}, fewFds)
       await listener.exhaust()
       const [forever] = await listener.ask(1)
@@ -132,7 +132,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('lets no request run out during a pause when there are fds again and a client waits', async () => {
+    it('times out no request during a pause when fds are free again and a client waits', async () => {
       const listener = await CommandedListener.start({}, fewFds)
       const [forever] = await listener.ask(1)
       await listener.exhaust()
@@ -146,7 +146,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('cancels during a pause: the client goes to the next request', async () => {
+    it('cancels during a pause, and the client goes to the next request', async () => {
       const listener = await CommandedListener.start({}, fewFds)
       const [first, second, third] = (await listener.ask(3)) as [number, number, number]
       await listener.exhaust()
@@ -159,7 +159,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('stops trying when the last request is cancelled, and the client stays in the backlog', async () => {
+    it('stops retrying when the last request is cancelled, and leaves the client in the backlog', async () => {
       const listener = await CommandedListener.start({}, fewFds)
       const refs = await listener.ask(2)
       await listener.exhaust()
@@ -174,7 +174,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('rejects what is pending, in order, when it is closed during a pause', async () => {
+    it('rejects pending requests, in order, when it closes during a pause', async () => {
       const listener = await CommandedListener.start({}, fewFds)
       const refs = await listener.ask(3)
       await listener.exhaust()
@@ -188,14 +188,14 @@ describe('Listener at the fd limit', () => {
         refs.map((ref) => ({ ref, code: 'ERR_LISTENER_CLOSED' })),
       )
       assert.equal(await client.outcome, 'ECONNRESET')
-      // No pause is left that could keep it alive or that it would speak of.
+      // No pause remains that keeps the process alive or emits an event.
       await listener.end()
       assert.equal(listener.said.length, before)
     })
   })
 
   describe("onFdLimit: 'reset'", () => {
-    it('resets clients at once, keeps the requests, and goes on by itself', async () => {
+    it('resets clients at once, keeps the requests, and resumes', async () => {
       const listener = await CommandedListener.start({ onFdLimit: 'reset' }, fewFds)
       const refs = await listener.ask(5)
       await listener.exhaust()
@@ -210,7 +210,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('says once that the limit is reached, and again when it is reached again', async () => {
+    it('emits one event each time the limit is reached', async () => {
       const listener = await CommandedListener.start({ onFdLimit: 'reset' }, fewFds)
       await listener.ask(2)
       await listener.exhaust()
@@ -227,7 +227,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('leaves clients in the backlog while nobody asks, as ever', async () => {
+    it('leaves clients in the backlog while no request is outstanding', async () => {
       const listener = await CommandedListener.start({ onFdLimit: 'reset' }, fewFds)
       await listener.exhaust()
       const clients = await listener.connectMany(3)
@@ -239,7 +239,7 @@ describe('Listener at the fd limit', () => {
       await listener.end()
     })
 
-    it('lets requests run out, cancels and closes at the limit', async () => {
+    it('times out, cancels and closes at the limit', async () => {
       const listener = await CommandedListener.start({ onFdLimit: 'reset' }, fewFds)
       await listener.exhaust()
       const [first, second] = (await listener.ask(2)) as [number, number]

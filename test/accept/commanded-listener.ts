@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers'
 import type { Backlog, ListenerStats, ListenOptions } from '../../src/index.js'
 import { cleanUp, startNode } from '../helpers.js'
 
-/** What the process says: see fixtures/commanded-listener.mjs. */
+/** A line that the process prints: see fixtures/commanded-listener.mjs. */
 export interface Said {
   event: string
   ref?: number
@@ -32,12 +32,12 @@ export interface Look {
   stats: ListenerStats
 }
 
-/** A listener in another process. The clients live in this one, so they take no fd of the listener's. */
+/** A listener in another process. The clients are in this process, so they use no fds of the listener's process. */
 export class CommandedListener {
   readonly said: Said[] = []
   readonly #child
   readonly #stderr: Promise<string>
-  // Emits 'change' when there is something new to look at.
+  // Emits 'change' when there is new output, or when the process exits.
   readonly #news = new EventEmitter()
   #port = 0
   #clients = 0
@@ -58,22 +58,22 @@ export class CommandedListener {
     return listener
   }
 
-  /** All that it said of this kind, in order. */
+  /** Every line with this event, in order. */
   all(event: string): Said[] {
     return this.said.filter((each) => each.event === event)
   }
 
-  /** Resolves when it has said at least `count` things of this kind. */
+  /** Resolves when the process has printed at least `count` lines with this event. */
   async has(count: number, event: string): Promise<Said[]> {
-    // Not `until`: a loop here would take the CPU from the process that is waited for.
+    // Not `until`: polling here would take the CPU from the process.
     while (this.all(event).length < count) {
-      assert.equal(this.#child.exitCode ?? this.#child.signalCode, null, 'the process has ended')
+      assert.equal(this.#child.exitCode ?? this.#child.signalCode, null, 'the process has exited')
       await once(this.#news, 'change')
     }
     return this.all(event)
   }
 
-  /** Resolves with the refs. */
+  /** Makes requests. Resolves with their refs. */
   async ask(count: number, timeout?: number): Promise<number[]> {
     return (await this.#answer('asked', { run: 'ask', count, timeout })).refs as number[]
   }
@@ -86,7 +86,7 @@ export class CommandedListener {
     return (await this.#answer('look', { run: 'look' })) as Look & Said
   }
 
-  /** Leaves the process without a free fd. */
+  /** Uses up all free fds of the process. */
   async exhaust(): Promise<void> {
     assert.equal((await this.#answer('exhausted', { run: 'exhaust' })).code, 'EMFILE')
   }
@@ -99,7 +99,7 @@ export class CommandedListener {
     this.#send({ run })
   }
 
-  /** Ends it as an operator would, and makes sure that it ended well. */
+  /** Ends the process as an operator would, and asserts that it exits cleanly. */
   async end(): Promise<void> {
     const closed = once(this.#child, 'close')
     this.#child.stdin?.end()
@@ -107,7 +107,10 @@ export class CommandedListener {
     assert.equal(await this.#stderr, '')
   }
 
-  /** A client, once it is in the backlog or was accepted. `outcome` is all that it gets, or the code of its error. */
+  /**
+   * Connects a client. Resolves when the client is in the backlog or was accepted. `outcome` is the text that it
+   * receives, or the code of its error.
+   */
   async connect(): Promise<{ outcome: Promise<string> }> {
     const socket = net.connect({ port: this.#port, host: '127.0.0.1' })
     cleanUp(() => socket.destroy())
@@ -119,10 +122,10 @@ export class CommandedListener {
       socket.on('error', (error: NodeJS.ErrnoException) => resolve(error.code as string))
       socket.on('close', () => resolve(received))
     })
-    // One that is reset at once may learn of it before it learns that it is connected.
+    // A client that is reset at once may see the reset before the connect.
     await Promise.race([new Promise((resolve) => socket.once('connect', resolve)), outcome])
     this.#clients++
-    // The kernel puts it into the backlog a moment after it knows that it is connected.
+    // The kernel queues a connection slightly after the client sees it as connected.
     for (let there = 0; there < this.#clients; ) {
       const { backlog, stats } = await this.look()
       there = backlog.queued + stats.accepted + stats.reset
@@ -130,7 +133,7 @@ export class CommandedListener {
     return { outcome }
   }
 
-  /** That many clients, one after the other, so that they are in the backlog in this order. */
+  /** Connects `count` clients, one after the other, so that the backlog has them in this order. */
   async connectMany(count: number): Promise<{ outcome: Promise<string> }[]> {
     const clients = []
     for (let i = 0; i < count; i++) clients.push(await this.connect())
@@ -153,6 +156,6 @@ export class CommandedListener {
   }
 }
 
-/** What each of the clients got, when all have got it. */
+/** The outcomes of all clients. */
 export const outcomes = (clients: readonly { outcome: Promise<string> }[]): Promise<string[]> =>
   Promise.all(clients.map(({ outcome }) => outcome))

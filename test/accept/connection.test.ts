@@ -4,7 +4,7 @@ import { closeSync } from 'node:fs'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { Connection, FdChannel } from '../../src/index.js'
-import { forgotten, pair, temporary, temporaryFd } from '../descriptors.js'
+import { pair, peerForgotten, temporary, temporaryFd } from '../descriptors.js'
 import { codeOf, connect, flagsOf, gone, listen, O_CLOEXEC, O_NONBLOCK, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 
@@ -14,7 +14,7 @@ describe('Connection', () => {
   leaveNoFds()
 
   describe('the addresses', () => {
-    it('are those that the client sees from the other side', async () => {
+    it('match those that the client sees', async () => {
       const { connection, client, listener } = await pair()
       assert.equal(connection.remoteAddress, '127.0.0.1')
       assert.equal(connection.remotePort, client.localPort)
@@ -24,19 +24,19 @@ describe('Connection', () => {
       assert.equal(connection.localPort, (listener.address() as { port: number }).port)
     })
 
-    it('of the peer are known when it has gone before it was accepted', async () => {
+    it('of the peer are known when the peer disconnects before the accept', async () => {
       const listener = await listen({ host: '127.0.0.1' })
       const client = await connect(listener)
       const { localPort } = client
       client.resetAndDestroy()
       await once(client, 'close')
       using connection = await listener.accept()
-      await forgotten(connection.fd)
+      await peerForgotten(connection.fd)
       assert.equal(connection.remoteAddress, '127.0.0.1')
       assert.equal(connection.remotePort, localPort)
     })
 
-    it('of the peer are known after the claim', async () => {
+    it('of the peer are known after the connection is claimed', async () => {
       const { connection, client } = await pair()
       connection.close()
       assert.equal(connection.remoteAddress, '127.0.0.1')
@@ -44,7 +44,7 @@ describe('Connection', () => {
       assert.equal(connection.remoteFamily, 'IPv4')
     })
 
-    it('of our end are known after the claim when they were asked for before', async () => {
+    it('of the local end are known after the claim if they were read before it', async () => {
       const { connection, client } = await pair()
       const { localPort } = connection
       connection.close()
@@ -53,14 +53,14 @@ describe('Connection', () => {
       assert.equal(connection.localAddress, '127.0.0.1')
     })
 
-    it('of our end are undefined when they are first asked for after the claim', async () => {
+    it('of the local end are undefined if they are first read after the claim', async () => {
       const { connection } = await pair()
       connection.close()
       assert.equal(connection.localAddress, undefined)
       assert.equal(connection.localPort, undefined)
     })
 
-    it('of a unix socket are its path, and nothing for a peer without a name', async () => {
+    it('of a unix socket are its path, and undefined for an unnamed peer', async () => {
       const path = join(temporaryDirectory(), 'socket')
       const { connection } = await pair({ path })
       assert.equal(connection.localAddress, path)
@@ -74,12 +74,12 @@ describe('Connection', () => {
   describe('peerCredentials', () => {
     const ours = { pid: process.pid, uid: process.getuid?.(), gid: process.getgid?.() }
 
-    it('names the process that connected to a path', async () => {
+    it('returns the credentials of the process that connected to a path', async () => {
       const { connection } = await pair({ path: join(temporaryDirectory(), 'socket') })
       assert.deepEqual(connection.peerCredentials(), ours)
     })
 
-    it('names the process that connected to an abstract path, also when it has gone', async () => {
+    it('returns the credentials for an abstract path, even after the peer disconnects', async () => {
       const path = `\0async-accept-credentials-${process.pid}`
       const listener = await listen({ path })
       FdChannel.connect(path).close()
@@ -87,12 +87,12 @@ describe('Connection', () => {
       assert.deepEqual(connection.peerCredentials(), ours)
     })
 
-    it('is refused for TCP', async () => {
+    it('throws for TCP', async () => {
       const { connection } = await pair()
       assert.throws(() => connection.peerCredentials(), { code: 'ERR_SOCKET_NOT_UNIX' })
     })
 
-    it('is refused after the claim', async () => {
+    it('throws after the claim', async () => {
       const { connection } = await pair({ path: join(temporaryDirectory(), 'socket') })
       connection.close()
       assert.throws(() => connection.peerCredentials(), claimed)
@@ -100,7 +100,7 @@ describe('Connection', () => {
   })
 
   describe('the ways out', () => {
-    // Each leaves what has to be ended, if anything.
+    // Each returns the resource that must be closed, if any.
     const ways: Record<string, (connection: Connection) => unknown> = {
       toSocket: (connection) => temporary(connection.toSocket()),
       toTLS: (connection) => {
@@ -114,7 +114,7 @@ describe('Connection', () => {
     }
 
     for (const [first, leave] of Object.entries(ways)) {
-      it(`are closed after ${first}`, async () => {
+      it(`are no longer available after ${first}`, async () => {
         const { connection } = await pair()
         await leave(connection)
         assert.equal(connection.fd, -1)
@@ -128,7 +128,7 @@ describe('Connection', () => {
       })
     }
 
-    it('do nothing to the fd once it has another owner', async () => {
+    it('leave the fd alone once it has another owner', async () => {
       const { connection, client } = await pair()
       const socket = temporary(connection.toSocket())
       connection.close()
@@ -138,13 +138,13 @@ describe('Connection', () => {
       assert.equal(await text(client), 'still open')
     })
 
-    it('do nothing to an fd that has the same number since', async () => {
+    it('leave a new fd with the same number alone', async () => {
       const { connection, listener } = await pair()
       await connect(listener)
       const { fd } = connection
       connection.close()
       using other = await listener.accept()
-      assert.equal(other.fd, fd, 'the kernel gives the lowest number that is free')
+      assert.equal(other.fd, fd, 'the kernel allocates the lowest free number')
       connection.close()
       connection.reset()
       assert.notEqual(flagsOf(fd), undefined)
@@ -153,7 +153,7 @@ describe('Connection', () => {
   })
 
   describe('detach', () => {
-    it('gives an fd that the caller must close', async () => {
+    it('returns an fd that the caller must close', async () => {
       const { connection, client } = await pair()
       const { fd } = connection
       assert.equal(connection.detach(), fd)
@@ -162,7 +162,7 @@ describe('Connection', () => {
       await gone(client)
     })
 
-    it('gives an fd that Connection.fromFd takes', async () => {
+    it('returns an fd that Connection.fromFd accepts', async () => {
       const { connection, client } = await pair()
       const { remoteAddress, remotePort, remoteFamily, localPort } = connection
       const fd = connection.detach()
@@ -188,7 +188,7 @@ describe('Connection', () => {
   })
 
   describe('reset', () => {
-    it('gives the client ECONNRESET', async () => {
+    it('makes the client fail with ECONNRESET', async () => {
       const { connection, client } = await pair()
       const { fd } = connection
       const failed = once(client, 'error')
@@ -205,7 +205,7 @@ describe('Connection', () => {
   })
 
   describe('Symbol.dispose', () => {
-    it('closes what leaves its scope', async () => {
+    it('closes the connection at the end of its scope', async () => {
       const { connection, client } = await pair()
       const { fd } = connection
       {

@@ -9,10 +9,10 @@ import { captureExceptions, cleanUp, connect, listen, runNode, until } from '../
 import { leaveNoFds } from '../leaks.js'
 
 const ways = ['event', 'accept', 'accept with a signal', 'iteration'] as const
-// It takes more continuations than the others, so that these may overtake it; but no event may.
+// 'wrapped accept' takes more continuations than the other ways. They may overtake it, except for events.
 type Way = (typeof ways)[number] | 'wrapped accept'
 
-/** Makes one request, and notes what the application sees of its end, when it sees it. */
+/** Makes one request. Calls `note` when the application sees the end of the request. */
 function ask(listener: Listener, way: Way, note: (connection: Connection | undefined) => void, timeout = -1): void {
   const { signal } = new AbortController()
   const failed = () => note(undefined)
@@ -49,7 +49,10 @@ function ask(listener: Listener, way: Way, note: (connection: Connection | undef
 describe('The results of one batch', () => {
   leaveNoFds()
 
-  /** What is asked for in one turn, while as many clients wait. The indices of the requests in the order of their ends. */
+  /**
+   * Makes the requests in one event loop turn, while as many clients wait. Returns the indices of the requests in the
+   * order of their ends.
+   */
   async function orderOf(asked: readonly Way[]): Promise<number[]> {
     const listener = await listen({ host: '127.0.0.1' })
     listener.setMaxListeners(0)
@@ -67,7 +70,7 @@ describe('The results of one batch', () => {
     return order
   }
 
-  it('come in the order of the requests, however they were made', async () => {
+  it('arrive in the order of the requests, for every way to make them', async () => {
     const sequences = fc.array(fc.constantFrom(...ways), { minLength: 2, maxLength: 12 })
     await fc.assert(
       fc.asyncProperty(sequences, async (asked) => {
@@ -77,12 +80,12 @@ describe('The results of one batch', () => {
     )
   })
 
-  it('come in the order of the requests when a promise passes through several functions', async () => {
+  it('arrive in the order of the requests when a promise passes through several functions', async () => {
     const asked: Way[] = ['wrapped accept', 'event', 'wrapped accept', 'wrapped accept', 'event', 'event']
     assert.deepEqual(await orderOf(asked), [...asked.keys()])
   })
 
-  it('come in the order of the requests when these run out', async () => {
+  it('arrive in the order of the requests when these time out', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const order: number[] = []
     const asked: Way[] = ['accept', 'event', 'wrapped accept', 'event', 'event', 'accept with a signal', 'event']
@@ -91,7 +94,7 @@ describe('The results of one batch', () => {
     assert.deepEqual(order, [...asked.keys()])
   })
 
-  it('come before the rejections of a close, and these before the close event', async () => {
+  it('arrive before the rejections of a close, and these before the close event', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     await fillBacklog(listener, 4)
     const order: string[] = []
@@ -109,7 +112,7 @@ describe('The results of one batch', () => {
     assert.deepEqual(order, [...results, 'close', 'promise of close'])
   })
 
-  it('come while a handler before them closes the listener and asks a closed one', async () => {
+  it('arrive after an earlier handler has closed the listener and asked it again', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     await fillBacklog(listener, 3)
     const order: AcceptRef[] = []
@@ -124,7 +127,7 @@ describe('The results of one batch', () => {
     assert.deepEqual(order, refs)
   })
 
-  it('reach handlers that are there when a subscriber of the diagnostics channel throws', async () => {
+  it('reach the handlers although a subscriber of the diagnostics channel throws', async () => {
     const captured = captureExceptions()
     const fail = () => {
       throw new Error('from the subscriber')
@@ -135,20 +138,20 @@ describe('The results of one batch', () => {
     await until(() => captured.length === 4)
   })
 
-  it('may end with the process, in a handler', async () => {
+  it('stop when a handler exits the process', async () => {
     const { code, stdout } = await runNode('exit-in-handler.mjs')
     assert.equal(stdout, 'result 1\nresult 2\n')
     assert.equal(code, 3)
   })
 })
 
-describe('A requester that is no promise', () => {
+describe('A requester that is not a promise', () => {
   leaveNoFds()
 
   const store = new AsyncLocalStorage<string>()
   const noErrors: Error[] = []
 
-  it('is told in the order of the requests, in an async context of its own, and may throw', async () => {
+  it('is called in the order of the requests, in a separate async context, and may throw', async () => {
     const captured = captureExceptions()
     const listener = await listen({ host: '127.0.0.1' })
     const order: string[] = []
@@ -168,7 +171,7 @@ describe('A requester that is no promise', () => {
     promise.catch(() => order.push('promise 3'))
     listener.on('accept', ({ ref }) => order.push(`event ${ref} ${store.getStore()}`))
     const last = () => order.push(`last ${store.getStore()}`)
-    // As the addon enters JavaScript.
+    // The addon enters JavaScript in this context.
     store.run('of the listener', () => {
       delivery.add({ refs: [1, 2, 3, 4, 5], connections: [], errors: failures, last }, true)
     })
@@ -180,7 +183,7 @@ describe('A requester that is no promise', () => {
     assert.equal(waiting.size, 0)
   })
 
-  it('has what comes behind a batch wait for the continuations of its promises', async () => {
+  it('delays the next batch until the continuations of its promises have run', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const order: string[] = []
     const waiting = new Map<AcceptRef, Requester>()
@@ -199,7 +202,7 @@ describe('A requester that is no promise', () => {
     assert.deepEqual(order, ['promise', 'last', 'last of the next'])
   })
 
-  it('may have the event loop turn: what that brings comes in order', async () => {
+  it('may run a turn of the event loop, whose results arrive in order', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const order: AcceptRef[] = []
     const delivery = new Delivery(listener, new Map())
@@ -207,7 +210,7 @@ describe('A requester that is no promise', () => {
     const batch = (...refs: AcceptRef[]) => ({ refs, connections: [], errors: refs.map(() => failure) })
     listener.on('accept', ({ ref }) => {
       order.push(ref)
-      // As a batch that a turn of the loop within this handler brings.
+      // The batch of an event loop turn inside this handler.
       if (ref === 1) delivery.add(batch(4, 5), true)
     })
     delivery.add(batch(1, 2, 3), true)
@@ -221,7 +224,7 @@ describe('The async context of a handler', () => {
   const store = new AsyncLocalStorage<string>()
   const own = 'of the listener'
 
-  it('is not reached by what a handler before it has entered, in the same batch or an earlier one', async () => {
+  it('is not affected by enterWith() in a handler before it, in the same batch or an earlier one', async () => {
     const listener = await store.run(own, () => listen({ host: '127.0.0.1' }))
     const seen: unknown[] = []
     let ended = 0
@@ -229,7 +232,7 @@ describe('The async context of a handler', () => {
       seen.push(store.getStore())
       store.enterWith(`of request ${ref}`)
       connection?.close()
-      // What it has begun stays in its context.
+      // Work that the handler starts keeps the handler's context.
       setImmediate(() => {
         assert.equal(store.getStore(), `of request ${ref}`)
         ended++
@@ -247,7 +250,7 @@ describe('The async context of a handler', () => {
     assert.deepEqual(seen, Array(9).fill(own))
   })
 
-  it('is that of its listener also behind a promise, and the continuation has that of its request', async () => {
+  it('is that of its listener also after a promise, and a continuation has that of its request', async () => {
     const listener = await store.run(own, () => listen({ host: '127.0.0.1' }))
     const seen: unknown[] = []
     await fillBacklog(listener, 4)
@@ -285,7 +288,7 @@ describe('The async context of a handler', () => {
     assert.deepEqual(seen, [own, own, own])
   })
 
-  it('begins with the subscribers of the diagnostics channel', async () => {
+  it('starts with the one that a subscriber of the diagnostics channel enters', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const enter = (message: unknown) =>
       store.enterWith(`traced ${(message as { connection: Connection }).connection.ref}`)
@@ -308,7 +311,7 @@ describe('The async context of a handler', () => {
     assert.equal(store.getStore(), undefined)
   })
 
-  it('is one of its own for each connection that is served', async () => {
+  it('is separate for each served connection', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     await fillBacklog(listener, 3)
     const seen: unknown[] = []

@@ -9,7 +9,7 @@ import { text } from 'node:stream/consumers'
 import { binding } from '../../src/core/binding.js'
 import { Connection, Listener } from '../../src/index.js'
 import { fillBacklog } from '../backlog.js'
-import { forgotten, makeBlocking, openFile, pair, startWithFd, temporary, temporaryFd } from '../descriptors.js'
+import { makeBlocking, openFile, pair, peerForgotten, startWithFd, temporary, temporaryFd } from '../descriptors.js'
 import {
   cleanUp,
   connect,
@@ -25,9 +25,9 @@ import {
 import { leaveNoFds } from '../leaks.js'
 
 const { AF_INET, AF_UNIX, SOCK_STREAM, SOCK_SEQPACKET } = binding.constants as Record<string, number>
-const SOCK_DGRAM = 2 // the same on every Linux but MIPS, which says 1 here
+const SOCK_DGRAM = 2 // the same on every Linux except MIPS, where it is 1
 
-/** A socket that belongs to nobody but the caller. */
+/** A socket that only the caller owns. */
 function socket(domain: number | undefined, type: number | undefined): number {
   const fd = binding.socket(domain as number, type as number)
   assert.ok(fd >= 0)
@@ -35,12 +35,12 @@ function socket(domain: number | undefined, type: number | undefined): number {
   return temporaryFd(fd)
 }
 
-/** The fd of a listening socket that belongs to nobody but the caller. */
+/** The fd of a listening socket that only the caller owns. */
 async function listeningFd(): Promise<number> {
   return temporaryFd((await listen({ host: '127.0.0.1' })).detach())
 }
 
-/** A `net.Server`, and the fd that it keeps to itself. */
+/** A `net.Server`, and its internal fd. */
 async function netServer(onConnection: (socket: net.Socket) => void) {
   const server = net.createServer((socket) => onConnection(temporary(socket)))
   cleanUp(() => server.close())
@@ -50,14 +50,14 @@ async function netServer(onConnection: (socket: net.Socket) => void) {
   return { server, fd, dial: () => temporary(net.connect(port, '127.0.0.1')) }
 }
 
-/** A listener that is closed when the current test ends. */
+/** Creates a listener from an fd. Closes it when the current test ends. */
 function adopt(...args: Parameters<typeof Listener.fromFd>): Listener {
   const listener = Listener.fromFd(...args)
   cleanUp(() => listener.close())
   return listener
 }
 
-/** Serves one client of `to`. */
+/** Serves one client, which connects to `to`. */
 async function serveOne(listener: Listener, to: Listener = listener): Promise<void> {
   const accepting = listener.accept()
   const client = await connect(to)
@@ -68,7 +68,7 @@ async function serveOne(listener: Listener, to: Listener = listener): Promise<vo
 describe('Listener.fromFd', () => {
   leaveNoFds()
 
-  it('takes a listening fd', async () => {
+  it('takes ownership of a listening fd', async () => {
     const fd = await listeningFd()
     const listener = adopt(fd)
     assert.equal(listener.fd, fd)
@@ -77,7 +77,7 @@ describe('Listener.fromFd', () => {
     assert.equal(flagsOf(fd), undefined)
   })
 
-  it('serves the clients who came before it', async () => {
+  it('serves clients that connected before it was created', async () => {
     const first = await listen({ host: '127.0.0.1' })
     const [client] = (await fillBacklog(first, 1)) as [net.Socket]
     const listener = adopt(first.detach())
@@ -85,7 +85,7 @@ describe('Listener.fromFd', () => {
     assert.equal(connection.remotePort, client.localPort)
   })
 
-  it('takes a unix socket, whose path it leaves when it closes', async () => {
+  it('takes a unix socket, and leaves its path when it closes', async () => {
     const path = join(temporaryDirectory(), 'socket')
     const listener = adopt((await listen({ path })).detach())
     assert.equal(listener.address(), path)
@@ -112,7 +112,7 @@ s.recv(1)`
     const exited = once(client, 'exit')
     const connection = await accepting
     const accepted = connection.fd
-    // Node has no sockets of this type. What cannot become one stays what it was.
+    // Node has no sockets of this type. A failed toSocket() leaves the connection as it was.
     assert.throws(() => connection.toSocket(), { code: 'ERR_INVALID_FD_TYPE' })
     assert.equal(connection.fd, accepted)
     assert.equal(connection.peerCredentials().uid, process.getuid?.())
@@ -161,7 +161,7 @@ s.recv(1)`
       await serveOne(original)
     })
 
-    it('goes on when the original is closed', async () => {
+    it('keeps accepting when the original closes', async () => {
       const original = await listen({ host: '127.0.0.1' })
       const copy = adopt(original.fd, { dup: true })
       await serveOne(original)
@@ -173,7 +173,7 @@ s.recv(1)`
       const served: net.Socket[] = []
       const { server, fd } = await netServer((socket) => served.push(socket))
       const listener = adopt(fd, { dup: true })
-      // While nobody asks the listener, all clients are the server's.
+      // Without a request of the listener, the server accepts all clients.
       await connect(listener)
       await until(() => served.length === 1)
       server.close()
@@ -190,8 +190,8 @@ s.recv(1)`
     })
   })
 
-  describe('with an fd that has an owner here', () => {
-    it('refuses that of another listener, which goes on', async () => {
+  describe('with an fd that is already owned in this thread', () => {
+    it('rejects the fd of another listener, which keeps accepting', async () => {
       const listener = await listen({ host: '127.0.0.1' })
       const waiting = listener.accept()
       assert.throws(() => Listener.fromFd(listener.fd), { code: 'ERR_FD_IN_USE' })
@@ -202,7 +202,7 @@ s.recv(1)`
       await serveOne(listener)
     })
 
-    it('refuses that of a net.Server, which loses no client', async () => {
+    it('rejects the fd of a net.Server, which loses no client', async () => {
       const served: net.Socket[] = []
       const { fd, dial } = await netServer((socket) => served.push(socket))
       const flags = flagsOf(fd)
@@ -216,7 +216,7 @@ s.recv(1)`
       await until(() => served.length === 2)
     })
 
-    it('takes it when the owner has given it away', async () => {
+    it('takes the fd after its owner has detached it', async () => {
       const first = await listen({ host: '127.0.0.1' })
       const fd = first.detach()
       const second = adopt(fd)
@@ -225,16 +225,16 @@ s.recv(1)`
     })
   })
 
-  describe('with a listening fd that was closed behind its back', () => {
-    // Each in a process of its own, because the number of a closed fd is soon another's.
+  describe('with a listening fd that other code closes', () => {
+    // Each in a separate process, because the kernel soon reuses the number of a closed fd.
     const moments = {
-      'before it was ever asked': 'fresh',
-      'when it had served a client': 'idle',
-      'while a request was outstanding': 'outstanding',
+      'before the first request': 'fresh',
+      'after a client was served': 'idle',
+      'while a request is outstanding': 'outstanding',
       'in the same turn as the request': 'same-turn',
     }
     for (const [moment, name] of Object.entries(moments)) {
-      it(`rejects the next request with a code: ${moment}`, async () => {
+      it(`rejects the next request with EBADF: ${moment}`, async () => {
         const { code, signal, stdout, stderr } = await runNode('closed-behind.mjs', [name])
         assert.deepEqual({ code, signal }, { code: 0, signal: null }, stderr)
         assert.match(stdout, /^(EBADF\n)+$/)
@@ -246,7 +246,7 @@ s.recv(1)`
 describe('Connection.fromFd', () => {
   leaveNoFds()
 
-  it('takes a connected fd', async () => {
+  it('takes ownership of a connected fd', async () => {
     const { connection, client } = await pair()
     const fd = connection.detach()
     const taken = Connection.fromFd(fd)
@@ -257,12 +257,12 @@ describe('Connection.fromFd', () => {
     await gone(client)
   })
 
-  it('takes one whose peer has gone', async () => {
+  it('takes an fd whose peer has disconnected', async () => {
     const { connection, client } = await pair()
     const fd = connection.detach()
     client.resetAndDestroy()
     await once(client, 'close')
-    await forgotten(fd)
+    await peerForgotten(fd)
     using taken = Connection.fromFd(fd)
     assert.equal(taken.remoteAddress, undefined)
   })
@@ -280,14 +280,14 @@ describe('Connection.fromFd', () => {
     assert.equal(code, 0)
   })
 
-  it('refuses the fd of another connection, which stays usable', async () => {
+  it('rejects the fd of another connection, which stays usable', async () => {
     const { connection, client } = await pair()
     assert.throws(() => Connection.fromFd(connection.fd), { code: 'ERR_FD_IN_USE' })
     temporary(connection.toSocket()).end('usable')
     assert.equal(await text(client), 'usable')
   })
 
-  it('with dup owns a copy: either can end without the other', async () => {
+  it('with dup owns a duplicate, which is independent of the original', async () => {
     const { connection, client } = await pair()
     const copy = Connection.fromFd(connection.fd, { dup: true })
     cleanUp(() => copy.close())
@@ -299,21 +299,21 @@ describe('Connection.fromFd', () => {
     assert.equal(await text(client), 'from the copy')
   })
 
-  it('with dup leaves the fd with who has it', async () => {
+  it('with dup leaves the original with its owner', async () => {
     const { connection, client } = await pair()
     Connection.fromFd(connection.fd, { dup: true }).close()
     temporary(connection.toSocket()).end('still there')
     assert.equal(await text(client), 'still there')
   })
 
-  it('refuses a dup that is no boolean', async () => {
+  it('rejects a dup that is not a boolean', async () => {
     const { connection } = await pair()
     for (const dup of [1, 'yes', null]) {
       assert.throws(() => Connection.fromFd(connection.fd, { dup } as object), { code: 'ERR_INVALID_ARG_TYPE' })
     }
   })
 
-  it('refuses a listening fd', async () => {
+  it('rejects a listening fd', async () => {
     const fd = await listeningFd()
     makeBlocking(fd)
     const flags = flagsOf(fd)
@@ -329,7 +329,7 @@ describe('fromFd', () => {
   interface Refused {
     code: string
     open(): number | Promise<number>
-    /** Where only a listener refuses it. */
+    /** Present where Connection.fromFd accepts the fd. */
     listener?: true
   }
 
@@ -352,7 +352,7 @@ describe('fromFd', () => {
       listener: true,
       open: async () => temporaryFd((await pair()).connection.detach()),
     },
-    'a socket that is bound and does not listen': {
+    'a bound socket that does not listen': {
       code: 'ERR_SOCKET_NOT_LISTENING',
       listener: true,
       open: () => {
@@ -369,7 +369,7 @@ describe('fromFd', () => {
   }
 
   for (const [what, { code, open, listener }] of Object.entries(refused)) {
-    it(`refuses ${what} with ${code}, and leaves it untouched`, async () => {
+    it(`rejects ${what} with ${code}, and leaves it untouched`, async () => {
       const fd = await open()
       makeBlocking(fd)
       const flags = flagsOf(fd)
@@ -384,7 +384,7 @@ describe('fromFd', () => {
     })
   }
 
-  it('refuses a closed fd with EBADF', () => {
+  it('rejects a closed fd with EBADF', () => {
     const fd = openFile('/dev/null')
     closeSync(fd)
     for (const call of [Listener.fromFd, Connection.fromFd]) {
@@ -393,15 +393,15 @@ describe('fromFd', () => {
     assert.throws(() => Listener.fromFd(fd, { dup: true }), { code: 'EBADF' })
   })
 
-  it('refuses -1 with ERR_OUT_OF_RANGE', () => {
+  it('rejects -1 with ERR_OUT_OF_RANGE', () => {
     for (const call of [Listener.fromFd, Connection.fromFd]) {
       assert.throws(() => call(-1), { code: 'ERR_OUT_OF_RANGE', message: /"fd".*>= 0.*Received -1$/ })
     }
   })
 })
 
-describe('A listening socket that somebody has made block', () => {
-  it('does not block us, although there are fewer clients than requests', async () => {
+describe('A listening socket that another process has made blocking', () => {
+  it('does not block the event loop when there are fewer clients than requests', async () => {
     const { code, stdout } = await runNode('made-blocking.mjs')
     assert.equal(stdout, 'blocks\n1 accepted\n2 ERR_LISTENER_CLOSED\n')
     assert.equal(code, 0)

@@ -2,13 +2,14 @@ import assert from 'node:assert/strict'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { text } from 'node:stream/consumers'
 import { type AcceptRef, type AcceptResult, type Connection, Listener } from '../../src/index.js'
-import { answer, cutOff, fillBacklog } from '../backlog.js'
+import { answer, fillBacklog } from '../backlog.js'
 import {
   captureExceptions,
   cleanUp,
   codeOf,
   collect,
   connect,
+  gone,
   listen,
   refsOf,
   runNode,
@@ -22,7 +23,7 @@ const outcomes = (results: readonly AcceptResult[]) => results.map(({ error }) =
 describe("A handler of 'accept'", () => {
   leaveNoFds()
 
-  it('may ask again; the next result comes in a later turn', async () => {
+  it('may make another request, whose result arrives after the handler returns', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const clients = await fillBacklog(listener, 20)
     let inside = false
@@ -45,7 +46,7 @@ describe("A handler of 'accept'", () => {
     assert.equal(listener.pending, 0)
   })
 
-  it('runs in the asynchronous context in which its listener was made, also after a garbage collection', async () => {
+  it('runs in the async context in which its listener was created, even after a garbage collection', async () => {
     const context = new AsyncLocalStorage<string>()
     const listener = await context.run('of the listener', () => listen({ host: '127.0.0.1' }))
     const seen: unknown[] = []
@@ -62,7 +63,7 @@ describe("A handler of 'accept'", () => {
     assert.deepEqual(seen, ['of the listener', 'of the listener'])
   })
 
-  it('may ask for more than it got', async () => {
+  it('may make more requests than it received connections', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const results = collect(listener)
     await fillBacklog(listener, 31)
@@ -80,7 +81,7 @@ describe("A handler of 'accept'", () => {
     )
   })
 
-  it('may ask again when its request ran out, without an end to the batch of those that did', async () => {
+  it('may make another request each time one times out, throughout one batch', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const results = collect(listener)
     let left = 1000
@@ -94,7 +95,7 @@ describe("A handler of 'accept'", () => {
     assert.equal(new Set(refsOf(results)).size, 1600)
   })
 
-  it('may close the listener: what was accepted still comes, what is pending is rejected', async () => {
+  it('may close the listener: accepted connections still arrive, pending requests are rejected', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const results = collect(listener)
     await fillBacklog(listener, 3)
@@ -113,7 +114,7 @@ describe("A handler of 'accept'", () => {
     assert.equal(results.length, refs.length)
   })
 
-  it('may close the listener while clients wait for another batch', async () => {
+  it('may close the listener while clients wait for the next batch', async () => {
     const listener = await listen({ host: '127.0.0.1', maxBatch: 2 })
     const results = collect(listener)
     const clients = await fillBacklog(listener, 4)
@@ -122,10 +123,10 @@ describe("A handler of 'accept'", () => {
     await until(() => results.length === 4)
     const closed = 'ERR_LISTENER_CLOSED'
     assert.deepEqual(outcomes(results), ['connection', 'connection', closed, closed])
-    await Promise.all(clients.map(cutOff))
+    await Promise.all(clients.map(gone))
   })
 
-  it('may close the listener while requests run out; each has one result', async () => {
+  it('may close the listener while requests time out; each gets one result', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const results = collect(listener)
     const refs = Array.from({ length: 1000 }, () => listener.asyncAccept(1))
@@ -153,7 +154,7 @@ describe("A handler of 'accept'", () => {
     connection.close()
   })
 
-  it('may throw: an uncaught exception for each throw, and no other result is lost', async () => {
+  it('may throw: each throw is an uncaught exception, and no other result is lost', async () => {
     const captured = captureExceptions()
     const listener = await listen({ host: '127.0.0.1' })
     const results = collect(listener)
@@ -173,16 +174,16 @@ describe("A handler of 'accept'", () => {
     await until(() => captured.length === failures.length && results.length === refs.length)
     assert.deepEqual(captured, failures)
     assert.deepEqual(refsOf(results), refs)
-    await Promise.all(clients.map(cutOff))
+    await Promise.all(clients.map(gone))
 
-    // And it goes on.
+    // The listener still accepts.
     const later = listener.asyncAccept()
     await connect(listener)
     await until(() => results.length === 5)
     assert.equal(results[4]?.ref, later)
   })
 
-  it('may throw when its request ran out and when the listener closes', async () => {
+  it('may throw when its request times out and when the listener closes', async () => {
     const captured = captureExceptions()
     const listener = await listen({ host: '127.0.0.1' })
     const results = collect(listener)
@@ -197,7 +198,7 @@ describe("A handler of 'accept'", () => {
     assert.equal(results.length, 303)
   })
 
-  it('may throw while Node reads a directory, and so loses what a tick throws', async () => {
+  it('may throw while Node reads a directory, during which Node loses exceptions of a tick', async () => {
     const captured = captureExceptions()
     const listener = await listen({ host: '127.0.0.1' })
     const thrown = new Error('from the handler')
@@ -223,7 +224,7 @@ describe("A handler of 'accept'", () => {
     assert.deepEqual(outcomes(results), ['connection', 'connection', 'ERR_LISTENER_CLOSED'])
   })
 
-  it('ends the process by what it throws, when nobody handles that', async () => {
+  it('terminates the process with an uncaught exception', async () => {
     const { code, stdout, stderr } = await runNode('throwing-handler.mjs')
     assert.equal(code, 1)
     assert.match(stderr, /Error: from the handler/)
@@ -235,12 +236,12 @@ describe("A handler of 'accept'", () => {
 describe('The continuation of a promise', () => {
   leaveNoFds()
 
-  it('runs before the event loop goes on to its next event', async () => {
+  it('runs before the next event of the event loop', async () => {
     const order: string[] = []
     const names = ['a', 'b']
     const listeners = await Promise.all(names.map(() => listen({ host: '127.0.0.1' })))
     for (const listener of listeners) await fillBacklog(listener, 2)
-    // Both are readable when both are asked, so one epoll_wait(2) brings both; which one first is its business.
+    // Both are readable when both are asked, so one epoll_wait(2) reports both, in either order.
     const asked = listeners.map(async (listener, index) => {
       const name = names[index]
       listener.on('accept', ({ connection }) => {
@@ -261,7 +262,7 @@ describe('The continuation of a promise', () => {
     assert.deepEqual(order, [...of(first as string), ...of(second as string), 'check phase', 'check phase'])
   })
 
-  it('asks again with nothing else in the event loop, and so takes everybody who waits', async () => {
+  it('makes the next request with nothing else in the event loop, and so accepts every waiting client', async () => {
     const { code, stdout } = await runNode('continuations.mjs')
     assert.equal(code, 0)
     assert.equal(stdout, '3 ran out\n20 of 20\n')

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 
-// The numbers are Linux's, for the names that Python does not have.
+// Linux's numbers of the options that Python does not have.
 const program = `
 import json, socket, sys
 numbers = {'IP_TRANSPARENT': 19, 'IP_FREEBIND': 15, 'IPV6_TRANSPARENT': 75, 'IPV6_FREEBIND': 78}
@@ -16,7 +16,7 @@ def option(name):
 print(json.dumps({name: option(name) for name in sys.argv[1:]}))
 `
 
-/** What the kernel says of the options of a socket, by their system names. Borrows the fd, for another process to ask. */
+/** Returns the kernel's values of socket options, by their system names. Borrows the fd; another process reads it. */
 export function kernelOptions(fd: number, ...names: string[]): Record<string, number | string> {
   const { status, stdout, stderr } = spawnSync('python3', ['-c', program, ...names], {
     stdio: ['ignore', 'pipe', 'pipe', fd],

@@ -6,7 +6,7 @@ import { dial } from '../backlog.js'
 import { startNode, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 
-/** test/fixtures/lifetime.mjs, which does what it is told. */
+/** Runs test/fixtures/lifetime.mjs, and sends it actions. */
 class Process {
   readonly lines: string[] = []
   #child
@@ -21,10 +21,10 @@ class Process {
 
   async says(line: string): Promise<void> {
     await until(() => this.lines.includes(line) || this.#child.exitCode !== null)
-    assert.ok(this.lines.includes(line), `it ended without "${line}": ${this.lines.join(', ')}`)
+    assert.ok(this.lines.includes(line), `the process ended without "${line}": ${this.lines.join(', ')}`)
   }
 
-  /** It is alive when the parent has read that it is ready, spoken to it, and been answered. */
+  /** Resolves when the process answers after its start, without having reached 'beforeExit'. */
   async isAlive(): Promise<void> {
     await until(() => this.lines[0]?.startsWith('ready') || this.#child.exitCode !== null)
     const word = `alive${this.lines.length}`
@@ -41,7 +41,7 @@ class Process {
     return dial({ host: '127.0.0.1', port: Number(this.lines[0]?.split(' ')[1]) })
   }
 
-  /** What happened since it was ready, when it has ended by itself. */
+  /** Resolves with the lines since the start, when the process has exited by itself. */
   async ended(): Promise<string[]> {
     assert.deepEqual(await this.#closed, [0, null])
     const ready = this.lines.findIndex((line) => line.startsWith('ready'))
@@ -52,11 +52,11 @@ class Process {
 describe('A process with a listener', () => {
   leaveNoFds()
 
-  it('ends by itself when no request is outstanding', async () => {
+  it('exits when no request is outstanding', async () => {
     assert.deepEqual(await new Process().ended(), ['nothing to do'])
   })
 
-  it('stays while a request is outstanding, until that is cancelled', async () => {
+  it('stays alive until every request is cancelled', async () => {
     const child = new Process('ask', 'ask')
     await child.isAlive()
     child.do('cancel')
@@ -66,26 +66,26 @@ describe('A process with a listener', () => {
     assert.deepEqual(await child.ended(), ['cancelled true', 'cancelled true', 'nothing to do'])
   })
 
-  it('stays until the request is served', async () => {
+  it('stays alive until the request is served', async () => {
     const child = new Process('ask')
     await child.isAlive()
     await child.connect()
     assert.deepEqual(await child.ended(), ['accepted', 'nothing to do'])
   })
 
-  it('stays until the request runs out', async () => {
+  it('stays alive until the request times out', async () => {
     const child = new Process('ask 10', 'ask 20')
     assert.deepEqual(await child.ended(), ['ERR_ACCEPT_TIMEOUT', 'ERR_ACCEPT_TIMEOUT', 'nothing to do'])
   })
 
-  it('stays until the listener is closed', async () => {
+  it('stays alive until the listener closes', async () => {
     const child = new Process('ask')
     await child.isAlive()
     child.do('close')
     assert.deepEqual(await child.ended(), ['ERR_LISTENER_CLOSED', 'nothing to do'])
   })
 
-  it('ends, requests or not, once the listener is unref()ed', async () => {
+  it('exits despite requests once the listener is unref()ed', async () => {
     for (const actions of [
       ['ask', 'unref'],
       ['unref', 'ask'],
@@ -97,14 +97,14 @@ describe('A process with a listener', () => {
     }
   })
 
-  it('ends when the listener is unref()ed later', async () => {
+  it('exits when the listener is unref()ed later', async () => {
     const child = new Process('ask')
     await child.isAlive()
     child.do('unref')
     assert.deepEqual(await child.ended(), ['nothing to do'])
   })
 
-  it('stays when the listener is ref()ed again', async () => {
+  it('stays alive when the listener is ref()ed again', async () => {
     for (const actions of [
       ['ask', 'unref', 'ref'],
       ['unref', 'ref', 'ask'],
@@ -117,7 +117,7 @@ describe('A process with a listener', () => {
     }
   })
 
-  it('ends when ref() comes without a request', async () => {
+  it('exits after ref() without a request', async () => {
     assert.deepEqual(await new Process('unref', 'ref').ended(), ['nothing to do'])
     assert.deepEqual(await new Process('ask', 'unref', 'ref', 'cancel').ended(), ['nothing to do'])
   })

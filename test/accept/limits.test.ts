@@ -10,7 +10,7 @@ import { leaveNoFds } from '../leaks.js'
 
 const host = '127.0.0.1'
 
-/** Sends a word and gives the answer; '' when the connection was closed without one. */
+/** Sends a word. Returns the answer, or '' when the connection closes without an answer. */
 async function ask(address: net.NetConnectOpts): Promise<string> {
   const socket = net.connect(address)
   cleanUp(() => socket.destroy())
@@ -18,7 +18,7 @@ async function ask(address: net.NetConnectOpts): Promise<string> {
   return text(socket).catch(() => '')
 }
 
-/** Serves with a function that keeps what it gets, until the test takes it. */
+/** Serves with a function that keeps its connections open for the test. */
 async function keeping(options: Parameters<typeof serve>[2]) {
   const listener = await listen({ host })
   const kept: Connection[] = []
@@ -39,15 +39,15 @@ describe('serve with maxConnections', () => {
   const room = 10
 
   /**
-   * How many of ten times more clients than there is room for are answered by a server that answers nobody before the
-   * house is full and all have come to the door; and the most that it has had at once.
+   * Connects ten times more clients than `room` to a server that answers only when it is full and all clients have
+   * connected. Returns the number of answered clients, and the maximum number of connections at once.
    */
   async function crowd(open: (server: net.Server) => Promise<net.NetConnectOpts>) {
     const seen = { connected: 0, dropped: 0, most: 0 }
     const sockets: net.Socket[] = []
     const server = net.createServer({ allowHalfOpen: true }, async (socket) => {
       sockets.push(socket.on('error', () => {}))
-      // Not by 'close': somebody else may have come in the room of a socket before that.
+      // Not by 'close': the next connection may arrive before the 'close' of a destroyed socket.
       seen.most = Math.max(seen.most, sockets.filter(({ destroyed }) => !destroyed).length)
       await until(() => seen.connected === 10 * room && seen.most === room)
       if (server.maxConnections === room) await until(() => seen.dropped === 9 * room)
@@ -70,7 +70,7 @@ describe('serve with maxConnections', () => {
     return { answered: answers.filter((answer) => answer === 'answer').length, most: seen.most }
   }
 
-  it('answers ten times more clients than there is room for, and never has more than that at once', async () => {
+  it('answers ten times more clients than the limit, and never exceeds the limit', async () => {
     const result = await crowd(async (server) => {
       const listener = await listen({ host })
       serve(listener, server, { maxConnections: room })
@@ -79,7 +79,7 @@ describe('serve with maxConnections', () => {
     assert.deepEqual(result, { answered: 10 * room, most: room })
   })
 
-  it('loses nobody, where the maxConnections of a net.Server that listens itself loses all beyond it', async () => {
+  it('loses no client, where maxConnections of a listening net.Server drops all beyond the limit', async () => {
     const result = await crowd(async (server) => {
       server.maxConnections = room
       await once(server.listen(0, host), 'listening')
@@ -88,14 +88,14 @@ describe('serve with maxConnections', () => {
     assert.deepEqual(result, { answered: room, most: room })
   })
 
-  it('counts a connection until its fd is closed, whoever has it', async () => {
+  it('counts a connection until its fd is closed, regardless of its owner', async () => {
     const { listener, serving, kept } = await keeping({ maxConnections: 1 })
     const first = await connect(listener)
     await until(() => kept.length === 1)
     const second = await connect(listener)
     const socket = (kept[0] as Connection).toSocket({ allowHalfOpen: true })
     assert.equal(serving.connections, 1)
-    // Ended by both sides, but not yet closed.
+    // Both sides have ended the socket, but it is not closed yet.
     first.end()
     await once(socket.resume(), 'end')
     assert.equal(serving.connections, 1)
@@ -107,7 +107,7 @@ describe('serve with maxConnections', () => {
     second.destroy()
   })
 
-  it('has room again when a socket is reset', async () => {
+  it('accepts again when a socket is reset', async () => {
     const { listener, serving, kept } = await keeping({ maxConnections: 1 })
     const first = await connect(listener)
     await until(() => kept.length === 1)
@@ -119,7 +119,7 @@ describe('serve with maxConnections', () => {
     await until(() => kept.length === 2)
   })
 
-  it('goes on when clients have reset while they waited', async () => {
+  it('keeps serving after clients in the backlog were reset', async () => {
     const listener = await listen({ host })
     const server = http.createServer((_, response) => response.end('answer'))
     const serving = serve(listener, server, { maxConnections: 0 })
@@ -131,7 +131,7 @@ describe('serve with maxConnections', () => {
     await serving.drain({ idleGrace: 0 })
   })
 
-  it('has those beyond it wait in the backlog', async () => {
+  it('leaves clients beyond the limit in the backlog', async () => {
     const { listener, serving, kept } = await keeping({ maxConnections: 2 })
     await clients(listener, 5)
     await until(() => kept.length === 2)
@@ -143,7 +143,7 @@ describe('serve with maxConnections', () => {
     assert.equal(serving.connections, 2)
   })
 
-  it('pauses with 0 and goes on with more, on the same listening socket', async () => {
+  it('pauses at 0 and resumes at a higher limit, on the same listening socket', async () => {
     const { listener, serving, kept } = await keeping({ maxConnections: 0 })
     await fillBacklog(listener, 3)
     assert.equal(listener.pending, 0)
@@ -160,7 +160,7 @@ describe('serve with maxConnections', () => {
     assert.equal(kept.length, 3)
   })
 
-  it('cuts nobody off when it becomes lower', async () => {
+  it('closes no connection when the limit becomes lower', async () => {
     const { listener, serving, kept } = await keeping({ maxConnections: 3 })
     await clients(listener, 4)
     await until(() => kept.length === 3)
@@ -173,7 +173,7 @@ describe('serve with maxConnections', () => {
     await until(() => kept.length === 4)
   })
 
-  it('has the server drop nobody for a maxConnections of its own', async () => {
+  it("keeps the server's own maxConnections from dropping clients", async () => {
     const listener = await listen({ host })
     const server = net.createServer((socket) => socket.on('data', (word) => setImmediate(() => socket.end(word))))
     server.maxConnections = 2
@@ -186,7 +186,7 @@ describe('serve with maxConnections', () => {
     await serving.close()
   })
 
-  it('refuses what is no number of connections', async () => {
+  it('rejects an invalid number of connections', async () => {
     const { serving } = await keeping({})
     for (const wrong of [-1, 1.5, Number.NaN]) {
       assert.throws(() => (serving.maxConnections = wrong), { code: 'ERR_OUT_OF_RANGE' })
@@ -205,7 +205,7 @@ describe('serve with alarm', () => {
     return alarms
   }
 
-  it('sounds when a connection comes and there are that many, once in its cool-down', async () => {
+  it('fires when the number of connections reaches the threshold, once per cooldown', async () => {
     const { listener, serving, kept } = await keeping({ alarm: { threshold: 2, cooldown: 3_600_000 } })
     const alarms = heard(serving)
     await clients(listener, 1)
@@ -216,7 +216,7 @@ describe('serve with alarm', () => {
     assert.deepEqual(alarms, [{ threshold: 2, connections: 2 }])
   })
 
-  it('sounds again for each that comes after the cool-down', async () => {
+  it('fires again for each connection after the cooldown', async () => {
     const { listener, serving, kept } = await keeping({ alarm: { threshold: 2, cooldown: 0 } })
     const alarms = heard(serving)
     await clients(listener, 3)
@@ -242,7 +242,7 @@ describe('serve with alarm', () => {
     )
   })
 
-  it('has an alarm that throws neither lose the connection nor those behind it', async () => {
+  it('loses no connections when a handler throws', async () => {
     const { listener, serving, kept } = await keeping({ alarm: { threshold: 1, cooldown: 0 } })
     const thrown = captureExceptions()
     serving.on('alarm', () => {
@@ -254,7 +254,7 @@ describe('serve with alarm', () => {
     await gone(client as net.Socket)
   })
 
-  it('refuses what is no threshold', async () => {
+  it('rejects an invalid threshold or cooldown', async () => {
     const listener = await listen({ host })
     for (const alarm of [{ threshold: 0 }, { threshold: 1.5 }, { threshold: 1, cooldown: -1 }]) {
       assert.throws(

@@ -52,11 +52,11 @@ const steps = {
 const maxBatch = oneOf(1, 2, 64)
 const places = oneOf('127.0.0.1', ...(hasIpv6 ? ['::1'] : []), 'path', 'abstract')
 
-describe('A listener and a plain queue', () => {
+describe('A listener and its queue model', () => {
   leaveNoFds()
 
   before(() => {
-    if (!hasIpv6) console.log('      skipped: ::1, which this host does not have')
+    if (!hasIpv6) console.log('      skipped: ::1 is not available on this host')
   })
 
   let directory = ''
@@ -71,7 +71,7 @@ describe('A listener and a plain queue', () => {
     return { host: place }
   }
 
-  /** Runs sequences on both; `share`: of `MODEL_RUNS`, which is what the cheapest get. */
+  /** Runs sequences on both. `share` is the fraction of `MODEL_RUNS`; the cheapest sequences get all of them. */
   async function compare(
     context: Mocha.Context,
     share: number,
@@ -87,7 +87,7 @@ describe('A listener and a plain queue', () => {
     )
   }
 
-  it('do the same, whoever asks, and whoever comes', async function () {
+  it('agree for all requests and clients', async function () {
     const life = sequences(steps, {
       ask: 13,
       connect: 10,
@@ -106,7 +106,7 @@ describe('A listener and a plain queue', () => {
     await compare(this, 1, record({ maxBatch }), life)
   })
 
-  it('do the same while threads pull, and end', async function () {
+  it('agree while threads pull and end', async function () {
     const life = sequences(steps, {
       startThread: 2,
       askInThread: 8,
@@ -119,13 +119,13 @@ describe('A listener and a plain queue', () => {
       detach: 1,
       adopt: 1,
     })
-    // Without a thread most of that is nothing.
+    // Without a thread, most of these steps do nothing.
     const start: Turn = { step: { do: 'startThread', on: 0 }, turns: true }
     const begun = life.map((turns) => [start, ...turns])
     await compare(this, 0.05, record({ maxBatch }), begun)
   })
 
-  it('do the same while fds run out, and come back', async function () {
+  it('agree while fds run out and become free', async function () {
     const limit = (fds: string) => needs(this, 'prlimit', `--pid=${process.pid}`, `--nofile=${fds}:`)
     const before = needs(this, 'prlimit', `--pid=${process.pid}`, '--nofile', '--output=SOFT', '--noheadings').trim()
     limit(String(Math.max(...openFds()) + 80))
@@ -145,7 +145,7 @@ describe('A listener and a plain queue', () => {
       adopt: 1,
       duplicate: 2,
     })
-    // In one batch all who wait are reset; else the last request could run out in between.
+    // In one batch, all waiting clients are reset. Otherwise the last request could time out between batches.
     const resetting = fc.constant<AcceptingOptions>({ maxBatch: 64, onFdLimit: 'reset' })
     const options = fc.oneof({ weight: 2, arbitrary: record({ maxBatch }) }, { weight: 1, arbitrary: resetting })
     try {

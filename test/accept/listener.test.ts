@@ -6,11 +6,12 @@ import type { AddressInfo, NetConnectOpts, Socket } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { type AcceptResult, type Connection, Listener, type ListenOptions } from '../../src/index.js'
-import { answer, connectionFor, cutOff, dial, fillBacklog, queued } from '../backlog.js'
+import { answer, connectionFor, dial, fillBacklog, queued } from '../backlog.js'
 import {
   codeOf,
   collect,
   flagsOf,
+  gone,
   listen,
   O_CLOEXEC,
   O_NONBLOCK,
@@ -25,9 +26,9 @@ import { needsFamilyOf } from '../needs.js'
 interface Kind {
   name: string
   options(): ListenOptions
-  /** The address that `address()` gives, for a TCP one. */
+  /** The expected `address()` of a TCP listener. */
   address?: { address: string; family: 'IPv4' | 'IPv6' }
-  /** Where clients can connect to, and what their connections then have at both ends; nothing for unix sockets. */
+  /** Where clients can connect, and the address at both ends of their connections; undefined for unix sockets. */
   routes: { host?: string; seenAs?: string; family?: 'IPv4' | 'IPv6' }[]
 }
 
@@ -57,7 +58,7 @@ const kinds: Kind[] = [
   { name: 'unix path', options: () => ({ path: join(temporaryDirectory(), 'socket') }), routes: [{}] },
   {
     name: 'abstract path',
-    // Of full length, because a client of Node 20 fills every shorter name up with '\0', and so asks for another one.
+    // Of full length: a client of Node 20 pads a shorter name with '\0', and so connects to another name.
     options: () => ({ path: `\0async-accept-${randomUUID()}`.padEnd(108, '-') }),
     routes: [{}],
   },
@@ -78,7 +79,7 @@ for (const kind of kinds) {
       listener = await listen(options)
     })
 
-    /** Clients take the routes in turn. */
+    /** Connects clients along the routes in turn. */
     const connectTo = (address: AddressInfo | string | null, index = 0): Promise<Socket> => {
       if (typeof address === 'string') return dial({ path: address })
       const { host } = routeOf(index)
@@ -87,7 +88,7 @@ for (const kind of kinds) {
     const connect = (index = 0) => connectTo(listener.address(), index)
     const routeOf = (index: number) => kind.routes[index % kind.routes.length] as Kind['routes'][number]
 
-    it('tells its address', () => {
+    it('reports its address', () => {
       const address = listener.address()
       if (kind.address === undefined) {
         assert.equal(address, options.path)
@@ -98,7 +99,7 @@ for (const kind of kinds) {
       }
     })
 
-    it('gives a ref at once, and the result later with that ref', async () => {
+    it('returns a ref at once, and delivers the result with that ref later', async () => {
       await fillBacklog(listener, 1, connect)
       const results = collect(listener)
       const ref = listener.asyncAccept()
@@ -133,7 +134,7 @@ for (const kind of kinds) {
       connection.close()
     })
 
-    it('accepts nothing while nobody asks, then everything in the order of its coming', async () => {
+    it('accepts nothing without a request, then every client in the order of arrival', async () => {
       const before = openFds().length
       const clients = await fillBacklog(listener, 10, connect)
       assert.equal(openFds().length, before + clients.length)
@@ -147,7 +148,7 @@ for (const kind of kinds) {
       assert.deepEqual(await Promise.all(clients.map(text)), Object.keys(clients))
     })
 
-    it('stops accepting when the last request was served', async () => {
+    it('stops accepting when the last request is served', async () => {
       const results = collect(listener)
       await fillBacklog(listener, 5, connect)
       const refs = [listener.asyncAccept(), listener.asyncAccept()]
@@ -158,7 +159,7 @@ for (const kind of kinds) {
       assert.equal(listener.stats.accepted, 2)
     })
 
-    // Every way of asking, in turn; each gives the connection that its request gets.
+    // Makes requests in every way, in turn. Each promise resolves with the connection of its request.
     const askInAllWays = (count: number): Promise<Connection>[] => {
       const iterator = listener[Symbol.asyncIterator]()
       const ways = [
@@ -172,17 +173,17 @@ for (const kind of kinds) {
     }
 
     for (const [order, askFirst] of [
-      ['requests that wait for clients', true],
-      ['requests that come when clients wait', false],
+      ['requests before clients', true],
+      ['clients before requests', false],
     ] as const) {
-      it(`serves first who asked first, over all ways of asking: ${order}`, async () => {
+      it(`serves requests in the order in which they were made, over all ways to make them: ${order}`, async () => {
         const count = 20
         let asked = askFirst ? askInAllWays(count) : []
         assert.equal(listener.pending, asked.length)
         const clients: Socket[] = []
         while (clients.length < count) {
           clients.push(await connect(clients.length))
-          // One must be in the queue, or out of it again, before the next comes.
+          // Each client must be in the queue or accepted before the next one connects.
           await until(() => listener.stats.accepted + listener.backlog().queued === clients.length)
         }
         if (!askFirst) asked = askInAllWays(count)
@@ -191,7 +192,7 @@ for (const kind of kinds) {
       })
     }
 
-    it('serves a burst of 1,000 clients on 1,000 requests, each once', async () => {
+    it('serves a burst of 1,000 clients on 1,000 requests, each exactly once', async () => {
       const count = 1000
       const results: AcceptResult[] = []
       const refs = new Set<number>()
@@ -211,7 +212,7 @@ for (const kind of kinds) {
       assert.equal(listener.backlog().queued, 0)
     })
 
-    it('counts the requests that wait', async () => {
+    it('counts its outstanding requests', async () => {
       assert.equal(listener.pending, 0)
       const first = listener.asyncAccept()
       const second = listener.accept()
@@ -223,11 +224,11 @@ for (const kind of kinds) {
       assert.equal(listener.pending, 0)
     })
 
-    it('frees its fd and its address before close() returns', async () => {
-      // A connection that this side closes first leaves the port in TIME_WAIT; one in the backlog goes with the listener.
+    it('releases its fd and its address before close() returns', async () => {
+      // A connection that this side closes first leaves the port in TIME_WAIT. A queued one ends with the listener.
       const [connection, served] = await Promise.all([listener.accept(), connect()])
       connection.close()
-      await cutOff(served)
+      await gone(served)
       const [waiting] = await fillBacklog(listener, 1, connect)
       const { fd } = listener
       const port = kind.address && (listener.address() as AddressInfo).port
@@ -235,16 +236,16 @@ for (const kind of kinds) {
       const closed = listener.close()
       assert.equal(flagsOf(fd), undefined)
       if (options.path !== undefined) assert.equal(existsSync(options.path.replace('\0', '@')), false)
-      // In the same turn of the loop: it binds inside the call.
+      // In the same event loop turn: listen() binds inside the call.
       const [again] = await Promise.all([listen(port === undefined ? options : { ...options, port }), closed])
-      await cutOff(waiting as Socket)
+      await gone(waiting as Socket)
 
       listener = again
       const [next] = await Promise.all([listener.accept(), connect()])
       next.close()
     })
 
-    it('rejects what is pending when it closes, oldest first', async () => {
+    it('rejects pending requests when it closes, oldest first', async () => {
       const order: string[] = []
       const rejected = (index: number, error: unknown) => order.push(`${index} ${codeOf(error)}`)
       const index = new Map<number, number>()
@@ -264,7 +265,7 @@ for (const kind of kinds) {
       assert.equal(listener.stats.rejected, 6)
     })
 
-    it('closes once, however often it is told to', async () => {
+    it('closes only once for several calls of close()', async () => {
       let events = 0
       listener.on('close', () => events++)
       const closed = listener.close()
@@ -275,7 +276,7 @@ for (const kind of kinds) {
       assert.equal(events, 1)
     })
 
-    it('gives its fd away with everybody who waits in the backlog', async () => {
+    it('detaches its fd together with the clients in the backlog', async () => {
       const address = listener.address()
       const pending = assert.rejects(listener.accept(), { code: 'ERR_LISTENER_CLOSED' })
       const fd = listener.detach()
@@ -291,11 +292,11 @@ for (const kind of kinds) {
       assert.equal(await text(client), 'hello')
       await heir.close()
       assert.equal(flagsOf(fd), undefined)
-      // Whoever did not make the path does not remove it.
+      // A listener removes only a path that it has created.
       if (kind.name === 'unix path') assert.equal(existsSync(options.path as string), true)
     })
 
-    it('stays open when an iteration is left, by break and by throw', async () => {
+    it('stays open when an iteration ends by break or throw', async () => {
       const failure = new Error('left')
       await connect(0)
       for await (const connection of listener) {
@@ -343,7 +344,7 @@ for (const kind of kinds) {
       assert.equal(seen, 1)
     })
 
-    it('withdraws the request of an iterator that is returned', async () => {
+    it('withdraws the request of an iterator on return()', async () => {
       const iterator = listener[Symbol.asyncIterator]()
       const next = iterator.next()
       assert.equal(listener.pending, 1)
@@ -356,7 +357,7 @@ for (const kind of kinds) {
       assert.equal(listener.stats.accepted, 0)
     })
 
-    it('refuses everything once it is closed', async () => {
+    it('rejects every call once it is closed', async () => {
       const ref = listener.asyncAccept()
       const ended = once(listener, 'close')
       await listener.close()

@@ -4,24 +4,24 @@ import type { AcceptResult, Connection, Listener, ListenOptions } from '../../sr
 import { codeOf } from '../helpers.js'
 import type { ListenerModel, Request, SocketModel } from './queue-model.js'
 
-/** Who is told what becomes of requests. */
+/** Notified of the results of requests. */
 export interface Observer {
-  /** `connection` is to be kept, or closed; it is another thread's when there is none. */
+  /** Keeps or closes `connection`. Without a `connection`, another thread has it. */
   accepted(listener: ListenerModel, request: Request, peer?: string | number, connection?: Connection): void
   ended(listener: ListenerModel, request: Request, code: string): void
   problem(problem: unknown): void
 }
 
-/** `'aborted'`: with a signal that is so before it is asked. */
+/** `'aborted'`: with a signal that is already aborted. */
 export type Way = Request['way'] | 'aborted'
 
-/** A listener, and what it should do: everything is done to both. */
+/** A listener and its model. Performs every operation on both. */
 export class ModelListener {
   readonly model: ListenerModel
   readonly #refs = new Map<number, Request>()
   readonly #path: string | undefined
   #iterator: AsyncIterableIterator<Connection>
-  /** The path of the socket is gone: nobody can connect any more. */
+  /** Whether the path of the socket was removed, so that clients can no longer connect. */
   pathRemoved = false
   #closed = false
   #inCall = false
@@ -30,7 +30,7 @@ export class ModelListener {
     readonly real: Listener,
     readonly socket: SocketModel,
     readonly observer: Observer,
-    /** Of the one that `listen` made. */
+    /** The options of the listener if `listen` created it. */
     { path, onFdLimit }: ListenOptions = {},
   ) {
     this.model = socket.newListener(onFdLimit)
@@ -43,7 +43,7 @@ export class ModelListener {
     })
   }
 
-  /** The request, if the listener is open. */
+  /** Returns the request if the listener is open. */
   async ask(
     way: Way,
     timeout = -1,
@@ -95,9 +95,9 @@ export class ModelListener {
     const cancelled = this.#call(() => this.real.cancel(ref))
     assert.equal(cancelled, outstanding, `cancel of request ${request.number}`)
     assert.equal(this.real.cancel(ref), false, 'a second cancel')
-    // What a promise waits for cannot be cancelled, whatever its ref.
+    // The request of a promise cannot be cancelled by any ref.
     for (let other = 1; other <= request.number + 10; other++) {
-      if (!this.#refs.has(other)) assert.equal(this.real.cancel(other), false, 'cancel of what waits for a promise')
+      if (!this.#refs.has(other)) assert.equal(this.real.cancel(other), false, 'cancel of the request of a promise')
     }
   }
 
@@ -114,18 +114,18 @@ export class ModelListener {
   close(): void {
     if (this.model.open) {
       this.socket.end(this.model)
-      // It stays while anything else has the socket.
+      // The path stays while another listener or thread has the socket.
       this.pathRemoved = this.#path !== undefined && !this.socket.listening
     }
     const closed = this.#call(() => this.real.close())
     assert.equal(this.real.close(), closed)
     closed.then(() => {
-      if (!this.#closed) this.observer.problem(new Error("close() has ended before 'close'"))
+      if (!this.#closed) this.observer.problem(new Error("close() resolved before 'close'"))
     })
     assert.throws(() => this.real.detach(), { code: 'ERR_LISTENER_CLOSED' })
   }
 
-  /** The listening fd, if there is one. */
+  /** Detaches and returns the listening fd if the listener is open. */
   detach(): number | undefined {
     if (!this.model.open) return
     this.socket.parked++
@@ -137,7 +137,7 @@ export class ModelListener {
     return fd
   }
 
-  /** That it says of itself what holds. */
+  /** Asserts that the listener's properties match the model. */
   check(): void {
     const { model, real } = this
     const { capacityPauses, ...stats } = real.stats
@@ -151,7 +151,7 @@ export class ModelListener {
     if (this.#path) assert.equal(existsSync(this.#path), !this.pathRemoved, 'the path is there')
   }
 
-  /** Nothing may come of a call before it returns. */
+  /** Detects results that arrive before a call returns. */
   #call<T>(call: () => T): T {
     this.#inCall = true
     try {
@@ -164,7 +164,7 @@ export class ModelListener {
   #onAccept({ ref, connection, error }: AcceptResult): void {
     const request = this.#refs.get(ref)
     if (request === undefined) {
-      this.observer.problem(new Error(`a result for ref ${ref}, which nobody has`))
+      this.observer.problem(new Error(`a result for the unknown ref ${ref}`))
       connection?.close()
       return
     }
@@ -186,7 +186,7 @@ export class ModelListener {
   #accepted(request: Request, connection: Connection, ref?: number): void {
     const known = this.#refs.get(connection.ref as number)
     if (ref === undefined ? known !== undefined : connection.ref !== ref) {
-      this.observer.problem(new Error(`request ${request.number} got ref ${connection.ref}, which is another's`))
+      this.observer.problem(new Error(`request ${request.number} got ref ${connection.ref} of another request`))
     }
     this.#checkOutside()
     this.observer.accepted(this.model, request, connection.remotePort ?? connection.remoteAddress, connection)
@@ -198,6 +198,6 @@ export class ModelListener {
   }
 
   #checkOutside(): void {
-    if (this.#inCall) this.observer.problem(new Error('a result inside a call'))
+    if (this.#inCall) this.observer.problem(new Error('a result arrived inside a call'))
   }
 }

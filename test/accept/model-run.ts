@@ -35,7 +35,7 @@ export type Step =
 
 export type Turn = TurnOf<Step>
 
-// Long, because a machine can be busy; but only once, or it would take for ever to make a failing sequence short.
+// Long, because the machine can be busy. Shorter after the first failure, so that shrinking a sequence is fast.
 let patience = 10_000
 
 /** Resolves when the condition holds. */
@@ -44,7 +44,7 @@ async function arrives(condition: () => boolean, what: () => string): Promise<vo
   while (!condition()) {
     if (performance.now() > end) {
       patience = 500
-      assert.fail(`never came: ${what()}`)
+      assert.fail(`timed out waiting for ${what()}`)
     }
     await nextTurn()
   }
@@ -61,7 +61,7 @@ export class ModelRun implements Observer {
   readonly #aborters = [new AbortController(), new AbortController()]
   readonly #address: AddressInfo | string
   #grouped: { listener: ListenerModel; request: Request; group: number }[] = []
-  // Since everything was looked at.
+  // The results since the last check.
   #results: Result[] = []
   readonly #problems: unknown[] = []
 
@@ -71,8 +71,8 @@ export class ModelRun implements Observer {
   }
 
   /**
-   * Does all that, then lets the queue run empty, and puts everything back. False when that says nothing, because
-   * something else in this process, an earlier test for instance, has closed an fd meanwhile.
+   * Runs all steps, drains the queue, and releases everything. Returns false when the run proves nothing, because other
+   * code in this process, such as an earlier test, closed an fd during the run.
    */
   static async of(options: ListenOptions, turns: readonly Turn[]): Promise<boolean> {
     const before = namedFds()
@@ -84,7 +84,7 @@ export class ModelRun implements Observer {
         await run.#cleanUp()
       }
       const more = () => namedFds().filter((fd) => !before.includes(fd))
-      // A thread's loop, for instance, goes after the thread.
+      // For example, the event loop of a thread is closed after the thread has ended.
       for (let turn = 0; turn < patience && more().length > 0; turn++) await nextTurn()
       assert.deepEqual(more(), [], 'fds left open')
       return true
@@ -107,7 +107,7 @@ export class ModelRun implements Observer {
     const taken = new Set(this.#results.map(({ outcome }) => outcome))
     const client = this.#model.waiting.find((each) => this.#clients[each]?.peer === peer && !taken.has(each))
     if (client !== undefined) this.#results.push({ listener, request, outcome: client })
-    else this.problem(new Error(`accepted ${peer}, who does not wait`))
+    else this.problem(new Error(`accepted ${peer}, which is not in the backlog`))
     if (connection) this.#held.push({ connection, client })
   }
 
@@ -192,7 +192,7 @@ export class ModelRun implements Observer {
     if (this.#threads.length > 0) await this.#settle()
     await this.#room.with(() => this.#dial())
     if (this.#threads.length > 0) return this.#settle()
-    // Without a turn of the event loop: whoever has asked has not been served yet.
+    // Without an event loop turn, so outstanding requests have not been served yet.
     const end = performance.now() + patience
     while (this.#queued() !== model.waiting.length) {
       assert.ok(performance.now() < end, `${this.#queued()} in the backlog instead of ${model.waiting.length}`)
@@ -217,7 +217,7 @@ export class ModelRun implements Observer {
     this.#model.room++
   }
 
-  /** Until the deadline of each brief request has passed, without a turn of the event loop. */
+  /** Blocks the event loop until the deadline of each brief request has passed. */
   #linger(): void {
     const timeouts = this.#listeners.flatMap(({ model }) => model.requests.map(({ timeout }) => timeout))
     const end = performance.now() + Math.max(0, ...timeouts.filter((timeout) => timeout < 1000)) + 2
@@ -268,14 +268,14 @@ export class ModelRun implements Observer {
     return this.#threads[which % this.#threads.length]
   }
 
-  /** Ends it while clients come: it may take some of them along, but no more than it has asked for. */
+  /** Ends a thread while clients connect. The thread may have accepted some of them, but not more than it requested. */
   async #endThread(step: { which: number; how: 'terminate' | 'exit' | 'close'; meanwhile: number }): Promise<void> {
     const thread = this.#thread(step.which)
     if (thread === undefined) return
     await this.#settle()
     const mayTake = thread.model.requests.length
     const ended = thread.end(step.how)
-    // Nobody can connect once it has gone, if it is the last.
+    // If the thread has the last copy of the socket, no client can connect once the thread has ended.
     const last = this.#queued(thread) === undefined
     for (let i = 0; !last && this.#reachable && i < step.meanwhile; i++) await this.#dial()
     await ended
@@ -290,7 +290,7 @@ export class ModelRun implements Observer {
       () => taken().length + served() + (this.#queued() ?? 0) === waiting.length,
       () => `all of ${waiting.length}: ${taken().length} ended, ${served()} served, ${this.#queued()} in the backlog`,
     )
-    assert.ok(taken().length <= mayTake, `the thread has taken ${taken().length} along, and asked for ${mayTake}`)
+    assert.ok(taken().length <= mayTake, `the thread accepted ${taken().length} clients on ${mayTake} requests`)
     for (const number of taken()) {
       waiting.splice(waiting.indexOf(number), 1)
       this.#model.cutOff.add(number)
@@ -311,28 +311,28 @@ export class ModelRun implements Observer {
     this.#room.keep()
   }
 
-  /** The kernel's accept queue; undefined when nobody but such a thread has the socket. */
+  /** The length of the kernel's accept queue; undefined when only the thread `besides` has the socket. */
   #queued(besides?: ModelThread): number | undefined {
     const fd =
       this.#listeners.find(({ model }) => model.open)?.real.fd ??
       this.#parked[0] ??
       this.#threads.find((thread) => thread !== besides)?.fd
     if (fd === undefined) return undefined
-    // A unix socket's takes an fd.
+    // The query of a unix socket needs an fd.
     const backlog = this.#room.withOne(() => binding.backlog(fd))
     assert.ok(typeof backlog === 'object', `backlog: ${backlog}`)
     return backlog.queued
   }
 
-  /** Waits for all that must come, and makes sure that nothing else does. */
+  /** Waits for all expected results, and asserts that no others arrive. */
   async #settle(): Promise<void> {
     const model = this.#model
     await arrives(
       () => this.#problems.length > 0 || model.complete(this.#results, this.#queued()),
       () =>
-        `what follows from ${model}; ${this.#queued()} in the backlog, and ${this.#results.map(describe).join(', ') || 'nothing'} came`,
+        `the results of ${model}; ${this.#queued()} in the backlog, results so far: ${this.#results.map(describe).join(', ') || 'none'}`,
     )
-    // What should not come has its chance: the loop polls between one and the other.
+    // Unexpected results get a chance to arrive: the event loop polls between the two turns.
     await nextTurn()
     await nextTurn()
     for (const thread of this.#threads) await thread.look()
@@ -353,11 +353,11 @@ export class ModelRun implements Observer {
       () => `the end of ${[...model.cutOff].filter((number) => !this.#clients[number]?.ended)}`,
     )
     for (const [number, client] of this.#clients.entries()) {
-      assert.ok(client.left || model.cutOff.has(number) || !client.ended, `client ${number} has been cut off`)
+      assert.ok(client.left || model.cutOff.has(number) || !client.ended, `client ${number} was disconnected`)
     }
   }
 
-  /** Every client who waits gets a connection, and the rest of the requests their end. */
+  /** Serves every waiting client, and ends the remaining requests. */
   async #finish(): Promise<void> {
     while (this.#threads.length > 0) await this.#endThread({ which: 0, how: 'close', meanwhile: 0 })
     await this.#free(Number.POSITIVE_INFINITY)

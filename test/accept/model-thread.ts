@@ -5,12 +5,12 @@ import type { ListenerStats } from '../../src/index.js'
 import type { Observer } from './model-listener.js'
 import type { ClientNumber, ListenerModel, Request, Result, SocketModel } from './queue-model.js'
 
-/** A thread with a listener of its own on the same socket, and what that should do. */
+/** A thread with its own listener on the same socket, and the model of that listener. */
 export class ModelThread {
   readonly model: ListenerModel
-  /** Of its listener; threads share fds. */
+  /** The fd of the thread's listener; threads share fds. */
   fd = -1
-  /** Those whose connections it has. */
+  /** The clients whose connections the thread has. */
   readonly held: ClientNumber[] = []
   readonly #requests = new Map<number, Request>()
   readonly #worker: Worker
@@ -24,16 +24,16 @@ export class ModelThread {
     readonly observer: Observer,
   ) {
     this.model = socket.newListener()
-    // Without this process' own arguments, which would let it compile TypeScript.
+    // Without the execArgv of this process, which would compile TypeScript in the thread.
     const fixture = new URL('../fixtures/model-thread.mjs', import.meta.url)
     this.#worker = new Worker(fixture, { workerData: { fd }, execArgv: [] })
     this.#worker.on('error', (error) => observer.problem(error))
     this.#worker.on('message', ({ event, value, ref, peer, code }) => {
       if (event === 'answer') return this.#answer?.(value)
-      // Nobody knows what an ending one still sees.
+      // The results of a thread that is ending are undefined.
       if (this.#ending) return
       const request = this.#requests.get(ref)
-      if (request === undefined) observer.problem(new Error(`a thread has a result for ref ${ref}`))
+      if (request === undefined) observer.problem(new Error(`a thread has a result for the unknown ref ${ref}`))
       else if (code !== undefined) observer.ended(this.model, request, code)
       else observer.accepted(this.model, request, peer)
     })
@@ -49,7 +49,7 @@ export class ModelThread {
     const request = this.socket.newRequest('event', timeout)
     this.model.requests.push(request)
     this.#worker.postMessage({ run: 'ask', timeout })
-    // Before its result, which is another message.
+    // Before its result, which arrives in another message.
     this.#requests.set(await this.#next(), request)
   }
 
@@ -60,13 +60,13 @@ export class ModelThread {
     assert.equal(await this.#next(), this.socket.withdraw(this.model, request))
   }
 
-  /** When its event loop has polled once more. */
+  /** Resolves when the thread's event loop has polled again. */
   async look(): Promise<void> {
     this.#worker.postMessage({ run: 'look' })
     this.#looked = await this.#next()
   }
 
-  /** That it said of itself, when it was last looked at, what holds. */
+  /** Asserts that the last look() at the thread matches the model. */
   check(results: readonly Result[]): void {
     const { capacityPauses, ...stats } = this.#looked?.stats ?? {}
     assert.deepEqual(stats, this.model.stats)
@@ -77,7 +77,7 @@ export class ModelThread {
     }
   }
 
-  /** When the thread has ended. */
+  /** Ends the thread. Resolves when it has exited. */
   async end(how: 'terminate' | 'exit' | 'close'): Promise<void> {
     this.#ending = true
     const ended = once(this.#worker, 'exit')

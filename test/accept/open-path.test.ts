@@ -32,13 +32,13 @@ async function refusal(options: ListenOptions): Promise<SystemError> {
   return error
 }
 
-/** Leaves a socket on which nobody listens, as a crashed process does. */
+/** Leaves a socket without a listener, as a crashed process does. */
 async function leaveStale(path: string): Promise<void> {
   closeSync((await Listener.listen({ path })).detach())
   assert.ok(lstatSync(path).isSocket())
 }
 
-/** Whether a client of `path` gets to this listener. */
+/** Asserts that a client that connects to `path` reaches this listener. */
 async function serves(listener: Listener, path: string): Promise<void> {
   const client = net.connect({ path })
   cleanUp(() => client.destroy())
@@ -49,15 +49,15 @@ async function serves(listener: Listener, path: string): Promise<void> {
 }
 
 describe('Listener.listen on a path', () => {
-  it('listens there, and says where', async () => {
+  it('listens on the path, which address() returns', async () => {
     const path = newPath()
     const listener = await listen({ path })
     assert.equal(listener.address(), path)
     await serves(listener, path)
   })
 
-  it('makes no file for a name in the abstract namespace, and frees it at close', async () => {
-    // As long as a name can be: Node 20's own client fills shorter ones up with '\0', which makes them other names.
+  it('makes no file for an abstract name, and releases the name on close', async () => {
+    // As long as possible: Node 20's client pads a shorter name with '\0', and so connects to another name.
     const path = `\0async-accept-${process.pid}`.padEnd(108, '-')
     const listener = await Listener.listen({ path })
     assert.equal(listener.address(), path)
@@ -76,7 +76,7 @@ describe('Listener.listen on a path', () => {
     }
   })
 
-  it('takes the longest path and the longest abstract name that there can be', async () => {
+  it('accepts the longest path and the longest abstract name', async () => {
     const directory = temporaryDirectory()
     const paths = [join(directory, 'x'.repeat(107 - 1 - directory.length)), `\0${process.pid}`.padEnd(108, 'x')]
     for (const path of paths) {
@@ -88,14 +88,14 @@ describe('Listener.listen on a path', () => {
     }
   })
 
-  it('takes a path with characters of several bytes', async () => {
+  it('accepts a path with multibyte characters', async () => {
     const path = join(temporaryDirectory(), 'größer-☃')
     const listener = await listen({ path })
     assert.equal(listener.address(), path)
     await serves(listener, path)
   })
 
-  it('rejects with the path when there is no such directory', async () => {
+  it('rejects with the path when the directory does not exist', async () => {
     const path = join(temporaryDirectory(), 'missing', 'socket')
     const error = await refusal({ path })
     assert.deepEqual([error.code, error.syscall, error.path, error.address], ['ENOENT', 'bind', path, path])
@@ -114,7 +114,7 @@ describe('Listener.listen on a path', () => {
   })
 
   describe('mode', () => {
-    it('is that of the path, whatever the umask', async () => {
+    it('is the mode of the path regardless of the umask', async () => {
       const before = process.umask(0o077)
       cleanUp(() => process.umask(before))
       for (const mode of [0o600, 0o660, 0o777, 0]) {
@@ -124,7 +124,7 @@ describe('Listener.listen on a path', () => {
       }
     })
 
-    it('is what the umask leaves by default', async () => {
+    it('defaults to the mode that the umask leaves', async () => {
       const before = process.umask(0o027)
       cleanUp(() => process.umask(before))
       const path = newPath()
@@ -132,7 +132,7 @@ describe('Listener.listen on a path', () => {
       assert.equal(statSync(path).mode & 0o777, 0o750)
     })
 
-    it('is in force before the first client can connect', async function () {
+    it('applies before the first client can connect', async function () {
       const path = newPath()
       const log = join(dirname(path), 'log')
       needsStrace(this)
@@ -147,14 +147,14 @@ describe('Listener.listen on a path', () => {
       assert.match(readFileSync(log, 'utf8'), /chmod(?:at2?)?\(.*0600\b/)
     })
 
-    it('is refused for an abstract name, which nothing protects', async () => {
+    it('is rejected for an abstract name, which has no permissions', async () => {
       const error = await refusal({ path: `\0async-accept-${process.pid}`, mode: 0o600 })
       assert.equal(error.code, 'ERR_INVALID_ARG_VALUE')
     })
   })
 
-  describe('when something is there already', () => {
-    it('rejects with EADDRINUSE, also when nobody listens there', async () => {
+  describe('when the path exists', () => {
+    it('rejects with EADDRINUSE, even when the socket has no listener', async () => {
       const path = newPath()
       await leaveStale(path)
       const error = await refusal({ path })
@@ -163,7 +163,7 @@ describe('Listener.listen on a path', () => {
       assert.ok(lstatSync(path).isSocket())
     })
 
-    it('replaces a socket on which nobody listens, with unlinkStale', async () => {
+    it('replaces a socket without a listener, with unlinkStale', async () => {
       const path = newPath()
       await leaveStale(path)
       const listener = await listen({ path, unlinkStale: true, mode: 0o600 })
@@ -173,12 +173,12 @@ describe('Listener.listen on a path', () => {
       assert.equal(existsSync(path), false)
     })
 
-    it('needs nothing there with unlinkStale', async () => {
+    it('does not need an existing socket with unlinkStale', async () => {
       const path = newPath()
       await serves(await listen({ path, unlinkStale: true }), path)
     })
 
-    it('never replaces what is not a socket', async () => {
+    it('never replaces a file that is not a socket', async () => {
       const path = newPath()
       writeFileSync(path, 'content')
       assert.equal((await refusal({ path, unlinkStale: true })).code, 'EADDRINUSE')
@@ -197,7 +197,7 @@ describe('Listener.listen on a path', () => {
       assert.ok(lstatSync(link).isSymbolicLink() && lstatSync(target).isSocket())
     })
 
-    it('does not replace a live listener, and does not disturb it', async () => {
+    it('neither replaces nor disturbs a live listener', async () => {
       const path = newPath()
       const live = net.createServer((socket) => socket.on('error', () => {}).end('alive')).listen(path)
       await once(live, 'listening')
@@ -213,7 +213,7 @@ describe('Listener.listen on a path', () => {
       assert.equal(lstatSync(path).ino, ino)
     })
 
-    it('does not take a listener with a full backlog for a dead one', async () => {
+    it('does not mistake a listener with a full backlog for a stale socket', async () => {
       const path = newPath()
       const live = await listen({ path, backlog: 0 })
       await connect(live)
@@ -224,7 +224,7 @@ describe('Listener.listen on a path', () => {
       await serves(live, path)
     })
 
-    it('does not take a listener of another socket type for a dead one', async () => {
+    it('does not mistake a listener of another socket type for a stale socket', async () => {
       const path = newPath()
       const { AF_UNIX, SOCK_SEQPACKET } = binding.constants
       const fd = binding.socket(AF_UNIX as number, SOCK_SEQPACKET as number)
@@ -237,8 +237,8 @@ describe('Listener.listen on a path', () => {
   })
 })
 
-describe('The path of a listener', () => {
-  it('is removed by its close, before that returns', async () => {
+describe('The path that Listener.listen creates', () => {
+  it('is removed before close() returns', async () => {
     const path = newPath()
     const listener = await Listener.listen({ path })
     const closing = listener.close()
@@ -247,7 +247,7 @@ describe('The path of a listener', () => {
     await listener.close()
   })
 
-  it('stays when an inheritor closes', async () => {
+  it('stays when a listener that took over the fd closes', async () => {
     const path = newPath()
     const fd = (await Listener.listen({ path })).detach()
     assert.ok(existsSync(path))
@@ -261,7 +261,7 @@ describe('The path of a listener', () => {
     assert.ok(existsSync(path))
   })
 
-  it('stays when somebody else has replaced it meanwhile', async () => {
+  it('stays when another socket has replaced it', async () => {
     const path = newPath()
     const first = await Listener.listen({ path })
     unlinkSync(path)
@@ -270,7 +270,7 @@ describe('The path of a listener', () => {
     await serves(second, path)
   })
 
-  it('stays when it is a file by now, or somewhere else', async () => {
+  it('stays when it was moved or replaced by a file', async () => {
     const path = newPath()
     const replaced = await Listener.listen({ path })
     renameSync(path, `${path}.moved`)
@@ -280,14 +280,14 @@ describe('The path of a listener', () => {
     assert.ok(lstatSync(`${path}.moved`).isSocket())
   })
 
-  it('may be gone already', async () => {
+  it('may already be removed', async () => {
     const path = newPath()
     const listener = await Listener.listen({ path })
     unlinkSync(path)
     await listener.close()
   })
 
-  it('is found again after a change of the working directory', async () => {
+  it('is removed after a change of the working directory', async () => {
     const path = newPath()
     const before = process.cwd()
     cleanUp(() => process.chdir(before))
@@ -300,10 +300,10 @@ describe('The path of a listener', () => {
     assert.equal(existsSync(path), false)
   })
 
-  it('does not outlive a failure to open', async function () {
+  it('is removed when listen() fails', async function () {
     const path = newPath()
     needsStrace(this)
-    // The directory's path is short enough, and so is this relative one; only what comes after bind can fail.
+    // strace makes listen(2) fail, after bind(2) has created the path.
     const failing = ['strace', '-f', '-qq', '--seccomp-bpf', '-o', '/dev/null', '-e', 'trace=listen']
     const inject = ['-e', 'inject=listen:error=EADDRINUSE']
     const { stdout, stderr } = await runNode('opening.mjs', [JSON.stringify({ path })], [...failing, ...inject])
@@ -311,7 +311,7 @@ describe('The path of a listener', () => {
     assert.equal(existsSync(path), false)
   })
 
-  it('that can no longer be removed does not keep a close from rejecting what is pending', async () => {
+  it('does not prevent close() from rejecting pending requests when it cannot be removed', async () => {
     const path = newPath()
     chmodSync(dirname(path), 0o755)
     const { code, stdout, stderr } = await runNode('close-without-right.mjs', [path])

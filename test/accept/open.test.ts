@@ -10,13 +10,13 @@ import { needsFamilyOf, needsStrace } from '../needs.js'
 
 const addressOf = (listener: Listener) => listener.address() as AddressInfo
 
-/** What `Listener.listen` rejects with; it must leave no fd behind. */
+/** Returns the error of `Listener.listen`. Asserts that it leaves no fd open. */
 async function refusal(options: ListenOptions): Promise<SystemError & { option?: string; hostname?: string }> {
   const before = openFds().length
   const error = await Listener.listen(options).then(
     async (listener) => {
       await listener.close()
-      assert.fail(`it listens on ${JSON.stringify(listener.address())}`)
+      assert.fail(`listen() succeeded on ${JSON.stringify(listener.address())}`)
     },
     (error) => error,
   )
@@ -24,9 +24,9 @@ async function refusal(options: ListenOptions): Promise<SystemError & { option?:
   return error
 }
 
-/** Whether a client of that port at `host` gets to the listener. */
+/** Whether a client that connects to the port at `host` reaches the listener. */
 async function reaches(listener: Listener, host: string): Promise<boolean> {
-  // The first address of a name, which the listener has, too: Node would leave it for the next after 250 ms.
+  // Only the first address of a name, as for the listener: otherwise Node tries the next address after 250 ms.
   const client = net.connect({ port: addressOf(listener).port, host, autoSelectFamily: false })
   cleanUp(() => client.destroy())
   await once(client, 'connect')
@@ -37,13 +37,13 @@ async function reaches(listener: Listener, host: string): Promise<boolean> {
 }
 
 describe('Listener.listen on a TCP port', () => {
-  it('takes any free port by default, and a different one each time', async () => {
+  it('binds to a free port by default, a different one each time', async () => {
     const [one, two] = [await listen(), await listen({ port: 0 })]
     assert.ok(addressOf(one).port > 0)
     assert.notEqual(addressOf(one).port, addressOf(two).port)
   })
 
-  it('takes the port that it is told to take, as a number or as a string', async () => {
+  it('binds to the given port, as a number or a string', async () => {
     const port = reservedPort()
     const first = await Listener.listen({ host: '127.0.0.1', port })
     assert.deepEqual(first.address(), { address: '127.0.0.1', family: 'IPv4', port })
@@ -57,7 +57,7 @@ describe('Listener.listen on a TCP port', () => {
     const first = await Listener.listen({ host: '127.0.0.1', port })
     const client = await connect(first)
     const connection = await first.accept()
-    // Our end closes first, so it is ours that waits.
+    // The server closes first, so its end is in TIME_WAIT.
     connection.close()
     client.resume()
     await once(client, 'end')
@@ -67,7 +67,7 @@ describe('Listener.listen on a TCP port', () => {
     assert.equal(addressOf(second).port, port)
   })
 
-  it('rejects with what Node says of a port in use', async () => {
+  it("rejects with Node's error for a port in use", async () => {
     const { port } = addressOf(await listen({ host: '127.0.0.1' }))
     const server = net.createServer().listen(port, '127.0.0.1')
     const [expected] = (await once(server, 'error')) as [SystemError]
@@ -88,14 +88,14 @@ describe('Listener.listen on a TCP port', () => {
     assert.ok(await reaches(listener, 'localhost'))
   })
 
-  it('rejects with the error of the look-up when there is no such host', async () => {
-    // Too long for the DNS: no server is asked, which might not answer.
+  it('rejects with the error of the lookup when the host does not exist', async () => {
+    // Too long for the DNS: the lookup fails without a request to a DNS server.
     const host = `${'x'.repeat(64)}.invalid`
     const error = await refusal({ host })
     assert.deepEqual([error.code, error.syscall, error.hostname], ['ENOTFOUND', 'getaddrinfo', host])
   })
 
-  it('rejects an address that is not ours, with the address', async () => {
+  it('rejects a non-local address, and reports the address', async () => {
     const { code, syscall, address, port } = await refusal({ host: '192.0.2.1', port: 0 })
     assert.deepEqual([code, syscall, address, port], ['EADDRNOTAVAIL', 'bind', '192.0.2.1', 0])
   })
@@ -105,16 +105,16 @@ describe('Listener.listen on a TCP port', () => {
       needsFamilyOf(this, '::1')
     })
 
-    it("takes clients of both families on '::' when no host is given", async () => {
+    it("accepts clients of both families on '::' when no host is given", async () => {
       const listener = await listen()
       assert.deepEqual({ ...addressOf(listener), port: 0 }, { address: '::', family: 'IPv6', port: 0 })
       assert.ok(await reaches(listener, '127.0.0.1'))
       assert.ok(await reaches(listener, '::1'))
     })
 
-    it('leaves the same port of IPv4 to others with ipv6Only', async () => {
+    it('leaves the same IPv4 port to other sockets with ipv6Only', async () => {
       const six = await listen({ ipv6Only: true })
-      // Another process may have that port of IPv4 already; then this one cannot show what it is to show.
+      // Another process may already use that IPv4 port. Then this test cannot check the IPv4 side.
       const four = await listen({ host: '0.0.0.0', port: addressOf(six).port }).catch((error) => {
         if (error.code !== 'EADDRINUSE') throw error
       })
@@ -125,7 +125,7 @@ describe('Listener.listen on a TCP port', () => {
   })
 
   describe('on a host without IPv6', () => {
-    // As where it was compiled out: strace makes the first socket(2) of the process fail.
+    // As with a kernel without IPv6: strace makes the first socket(2) of the process fail.
     const fails = ['-e', 'trace=socket', '-e', 'inject=socket:error=EAFNOSUPPORT:when=1']
     const without = ['strace', '-f', '-qq', '--seccomp-bpf', '-o', '/dev/null', ...fails]
 
@@ -133,44 +133,44 @@ describe('Listener.listen on a TCP port', () => {
       needsStrace(this)
     })
 
-    it('takes 0.0.0.0 when no host is given', async () => {
+    it('binds to 0.0.0.0 when no host is given', async () => {
       const { stdout, stderr } = await runNode('opening.mjs', ['{}'], without)
       assert.deepEqual([stderr, JSON.parse(stdout).address], ['', '0.0.0.0'])
     })
 
-    it('rejects when IPv4 was ruled out', async () => {
+    it('rejects when ipv6Only excludes IPv4', async () => {
       const { stdout, stderr } = await runNode('opening.mjs', ['{"ipv6Only":true}'], without)
       assert.deepEqual([stderr, JSON.parse(stdout)], ['', { code: 'EAFNOSUPPORT', syscall: 'socket' }])
     })
   })
 
   describe('backlog', () => {
-    it('limits how many clients may wait', async () => {
+    it('limits the number of clients in the accept queue', async () => {
       assert.deepEqual((await listen({ host: '127.0.0.1', backlog: 7 })).backlog(), { queued: 0, limit: 7 })
       assert.deepEqual((await listen({ host: '127.0.0.1', backlog: 0 })).backlog(), { queued: 0, limit: 0 })
     })
 
-    it('lets no more clients wait than that', async () => {
+    it('queues no more clients than its limit', async () => {
       const listener = await listen({ host: '127.0.0.1', backlog: 2 })
-      // Linux takes one more than the limit.
+      // Linux queues one more client than the limit.
       await fillBacklog(listener, 3)
       assert.equal(listener.backlog().limit, 2)
       const late = net.connect(addressOf(listener).port, '127.0.0.1')
       cleanUp(() => late.destroy())
-      // Its handshake cannot end before one of the others has been accepted.
+      // Its handshake cannot complete before a queued client is accepted.
       ;(await listener.accept()).close()
       await once(late, 'connect')
       await until(() => listener.backlog().queued === 3)
     })
 
-    it('is as much as the system allows by default', async () => {
+    it("defaults to the system's maximum", async () => {
       const { limit } = (await listen()).backlog()
       const { stdout } = spawnSync('cat', ['/proc/sys/net/core/somaxconn'], { encoding: 'utf8' })
       assert.equal(limit, Math.min(Number(stdout), 65535))
     })
   })
 
-  it('leaves the listening fd, and accepted ones, for nobody else to close', async () => {
+  it('owns the listening fd, which no other Listener or Connection can take', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     assert.throws(() => Connection.fromFd(listener.fd), { code: 'ERR_SOCKET_LISTENING' })
     assert.throws(() => Listener.fromFd(listener.fd), { code: 'ERR_FD_IN_USE' })

@@ -14,7 +14,7 @@ import { takeWarnings, untilCollected, type Warning } from '../warnings.js'
 
 const newPath = () => join(temporaryDirectory(), 'socket')
 
-/** A child that has the listener until it is told to end. */
+/** Starts a child that has the listener until end(). */
 function sharer(listener: Listener) {
   const child = ours(spawnActivated('cat', [], { listener }, { stdio: ['pipe', 'ignore', 'inherit'] }))
   return {
@@ -26,9 +26,9 @@ function sharer(listener: Listener) {
   }
 }
 
-/** A thread that has a copy of the listener until it is told to close it. */
+/** Starts a thread that has a duplicate of the listener until end(). */
 async function sharingThread(listener: Listener) {
-  const program = `import('${new URL('../dist/index.js', import.meta.url)}').then(({ Listener }) => {
+  const program = `import('${new URL('../../dist/index.js', import.meta.url)}').then(({ Listener }) => {
     const { parentPort, workerData } = require('node:worker_threads')
     const copy = Listener.fromFd(workerData, { dup: true })
     parentPort.once('message', () => copy.close())
@@ -46,10 +46,10 @@ async function sharingThread(listener: Listener) {
   }
 }
 
-describe('The path of a listener that ends', () => {
+describe('The path of a listener', () => {
   leaveNoFds()
 
-  /** Whether the path is left when test/fixtures/path-ends.mjs has ended. `meanwhile`: while it listens. */
+  /** Whether the path is left after test/fixtures/path-ends.mjs exits. Calls `meanwhile` while it listens. */
   async function left(words: readonly string[], meanwhile: (path: string) => unknown = () => {}): Promise<boolean> {
     const path = newPath()
     const [ending = '', ...more] = words
@@ -64,19 +64,19 @@ describe('The path of a listener that ends', () => {
   }
 
   for (const ending of ['terminate', 'exit', 'throw', 'reject', 'idle']) {
-    it(`goes with the thread that made it, as net.Server's does: ${ending}`, async () => {
+    it(`is removed at the end of its thread, as with net.Server: ${ending}`, async () => {
       assert.equal(await left([ending, 'thread', 'net']), false)
       assert.equal(await left([ending, 'thread']), false)
     })
   }
 
   for (const ending of ['exit', 'throw', 'reject', 'idle']) {
-    it(`is left or removed by the end of the process as net.Server's is: ${ending}`, async () => {
+    it(`stays or is removed at the end of the process, as with net.Server: ${ending}`, async () => {
       assert.equal(await left([ending]), await left([ending, 'net']))
     })
   }
 
-  it('stays at the end of a thread when another file has taken its place', async () => {
+  it('stays at the end of a thread when another file has replaced it', async () => {
     const replace = async (path: string) => {
       unlinkSync(path)
       const server = net.createServer().listen(path)
@@ -92,23 +92,23 @@ describe('The path of a listener that ends', () => {
     assert.equal(await left(['terminate', 'thread'], overwrite), true)
   })
 
-  it('is never left by a thread that is terminated while it opens and closes listeners', async function () {
+  it('is removed when a thread is terminated while it opens and closes listeners', async function () {
     this.timeout(120_000)
     const path = newPath()
-    const program = `import('${new URL('../dist/index.js', import.meta.url)}').then(async ({ Listener }) => {
+    const program = `import('${new URL('../../dist/index.js', import.meta.url)}').then(async ({ Listener }) => {
       for (;;) await (await Listener.listen({ path: require('node:worker_threads').workerData })).close()
     })`
     for (let round = 0; round < 15; round++) {
       const worker = new Worker(program, { eval: true, workerData: path })
       await until(() => existsSync(path))
-      // At some other point each time.
+      // At a different point in each round.
       for (let turn = 0; turn < round; turn++) await new Promise(setImmediate)
       await worker.terminate()
       assert.equal(existsSync(path), false)
     }
   })
 
-  it('goes with a Listener that is collected, with a warning', async () => {
+  it('is removed with a warning when its Listener is garbage collected', async () => {
     const warnings = takeWarnings()
     const path = newPath()
     const forget = async () => void (await Listener.listen({ path }))
@@ -120,14 +120,14 @@ describe('The path of a listener that ends', () => {
   })
 
   const sharings = { 'a child process': sharer, 'another thread': sharingThread }
-  for (const [who, share] of Object.entries(sharings)) {
-    it(`stays while ${who} has the socket, and goes when it has not`, async () => {
+  for (const [holder, share] of Object.entries(sharings)) {
+    it(`stays while ${holder} has the socket, and is removed otherwise`, async () => {
       const [path, other] = [newPath(), newPath()]
       const listener = await listen({ path })
       const has = await share(listener)
       await listener.close()
       assert.ok(existsSync(path))
-      // It is not a dead one.
+      // The socket still has a listener.
       const client = net.connect(path)
       await once(client, 'connect')
       client.on('error', () => {}).destroy()
@@ -150,7 +150,7 @@ describe('The path of a listener that ends', () => {
     await child.end()
   })
 
-  it('stays while the socket is on its way to another process', async () => {
+  it('stays while the socket is in transit to another process', async () => {
     const path = newPath()
     const listener = await listen({ path })
     const { channel, fd } = FdChannel.pair()
@@ -171,14 +171,14 @@ describe('The path of a listener that ends', () => {
     assert.equal(await text(client), 'served by the heir')
   })
 
-  it('is given away by detach, and stays', async () => {
+  it('stays after detach()', async () => {
     const path = newPath()
     const listener = await listen({ path })
     closeSync(listener.detach())
     assert.ok(existsSync(path))
   })
 
-  it('is removed by the right listener when fd numbers are used again', async () => {
+  it('is removed only by its own listener when fd numbers are reused', async () => {
     const [first, second] = [newPath(), newPath()]
     const listener = await listen({ path: first })
     const { fd } = listener
@@ -195,9 +195,9 @@ describe('The path of a listener that ends', () => {
     assert.deepEqual([stderr, stdout.trim()], ['', 'false'])
   })
 
-  it('stays where sock_diag may not be asked, when it was passed on, and only then', async function () {
+  it('stays if the socket was passed on and sock_diag is not permitted, and is removed otherwise', async function () {
     needsStrace(this)
-    // Nothing else here receives with this call but the addon, from sock_diag.
+    // Only the addon calls recvfrom(2) in this process, for sock_diag.
     for (const [words, stays] of [
       [[], 'false'],
       [['passed'], 'true'],
@@ -210,7 +210,7 @@ describe('The path of a listener that ends', () => {
     }
   })
 
-  it('takes no fds for longer than a close', async () => {
+  it('uses no fd after close()', async () => {
     const before = openFds().length
     const listener = await listen({ path: newPath() })
     assert.equal(openFds().length, before + 1)

@@ -1,21 +1,21 @@
-// What a listening socket and its listeners do, in plain words: clients wait in the order of their coming, requests in
-// the order of their being made. It knows no sockets; what really happened is told to it, and it says what is wrong.
+// A model of a listening socket and its listeners. Clients and requests wait in FIFO order. The model has no sockets:
+// it receives the actual results and asserts that they are correct.
 import assert from 'node:assert/strict'
 
-/** A client by its number: they count up as they come. */
+/** The number of a client. Clients are numbered in the order in which they connect. */
 export type ClientNumber = number
 
 export interface Request {
   readonly number: number
-  /** A result by event, or by a promise, the latter also of an iterator. */
+  /** How the result is delivered: by event, by promise, or by the promise of an iterator. */
   readonly way: 'event' | 'promise' | 'next'
-  /** ms. What has a brief one gets a client that waits already, or runs out before anything else is done. */
+  /** In ms. A brief request gets a client that already waits, or times out before the next step. */
   readonly timeout: number
-  /** What the handler of its result asks for, inside that handler. */
+  /** The request that the handler of this request's result makes. */
   readonly again?: Request | undefined
 }
 
-/** A client, or the code of an error; `'done'` for the end of an iteration. */
+/** A client, or the code of an error. `'done'` is the end of an iteration. */
 export type Outcome = ClientNumber | string
 
 export interface Result {
@@ -28,28 +28,28 @@ const brief = ({ timeout }: Request) => timeout < 1000
 
 export class ListenerModel {
   open = true
-  /** Outstanding, the oldest first. */
+  /** The outstanding requests, oldest first. */
   requests: Request[] = []
   readonly stats = { accepted: 0, retried: 0, reset: 0, timedOut: 0, cancelled: 0, rejected: 0 }
 
   constructor(readonly onFdLimit: 'hold' | 'reset' = 'hold') {}
 }
 
-/** One listening socket, and all listeners that share it. */
+/** A listening socket, and all listeners that share it. */
 export class SocketModel {
   readonly listeners: ListenerModel[] = []
-  /** In the backlog, the oldest first. Who resets while waiting keeps the place: Linux hands the connection over. */
+  /** The clients in the backlog, oldest first. A client that resets keeps its place: accept(2) still returns it. */
   waiting: ClientNumber[] = []
-  /** Those whose connection the other side has ended. */
+  /** The clients whose connections the other side has closed. */
   readonly cutOff = new Set<ClientNumber>()
-  /** How many connections there are fds for. */
+  /** The number of connections for which there are fds. */
   room = Number.POSITIVE_INFINITY
-  /** It was ever bounded. */
+  /** Whether `room` was ever finite. */
   wasLimited = false
-  /** Fds of the socket that no listener has. */
+  /** The number of fds of the socket that belong to no listener. */
   parked = 0
   #requests = 0
-  // What actions have decided already: it comes whatever clients do.
+  // Results that steps have already decided, regardless of the clients.
   #due: Result[] = []
 
   get listening(): boolean {
@@ -62,12 +62,12 @@ export class SocketModel {
     return listener
   }
 
-  /** A negative timeout is none. */
+  /** Creates a request. A negative timeout means no timeout. */
   newRequest(way: Request['way'], timeout = -1, again?: Request): Request {
     return { number: ++this.#requests, way, timeout: timeout < 0 ? Number.POSITIVE_INFINITY : timeout, again }
   }
 
-  /** True when the request was outstanding. With an outcome, it gets that. */
+  /** Removes a request, with `outcome` as its result if given. Returns whether the request was outstanding. */
   withdraw(listener: ListenerModel, request: Request, outcome?: Outcome): boolean {
     const at = listener.requests.indexOf(request)
     if (at < 0) return false
@@ -87,7 +87,7 @@ export class SocketModel {
     this.#endIfLast()
   }
 
-  /** The end of a listener whose thread has ended: nobody is told. */
+  /** Ends a listener whose thread has ended: its requests get no results. */
   forget(listener: ListenerModel): void {
     listener.open = false
     listener.requests = []
@@ -99,7 +99,7 @@ export class SocketModel {
     for (const client of this.waiting.splice(0)) this.cutOff.add(client)
   }
 
-  /** What becomes of those who wait when the event loop turns: so many get a connection, so many stay. */
+  /** How many waiting clients are accepted in the next event loop turn, and how many stay in the backlog. */
   #turn(): { served: number; staying: number } {
     const requests = this.listeners.flatMap((listener) => listener.requests)
     const asked = requests.length + requests.filter(({ again }) => again).length
@@ -114,7 +114,7 @@ export class SocketModel {
     return `requests ${asked.join(' ') || 'none'}, clients [${this.waiting}], room for ${this.room}`
   }
 
-  /** Whether all that must come has come, with so many clients in the backlog. */
+  /** Whether all expected results have arrived, and `queued` clients are in the backlog. */
   complete(results: readonly Result[], queued: number | undefined): boolean {
     const ended = new Set(results.map(({ request }) => request))
     const { served, staying } = this.#turn()
@@ -127,8 +127,8 @@ export class SocketModel {
   }
 
   /**
-   * Takes over what has happened since the last time, which must be what the queue says. Which of several listeners
-   * gets a client is for the kernel to say; all else follows from it.
+   * Applies the results since the last call, and asserts that they match the queue. The kernel decides which of several
+   * listeners gets a client; everything else is determined.
    */
   settle(results: readonly Result[]): void {
     const expected = this.#due.splice(0)
@@ -138,7 +138,7 @@ export class SocketModel {
       const taken = clients.filter((outcome) => typeof outcome === 'number').sort((a, b) => a - b)
       for (const outcome of taken) {
         const request = listener.requests.shift()
-        assert.ok(request, `client ${outcome} was accepted, and nobody had asked`)
+        assert.ok(request, `client ${outcome} was accepted without a request`)
         expected.push({ listener, request, outcome })
         if (request.again) listener.requests.push(request.again)
         listener.stats.accepted++
@@ -147,7 +147,7 @@ export class SocketModel {
     const gone = this.waiting.splice(0, served)
     this.room -= served
     for (const listener of this.listeners) {
-      // At the limit, while somebody asks.
+      // At the limit, while requests are outstanding.
       if (listener.onFdLimit === 'reset' && this.room === 0 && listener.requests.length > 0) {
         for (const client of this.waiting.splice(0)) {
           this.cutOff.add(client)
@@ -168,12 +168,12 @@ export class SocketModel {
     assert.deepEqual(
       clients.sort((a, b) => a - b),
       gone,
-      'the clients that were accepted',
+      'the accepted clients',
     )
     for (const listener of this.listeners) this.#checkOrder(listener, results, expected)
   }
 
-  // Events come in their order at once; so do promises among themselves, but later.
+  // Events are delivered in order at once. Promises are in order among themselves, but settle later.
   #checkOrder(listener: ListenerModel, results: readonly Result[], expected: readonly Result[]): void {
     for (const byEvent of [true, false]) {
       const of = (some: readonly Result[], which: (outcome: Outcome) => boolean) =>
@@ -188,13 +188,13 @@ export class SocketModel {
         const numbers = (requests: Request[]) => requests.map(({ number }) => number)
         assert.deepEqual(numbers(of(results, which)), numbers(of(expected, which)), 'the order of results')
       }
-      // One that was made earlier, for no longer, runs out earlier.
+      // An earlier request with an equal or shorter timeout times out first.
       const ranOut = of(results, (outcome) => outcome === 'ERR_ACCEPT_TIMEOUT')
       for (const [i, later] of ranOut.entries()) {
         const overtaken = ranOut
           .slice(0, i)
           .find((sooner) => sooner.number > later.number && sooner.timeout >= later.timeout)
-        assert.equal(overtaken, undefined, `request ${later.number} ran out after ${overtaken?.number}`)
+        assert.equal(overtaken, undefined, `request ${later.number} timed out after ${overtaken?.number}`)
       }
     }
   }

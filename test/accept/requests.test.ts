@@ -19,7 +19,7 @@ describe('100,000 outstanding requests', () => {
 
   const askAll = (timeout?: number) => Array.from({ length: count }, () => listener.asyncAccept(timeout))
 
-  it('each have a ref of their own, and can be cancelled in any order', () => {
+  it('each have a unique ref, and can be cancelled in any order', () => {
     const refs = askAll()
     assert.equal(new Set(refs).size, count)
     assert.equal(listener.pending, count)
@@ -30,10 +30,10 @@ describe('100,000 outstanding requests', () => {
     }
     assert.equal(listener.pending, 0)
     assert.equal(listener.stats.cancelled, count)
-    assert.ok(!refs.includes(listener.asyncAccept()), 'no ref is used again')
+    assert.ok(!refs.includes(listener.asyncAccept()), 'no ref is reused')
   })
 
-  it('time out, each once, in their order', async () => {
+  it('time out, each once, in order', async () => {
     const results = collect(listener)
     const refs = askAll(1)
     await until(() => listener.pending === 0)
@@ -42,7 +42,7 @@ describe('100,000 outstanding requests', () => {
     assert.equal(listener.stats.timedOut, count)
   })
 
-  it('are rejected by close, each once, in their order', async () => {
+  it('are rejected by close(), each once, in order', async () => {
     const results = collect(listener)
     const refs = askAll()
     await listener.close()
@@ -51,7 +51,7 @@ describe('100,000 outstanding requests', () => {
     assert.equal(listener.stats.rejected, count)
   })
 
-  it('are rejected by close as promises, too', async () => {
+  it('are rejected by close() as promises', async () => {
     const order: number[] = []
     const promises = Array.from({ length: count }, (_, index) =>
       listener.accept().catch((error) => {
@@ -65,7 +65,7 @@ describe('100,000 outstanding requests', () => {
     assert.ok(order.every((each, index) => each === index))
   })
 
-  it('leave the first in its place when all others are cancelled', async () => {
+  it('keep the first request in its place when all others are cancelled', async () => {
     const results = collect(listener)
     const [first, ...others] = askAll()
     for (const ref of others) listener.cancel(ref)
@@ -75,7 +75,7 @@ describe('100,000 outstanding requests', () => {
   })
 })
 
-describe('A client that resets while it waits in the backlog', () => {
+describe('A client that resets in the backlog', () => {
   let listener: Listener
   leaveNoFds()
 
@@ -83,7 +83,7 @@ describe('A client that resets while it waits in the backlog', () => {
     listener = await listen({ host: '127.0.0.1' })
   })
 
-  // The kernel forgets the connection when the reset has arrived; only the backlog still has it.
+  // When the reset has arrived, the kernel removes the connection from /proc/net/tcp. Only the backlog still has it.
   const known = (port: number) => {
     const hex = (number: number) => number.toString(16).toUpperCase().padStart(4, '0')
     const ends = `0100007F:${hex((listener.address() as AddressInfo).port)} 0100007F:${hex(port)}`
@@ -98,7 +98,7 @@ describe('A client that resets while it waits in the backlog', () => {
     return port
   }
 
-  it('is given to the request whose turn it is, with its address, and later clients are served', async () => {
+  it('is delivered to the next request with its address, and later clients are served', async () => {
     const results: AcceptResult[] = []
     listener.on('accept', (result) => results.push(result))
     const clients = await fillBacklog(listener, 4)
@@ -120,7 +120,7 @@ describe('A client that resets while it waits in the backlog', () => {
     assert.equal(await text(clients[3] as Socket), '3')
   })
 
-  it('does not disturb a promise and an iteration', async () => {
+  it('does not affect promises and iterations', async () => {
     const clients = await fillBacklog(listener, 3)
     const port = await reset(clients[0] as Socket)
     const first = await listener.accept()
@@ -139,7 +139,7 @@ describe('A client that resets while it waits in the backlog', () => {
 describe('Listener.stats', () => {
   leaveNoFds()
 
-  it('counts what became of each request', async () => {
+  it('counts the outcome of each request', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const nothing = {
       accepted: 0,
@@ -179,14 +179,14 @@ describe('Listener.stats', () => {
     await listener.close()
     await rejected
     assert.deepEqual(listener.stats, { ...nothing, accepted: 3, timedOut: 3, cancelled: 2, rejected: 2 })
-    assert.equal(counted.rejected, 0, 'a copy stays as it was')
+    assert.equal(counted.rejected, 0, 'a copy does not change')
   })
 })
 
 describe('The channel async-accept.connection', () => {
   leaveNoFds()
 
-  it('tells of each connection before the one who asked has it', async () => {
+  it('publishes each connection before its requester gets it', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const told: string[] = []
     const messages: ConnectionMessage[] = []
@@ -219,12 +219,12 @@ describe('The channel async-accept.connection', () => {
     assert.equal(told.length, 6)
     assert.ok(messages.every((message) => message.listener === listener))
 
-    // Of an error it has nothing to tell.
+    // It does not publish errors.
     await assert.rejects(listener.accept({ timeout: 0 }))
     assert.equal(messages.length, 3)
   })
 
-  it('may take the connection away', async () => {
+  it('lets a subscriber claim the connection', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const claim = (message: unknown) => (message as ConnectionMessage).connection.close()
     subscribe('async-accept.connection', claim)

@@ -47,16 +47,16 @@ async function connected(): Promise<Packets> {
   }
 }
 
-/** Takes one packet. */
+/** Receives one packet. */
 const take = ({ fd }: Connection) => String(binding.receive(fd, 65_536, false))
 
-describe('A look ahead on a seqpacket socket', () => {
+describe('A look-ahead on a seqpacket socket', () => {
   lookedBefore()
   leaveNoFds()
 
   const line = 'PROXY TCP4 192.0.2.1 192.0.2.2 1234 443\r\n'
 
-  it('sees the first packet, which is all there is', async () => {
+  it('sees only the first packet', async () => {
     const { connection, send } = await connected()
     const peeked = connection.peek(20, forever)
     send('hello', 'world')
@@ -83,13 +83,13 @@ describe('A look ahead on a seqpacket socket', () => {
     assert.equal(String(await connection.peek(5, forever)), 'hello')
   })
 
-  it('sees nothing when the peer ends without a word', async () => {
+  it('sees nothing when the peer closes without a packet', async () => {
     const { connection, end } = await connected()
     end()
     assert.equal((await connection.peek(5, forever)).length, 0)
   })
 
-  it('reads a ClientHello that is in one packet', async () => {
+  it('parses a ClientHello in one packet', async () => {
     const { connection, send } = await connected()
     const hello = await helloOfNode({ servername: 'a.test' })
     send(hello)
@@ -99,23 +99,23 @@ describe('A look ahead on a seqpacket socket', () => {
     assert.equal(await connection.clientHello(forever), null)
   })
 
-  it('takes a PROXY header that is in a packet of its own, and no other packet', async () => {
+  it('consumes a PROXY header in a separate packet, and no other packet', async () => {
     const { connection, send } = await connected()
     send(line, 'hello')
     assert.equal((await connection.proxyHeader(forever))?.source?.port, 1234)
     assert.equal(String(await connection.peek(20, forever)), 'hello')
   })
 
-  it('sees the first packet from its first byte, whatever SO_PEEK_OFF the socket has', async function () {
+  it('starts at the first byte of the first packet regardless of SO_PEEK_OFF', async function () {
     const { connection, send } = await connected()
     const error = binding.setOption(connection.fd, SOL_SOCKET as number, SO_PEEK_OFF as number, 3)
-    if (error !== 0) skip(this, `there is no SO_PEEK_OFF here, as under an emulator (${error})`)
+    if (error !== 0) skip(this, `SO_PEEK_OFF is not supported, as under an emulator (${error})`)
     send(line)
     assert.equal(String(await connection.peek(5, forever)), 'PROXY')
     assert.equal((await connection.proxyHeader(forever))?.source?.port, 1234)
   })
 
-  it('fails when the peer ends after a packet that is only a part of a PROXY header', async () => {
+  it('rejects when the peer closes after a packet with part of a PROXY header', async () => {
     const { connection, send, end } = await connected()
     send(line.slice(0, 20))
     end()
@@ -123,10 +123,10 @@ describe('A look ahead on a seqpacket socket', () => {
   })
 
   for (const [what, packet] of [
-    ['has more in its packet', `${line}hello`],
-    ['is in two packets', line.slice(0, 20)],
+    ['shares its packet with other bytes', `${line}hello`],
+    ['spans two packets', line.slice(0, 20)],
   ] as const) {
-    it(`fails and takes nothing when a PROXY header ${what}`, async () => {
+    it(`rejects and consumes nothing when a PROXY header ${what}`, async () => {
       const { connection, send } = await connected()
       send(packet, 'world')
       await assert.rejects(connection.proxyHeader(forever), { code: 'ERR_PROXY_HEADER' })

@@ -13,7 +13,7 @@ import { leaveNoFds } from '../leaks.js'
 import { lookedBefore } from '../looked-before.js'
 import { skip } from '../needs.js'
 
-// Sends those sockets that the kernel makes over the channel that is its fd 0.
+// Creates sockets as far as the kernel supports them, and sends them over the channel at its fd 0.
 const program = `
 import array, json, socket, struct
 made = {}
@@ -67,10 +67,10 @@ describe('A socket of another address family than IPv4, IPv6 and unix', () => {
     ['FdChannel.fromFd()', (fd) => FdChannel.fromFd(fd)],
   ]
   for (const [name, take] of takers) {
-    it(`is refused by ${name}, and stays the caller's, untouched`, async function () {
+    it(`is rejected by ${name}, and stays open and unchanged`, async function () {
       const found = await sockets()
       found.delete('mptcp')
-      if (found.size === 0) skip(this, 'this kernel makes no socket of another family')
+      if (found.size === 0) skip(this, 'this kernel has no other socket family')
       for (const [family, fd] of found) {
         const flags = flagsOf(fd)
         assert.throws(() => take(fd), refused, family)
@@ -79,14 +79,14 @@ describe('A socket of another address family than IPv4, IPv6 and unix', () => {
     })
   }
 
-  it('leaves no fd open where Node has no handle for it', () => {
+  it('leaves no fd open when Node has no handle type for it', () => {
     const AF_VSOCK = 40
     assert.throws(() => handleClassFor(AF_VSOCK))
   })
 })
 
 describe('A listening socket with Multipath TCP', () => {
-  it('serves as any other one of IPv4', async function () {
+  it('works like any other IPv4 socket', async function () {
     const fd = (await sockets()).get('mptcp')
     if (fd === undefined) skip(this, 'this kernel has no Multipath TCP')
     const listener = Listener.fromFd(fd)

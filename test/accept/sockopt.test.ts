@@ -8,7 +8,7 @@ import { cleanUp, connect, listen, openFds, until } from '../helpers.js'
 import { skip } from '../needs.js'
 import { kernelOptions } from './kernel-options.js'
 
-/** The same options of the listening socket and of a connection accepted on it. */
+/** The options of a listening socket, and of a connection accepted on it. */
 async function options(given: ListenOptions, ...names: string[]) {
   const listener = await listen({ host: '127.0.0.1', ...given })
   await connect(listener)
@@ -34,10 +34,10 @@ describe("A listener's socket options", () => {
   before(function () {
     const { error } = spawnSync('python3', ['-c', 'import socket'])
     if (error === undefined) return
-    skip(this, `the kernel is asked through Python: ${error.message}`)
+    skip(this, `Python is required to read socket options: ${error.message}`)
   })
 
-  it("are the kernel's own unless something else is asked for", async () => {
+  it('default to those of the kernel', async () => {
     const names = ['TCP_NODELAY', 'SO_KEEPALIVE', 'TCP_DEFER_ACCEPT', 'TCP_FASTOPEN', 'SO_REUSEPORT', 'IP_FREEBIND']
     const { listening } = await options({}, ...names, 'IP_TRANSPARENT', 'SO_BINDTODEVICE')
     for (const name of names) assert.equal(listening[name], 0, name)
@@ -67,7 +67,7 @@ describe("A listener's socket options", () => {
     assert.match(stdout, /timer:\(keepalive,1min/)
   })
 
-  it('deferAccept gives out no client that has sent nothing', async () => {
+  it('deferAccept delivers no client before it sends data', async () => {
     const listener = await listen({ host: '127.0.0.1', deferAccept: 30 })
     assert.ok((kernelOptions(listener.fd, 'TCP_DEFER_ACCEPT').TCP_DEFER_ACCEPT as number) >= 30)
     const client = await connect(listener)
@@ -81,12 +81,12 @@ describe("A listener's socket options", () => {
     assert.equal(String(bytes), 'first bytes')
   })
 
-  it('fastOpen sets how many clients may be half open', async () => {
+  it('fastOpen sets the length of the TCP Fast Open queue', async () => {
     const { listening } = await options({ fastOpen: 16 }, 'TCP_FASTOPEN')
     assert.equal(listening.TCP_FASTOPEN, 16)
   })
 
-  it('reusePort lets two listeners have one port, and each client has one of them', async () => {
+  it('reusePort lets two listeners share a port, and each client reaches one of them', async () => {
     const one = await listen({ host: '127.0.0.1', reusePort: true })
     const { port } = one.address() as AddressInfo
     assert.equal((await refusal({ port }))?.code, 'EADDRINUSE')
@@ -106,21 +106,21 @@ describe("A listener's socket options", () => {
     assert.deepEqual(ports.sort(), clients.map(({ localPort }) => localPort).sort())
   })
 
-  it('freeBind takes an address that this host does not have', async () => {
+  it('freeBind binds to a non-local address', async () => {
     assert.equal((await refusal({ host: '192.0.2.1' }))?.code, 'EADDRNOTAVAIL')
     const listener = await listen({ host: '192.0.2.1', freeBind: true })
     assert.equal((listener.address() as AddressInfo).address, '192.0.2.1')
     assert.equal(kernelOptions(listener.fd, 'IP_FREEBIND').IP_FREEBIND, 1)
   })
 
-  it('bindToDevice takes clients of one interface', async () => {
+  it('bindToDevice binds to one interface', async () => {
     const listener = await listen({ host: '127.0.0.1', bindToDevice: 'lo' })
     assert.equal(kernelOptions(listener.fd, 'SO_BINDTODEVICE').SO_BINDTODEVICE, 'lo')
     await connect(listener)
     ;(await listener.accept()).close()
   })
 
-  it('bindToDevice refuses a name that the kernel would cut off', async () => {
+  it('bindToDevice rejects a name that the kernel would truncate', async () => {
     for (const bindToDevice of ['a-name-of-sixteen', 'lo\0', '']) {
       const error = await refusal({ bindToDevice })
       assert.equal(error?.code, 'ERR_INVALID_ARG_VALUE')
@@ -128,7 +128,7 @@ describe("A listener's socket options", () => {
     }
   })
 
-  it('transparent needs a right, and says so when it is missing', async () => {
+  it('transparent requires a capability, and rejects with EPERM without it', async () => {
     const error = await Listener.listen({ host: '127.0.0.1', transparent: true }).then(
       (listener) => {
         cleanUp(() => listener.close())
@@ -140,13 +140,13 @@ describe("A listener's socket options", () => {
     assert.deepEqual([error.code, error.syscall, error.option], ['EPERM', 'setsockopt', 'IP_TRANSPARENT'])
   })
 
-  it('an error of setsockopt names the option', async () => {
+  it('appear in the errors of setsockopt', async () => {
     const error = await refusal({ bindToDevice: 'no-such-device' })
     assert.deepEqual([error?.code, error?.syscall, error?.option], ['ENODEV', 'setsockopt', 'SO_BINDTODEVICE'])
     assert.equal(error.message, 'setsockopt ENODEV: no such device SO_BINDTODEVICE')
   })
 
-  it('have their IPv6 names on an IPv6 socket', async function () {
+  it('use the IPv6 level on an IPv6 socket', async function () {
     const listener = await Listener.listen({ host: '2001:db8::1', freeBind: true, ipv6Only: true }).catch((error) => {
       if (error.code !== 'EAFNOSUPPORT') throw error
     })
@@ -155,7 +155,7 @@ describe("A listener's socket options", () => {
     assert.deepEqual(kernelOptions(listener.fd, 'IPV6_FREEBIND', 'IPV6_V6ONLY'), { IPV6_FREEBIND: 1, IPV6_V6ONLY: 1 })
   })
 
-  it('are set on a listener that was taken over, too', async () => {
+  it('are also set by Listener.fromFd', async () => {
     const fd = (await listen({ host: '127.0.0.1' })).detach()
     const listener = Listener.fromFd(fd, { noDelay: true, keepAlive: true, keepAliveInitialDelay: 9000 })
     cleanUp(() => listener.close())

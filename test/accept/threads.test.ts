@@ -9,24 +9,24 @@ import { cleanUp, connect, gone, listen } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { lookedBefore } from '../looked-before.js'
 
-/** A thread with a fixture, which is terminated when the current test ends. */
+/** Starts a thread with a fixture. Terminates it when the current test ends. */
 function start(fixture: string, workerData: object): Worker {
-  // Without this process' own arguments, which would let it compile TypeScript.
+  // Without the execArgv of this process, which would compile TypeScript in the thread.
   const worker = new Worker(new URL(`../fixtures/${fixture}`, import.meta.url), { workerData, execArgv: [] })
   cleanUp(() => worker.terminate())
   return worker
 }
 
-/** When it has said so. */
+/** Asserts that the next message of the thread is `expected`. */
 async function says(worker: Worker, expected: string): Promise<void> {
   assert.deepEqual(await once(worker, 'message'), [expected])
 }
 
-/** A client that has said something, and what it will have been answered in the end. */
+/** Connects a client that sends `request`. Returns the client and its answer. */
 async function ask(listener: Listener, request: string) {
   const client = await connect(listener)
   client.write(request)
-  // It has to end its side, too: only then has the other end room again.
+  // The client closes its side too: otherwise the server's connection would stay open.
   const answer = text(client).finally(() => client.destroy())
   return { client, answer: answer.catch(() => 'reset') }
 }
@@ -42,7 +42,7 @@ describe('Threads that pull from one listening socket', () => {
     return worker
   }
 
-  it('leave clients in the backlog when none of them has room, for the next that has', async () => {
+  it('leave clients in the backlog while all of them are full, until one has room', async () => {
     const listener = await listen({ host })
     const full = await pulling(listener.fd, 'full', 2)
     for (let i = 0; i < 2; i++) {
@@ -56,7 +56,7 @@ describe('Threads that pull from one listening socket', () => {
     assert.deepEqual(await Promise.all(waiting.map(({ answer }) => answer)), Array(10).fill('free'))
   })
 
-  it('answer all clients while one of them is blocked, although that one has asked too', async () => {
+  it('answer all clients while one thread with outstanding requests is blocked', async () => {
     const listener = await listen({ host })
     const blocked = await pulling(listener.fd, 'blocked', 5)
     const blocks = says(blocked, 'block')
@@ -67,7 +67,7 @@ describe('Threads that pull from one listening socket', () => {
     assert.deepEqual(await Promise.all(clients.map(({ answer }) => answer)), Array(20).fill('free'))
   })
 
-  it('take none along but those that they hold when they die', async () => {
+  it('lose only the connections that they hold when they are terminated', async () => {
     const listener = await listen({ host })
     const mortal = await pulling(listener.fd, 'mortal', 3)
     const held: net.Socket[] = []
@@ -83,7 +83,7 @@ describe('Threads that pull from one listening socket', () => {
     assert.deepEqual(await Promise.all(waiting.map(({ answer }) => answer)), Array(10).fill('next'))
   })
 
-  it('end when they have closed their own listeners, and the socket goes on', async () => {
+  it('exit when they have closed their listeners, and the socket stays open', async () => {
     const listener = await listen({ host })
     const worker = await pulling(listener.fd, 'early', 2)
     worker.postMessage('close')
@@ -94,20 +94,20 @@ describe('Threads that pull from one listening socket', () => {
   })
 })
 
-describe('A thread that is offered connections', () => {
+describe('A thread to which connections are offered', () => {
   lookedBefore()
   leaveNoFds()
 
   const clients = 10
 
-  /** How the first thread ends: when it has taken some, and has copied some more without saying so. */
+  /** How many connections the first thread takes, how many it duplicates without a message, and how it ends. */
   interface FirstThread {
     take: number
     copy: number
     end: 'exit' | 'throw' | 'terminate'
   }
 
-  /** Offers connections to a thread, and what that has not taken when it ends to another. What each client got. */
+  /** Offers connections to a thread, and the remaining ones to a second thread. Returns the answer to each client. */
   async function offerToTwo(first: FirstThread): Promise<string[]> {
     const listener = await listen({ host: '127.0.0.1' })
     const offered = new Map<number, Connection>()
@@ -143,21 +143,21 @@ describe('A thread that is offered connections', () => {
     Array.from({ length: clients - from }, (_, i) => `client ${from + i}, says second`)
 
   const ends: Record<string, FirstThread> = {
-    'is terminated before it hears of any': { take: 0, copy: 0, end: 'terminate' },
-    'is terminated with copies that it has not told of': { take: 0, copy: 5, end: 'terminate' },
-    'exits with one copy': { take: 0, copy: 1, end: 'exit' },
-    'throws with a copy of each': { take: 0, copy: clients, end: 'throw' },
+    'is terminated before it receives any': { take: 0, copy: 0, end: 'terminate' },
+    'is terminated with duplicates that it has not reported': { take: 0, copy: 5, end: 'terminate' },
+    'exits with one duplicate': { take: 0, copy: 1, end: 'exit' },
+    'throws with a duplicate of each': { take: 0, copy: clients, end: 'throw' },
   }
   for (const [how, first] of Object.entries(ends)) {
-    it(`loses none when it ${how}`, async () => {
+    it(`loses no client when it ${how}`, async () => {
       assert.deepEqual(await offerToTwo(first), answeredBySecond(0))
     })
   }
 
   for (const end of ['exit', 'throw', 'terminate'] as const) {
-    it(`takes along what it has taken, and no more, when it ends by ${end}`, async () => {
+    it(`loses only the connections that it has taken when it ends by ${end}`, async () => {
       const got = await offerToTwo({ take: 3, copy: 3, end })
-      // Closed with something unread in them, as by the end of a process.
+      // Closed with unread bytes, as at the end of a process, so the kernel sends a reset.
       assert.deepEqual(got.slice(0, 3), Array(3).fill('reset'))
       assert.deepEqual(got.slice(3), answeredBySecond(3))
     })

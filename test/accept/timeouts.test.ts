@@ -3,15 +3,15 @@ import net, { type Socket } from 'node:net'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import type { AcceptRef, AcceptResult, Listener } from '../../src/index.js'
-import { cutOff, fillBacklog } from '../backlog.js'
-import { cleanUp, codeOf, collect, connect, listen, refsOf, temporaryDirectory, until } from '../helpers.js'
+import { fillBacklog } from '../backlog.js'
+import { cleanUp, codeOf, collect, connect, gone, listen, refsOf, temporaryDirectory, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 
-/** `{ ref: outcome }`, the outcome being a code or 'connection'. */
+/** Pairs of ref and outcome: a code, or 'connection'. */
 const outcomes = (results: readonly AcceptResult[]) =>
   results.map(({ ref, error }) => [ref, codeOf(error) ?? 'connection'] as const)
 
-/** Keeps the event loop from running until the condition holds. */
+/** Blocks the event loop until the condition holds. */
 function block(condition: () => boolean): void {
   while (!condition());
 }
@@ -26,7 +26,7 @@ describe('The timeout of a request', () => {
     results = collect(listener)
   })
 
-  it('ends that request and no other', async () => {
+  it('ends its own request and no other', async () => {
     const infinite = listener.asyncAccept()
     const short = listener.asyncAccept(100)
     await until(() => results.length === 1)
@@ -37,7 +37,7 @@ describe('The timeout of a request', () => {
     assert.deepEqual(outcomes(results.slice(1)), [[infinite, 'connection']])
   })
 
-  it('ends that promise and no other', async () => {
+  it('rejects its own promise and no other', async () => {
     const infinite = listener.accept()
     const short = listener.accept({ timeout: 100 })
     await assert.rejects(short, { code: 'ERR_ACCEPT_TIMEOUT' })
@@ -45,10 +45,10 @@ describe('The timeout of a request', () => {
     ;(await infinite).close()
   })
 
-  it('is counted for each request by itself', async () => {
+  it('runs separately for each request', async () => {
     const timeouts = [30, 10, -1, 20]
     let refs: AcceptRef[]
-    // The shorter one runs out first if it was asked for soon enough.
+    // The shorter timeout expires first only if all requests are made soon enough.
     for (;;) {
       const start = performance.now()
       refs = timeouts.map((timeout) => listener.asyncAccept(timeout))
@@ -62,10 +62,10 @@ describe('The timeout of a request', () => {
     assert.ok(listener.cancel(refs[2] as AcceptRef))
   })
 
-  it('never ends before its time', async () => {
+  it('never expires early', async () => {
     const millisecond = 1_000_000n
     for (const timeout of [1, 2, 3, 5, 10, 0.5, 7.2]) {
-      // Late in one millisecond of the clock; the loop goes on in the next.
+      // Starts late in one millisecond of the clock. The event loop continues in the next.
       block(() => process.hrtime.bigint() % millisecond > 900_000n)
       const start = process.hrtime.bigint()
       const asked = listener.accept({ timeout })
@@ -75,7 +75,7 @@ describe('The timeout of a request', () => {
     }
   })
 
-  it('may be longer than anybody waits', async () => {
+  it('may be arbitrarily long', async () => {
     const refs = [Number.MAX_SAFE_INTEGER, Number.POSITIVE_INFINITY, 2 ** 32, -5].map((timeout) =>
       listener.asyncAccept(timeout),
     )
@@ -90,7 +90,7 @@ describe('The timeout of a request', () => {
     )
   })
 
-  it('does not outlive a cancel', async () => {
+  it('ends with a cancel', async () => {
     const cancelled = [listener.asyncAccept(1), listener.asyncAccept(2)]
     for (const ref of cancelled) listener.cancel(ref)
     const later = listener.asyncAccept(5)
@@ -99,7 +99,7 @@ describe('The timeout of a request', () => {
     assert.equal(listener.stats.timedOut, 1)
   })
 
-  it('does not outlive a connection', async () => {
+  it('ends with a connection', async () => {
     await fillBacklog(listener, 2)
     const served = [listener.asyncAccept(10), listener.asyncAccept(20)]
     const later = listener.asyncAccept(30)
@@ -118,7 +118,7 @@ describe('A request with the timeout 0', () => {
     results = collect(listener)
   })
 
-  it('runs out when nobody waits, and not inside the call', async () => {
+  it('times out when no client waits, but not inside the call', async () => {
     const ref = listener.asyncAccept(0)
     assert.deepEqual(results, [])
     await until(() => results.length === 1)
@@ -126,7 +126,7 @@ describe('A request with the timeout 0', () => {
     await assert.rejects(listener.accept({ timeout: 0 }), { code: 'ERR_ACCEPT_TIMEOUT' })
   })
 
-  it('takes a client that waits', async () => {
+  it('accepts a waiting client', async () => {
     await fillBacklog(listener, 2)
     const ref = listener.asyncAccept(0)
     const promised = listener.accept({ timeout: 0 })
@@ -135,7 +135,7 @@ describe('A request with the timeout 0', () => {
     ;(await promised).close()
   })
 
-  it('takes all clients that wait, however many batches that needs', async () => {
+  it('accepts all waiting clients, in as many batches as necessary', async () => {
     await fillBacklog(listener, 30)
     const refs = Array.from({ length: 32 }, () => listener.asyncAccept(0))
     await until(() => results.length === refs.length)
@@ -156,7 +156,7 @@ describe('A request with the timeout 0', () => {
     ])
   })
 
-  it('runs out behind an earlier request that goes on waiting', async () => {
+  it('times out while an earlier request remains outstanding', async () => {
     const first = listener.asyncAccept()
     const second = listener.asyncAccept(0)
     await until(() => results.length === 1)
@@ -166,7 +166,7 @@ describe('A request with the timeout 0', () => {
     assert.equal(results[1]?.ref, first)
   })
 
-  it('takes the second client when the first goes to an earlier request', async () => {
+  it('accepts the second client when the first goes to an earlier request', async () => {
     await fillBacklog(listener, 2)
     const refs = [listener.asyncAccept(), listener.asyncAccept(0)]
     await until(() => results.length === 2)
@@ -176,7 +176,7 @@ describe('A request with the timeout 0', () => {
     )
   })
 
-  it('can be made again and again from its own result while everything else goes on', async () => {
+  it('can be repeated from its own result without blocking the event loop', async () => {
     let asked = 0
     listener.on('accept', ({ error }) => {
       asked++
@@ -186,7 +186,7 @@ describe('A request with the timeout 0', () => {
     await until(() => asked > 10)
     const client = await connect(listener)
     await until(() => results.at(-1)?.connection !== undefined)
-    await cutOff(client)
+    await gone(client)
     assert.equal(listener.stats.timedOut, results.length - 1)
   })
 })
@@ -194,20 +194,20 @@ describe('A request with the timeout 0', () => {
 describe('A request whose deadline passes while the event loop is blocked', () => {
   leaveNoFds()
 
-  it('gets the client that waits nevertheless', async () => {
+  it('still gets a waiting client', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const results = collect(listener)
     const ref = listener.asyncAccept(1)
     const deadline = performance.now() + 2
     const connected = connect(listener)
-    // Comes after the client's own connect(2), which Node defers to the next tick.
+    // After the client's connect(2), which Node defers to the next tick.
     process.nextTick(() => block(() => performance.now() > deadline && listener.backlog().queued === 1))
     await connected
     await until(() => results.length === 1)
     assert.deepEqual(outcomes(results), [[ref, 'connection']])
   })
 
-  it('gets it over a unix socket, too', async () => {
+  it('still gets a waiting client over a unix socket', async () => {
     const listener = await listen({ path: join(temporaryDirectory(), 'socket') })
     const results = collect(listener)
     const refs = [listener.asyncAccept(1), listener.asyncAccept(2), listener.asyncAccept(3)]
@@ -225,7 +225,7 @@ describe('A request whose deadline passes while the event loop is blocked', () =
     ])
   })
 
-  it('gets it when others were before it and a batch is too small for all', async () => {
+  it('still gets a client when earlier requests fill a batch', async () => {
     const listener = await listen({ host: '127.0.0.1', maxBatch: 1 })
     const results = collect(listener)
     await fillBacklog(listener, 20)
@@ -241,8 +241,8 @@ describe('A request whose deadline passes while the event loop is blocked', () =
     const deadline = performance.now() + 2
     block(() => performance.now() > deadline)
     await until(() => results.length === refs.length)
-    // In one turn of the loop a timer and the readiness bring a batch each; then others have their turn.
-    assert.ok(most <= 2, `${most} in one turn`)
+    // In one event loop turn, a timer and the readiness event bring one batch each. Then other handles get their turn.
+    assert.ok(most <= 2, `${most} results in one turn`)
     assert.deepEqual(
       outcomes(results),
       refs.map((ref) => [ref, 'connection']),
@@ -250,7 +250,7 @@ describe('A request whose deadline passes while the event loop is blocked', () =
     assert.equal(listener.stats.timedOut, 0)
   })
 
-  it('gets it when each handler blocks beyond the deadlines of the rest', async () => {
+  it('still gets a client when each handler blocks past the remaining deadlines', async () => {
     const listener = await listen({ host: '127.0.0.1', maxBatch: 1 })
     const results = collect(listener)
     await fillBacklog(listener, 5)
@@ -266,7 +266,7 @@ describe('A request whose deadline passes while the event loop is blocked', () =
     )
   })
 
-  it('runs out when nobody waits', async () => {
+  it('times out when no client waits', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const results = collect(listener)
     const ref = listener.asyncAccept(1)

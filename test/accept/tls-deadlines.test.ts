@@ -8,8 +8,8 @@ import { cleanUp, codeOf, listen } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { localhost } from '../tls-peers.js'
 
-// So many TLS clients that answer while this process does nothing. Those that are 'mute' send no more than a ClientHello,
-// those that are 'dripping' begin a record of 16 KiB, byte by byte.
+// TLS clients that answer while this process is blocked. 'mute' clients send only a ClientHello. 'dripping' clients
+// send a record of 16 KiB, byte by byte.
 const script = `
 import select, socket, ssl, sys, time
 port, count, version, how = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -53,7 +53,7 @@ sys.stdin.read()
 
 type Version = 'TLSv1_2' | 'TLSv1_3'
 
-/** Connections whose clients have sent a ClientHello, and nothing of them has been read. */
+/** Connections whose clients have sent a ClientHello, none of which was read. */
 async function greeted(
   count: number,
   how: 'answering' | 'mute' | 'dripping' = 'answering',
@@ -76,7 +76,7 @@ async function greeted(
   return connections
 }
 
-/** What becomes of a handshake with each, each outcome once. */
+/** The distinct outcomes of a handshake on each connection. */
 async function outcomes(connections: Connection[], timeout: number, meanwhile: () => void): Promise<string[]> {
   const options = await localhost()
   const securing = connections.map((connection) => connection.toTLS(options, { timeout }))
@@ -96,24 +96,24 @@ describe('The deadline of toTLS', function () {
 
   for (const version of ['TLSv1_2', 'TLSv1_3'] as const) {
     for (const count of [1, 64, 65, 200]) {
-      it(`refuses none of ${count} ${version} clients that have spoken before the loop stood still`, async () => {
+      it(`rejects none of ${count} ${version} clients that sent data before the event loop was blocked`, async () => {
         const connections = await greeted(count, 'answering', version)
         assert.deepEqual(await outcomes(connections, 100, () => standStill(200)), ['secured'])
       })
     }
   }
 
-  it('refuses a client that says no more, however late the loop is', async () => {
+  it('rejects a client that stops after its ClientHello, even when the event loop is late', async () => {
     const connections = await greeted(1, 'mute')
     assert.deepEqual(await outcomes(connections, 100, () => standStill(200)), ['ERR_TLS_HANDSHAKE_TIMEOUT'])
   })
 
-  it('refuses a client that drips, when the loop turns', async () => {
+  it('rejects a client that drips bytes', async () => {
     const connections = await greeted(1, 'dripping')
     assert.deepEqual(await outcomes(connections, 50, () => {}), ['ERR_TLS_HANDSHAKE_TIMEOUT'])
   })
 
-  it('gives a silent client no more time, however late the loop is', async () => {
+  it('does not extend the time of a silent client when the event loop is late', async () => {
     const { connection } = await pair()
     const { setTimeout } = globalThis
     const times: unknown[] = []

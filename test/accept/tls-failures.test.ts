@@ -20,17 +20,17 @@ import {
 
 const watchers = (signal: AbortSignal) => getEventListeners(signal, 'abort').length
 
-describe('Connection.toTLS, when the handshake fails', () => {
+describe('Connection.toTLS when the handshake fails', () => {
   leaveNoFds()
 
-  describe('because of what the client sends', () => {
-    it('names plaintext HTTP', async () => {
+  describe("because of the client's bytes", () => {
+    it('rejects plaintext HTTP with ERR_SSL_HTTP_REQUEST', async () => {
       const pair = await plain()
       pair.client.write('GET / HTTP/1.1\r\nHost: localhost\r\n\r\n')
       assert.equal(await rejectionCode(pair, await localhost()), 'ERR_SSL_HTTP_REQUEST')
     })
 
-    it('has a code for garbage', async () => {
+    it('rejects garbage with an ERR_SSL_* code', async () => {
       for (const garbage of ['SSH-2.0-OpenSSH_9.6\r\n', Buffer.alloc(1000), Buffer.alloc(1000, 255)]) {
         const pair = await plain()
         pair.client.write(garbage)
@@ -38,43 +38,43 @@ describe('Connection.toTLS, when the handshake fails', () => {
       }
     })
 
-    it('has a code for garbage after a ClientHello', async () => {
+    it('rejects garbage after a ClientHello with an ERR_SSL_* code', async () => {
       const pair = await plain()
       pair.client.write(Buffer.concat([await clientHello(), Buffer.from('and now for something different')]))
       assert.match((await rejectionCode(pair, await localhost())) ?? '', /^ERR_SSL_/)
     })
 
-    it('names a protocol version that the server does not speak', async () => {
+    it('rejects an unsupported protocol version with ERR_SSL_UNSUPPORTED_PROTOCOL', async () => {
       const { error } = await refused(await localhost({ minVersion: 'TLSv1.3' }), { maxVersion: 'TLSv1.2' })
       assert.equal(codeOf(error), 'ERR_SSL_UNSUPPORTED_PROTOCOL')
     })
 
-    it('ends well when the client resets what was rejected', async () => {
+    it('stays rejected without an uncaught exception when the client resets afterwards', async () => {
       const { connection, client } = await plain()
       client.write('GET / HTTP/1.0\r\n\r\n')
       const error = await rejection(connection, await localhost())
       client.resetAndDestroy()
-      // An 'error' that nobody handles would be an uncaught exception.
+      // An unhandled 'error' event would be an uncaught exception.
       for (let turn = 0; turn < 20; turn++) await nextTurn()
       assert.equal(codeOf(error), 'ERR_SSL_HTTP_REQUEST')
     })
   })
 
-  describe('because the client hangs up', () => {
+  describe('because the client disconnects', () => {
     const hello = Buffer.from('160301020001', 'hex')
     const before: [string, () => Promise<Uint8Array>][] = [
-      ['before it says anything', async () => new Uint8Array()],
+      ['before it sends anything', async () => new Uint8Array()],
       ['in the middle of its ClientHello', async () => hello],
       ['after its ClientHello', () => clientHello()],
     ]
     for (const [when, says] of before) {
-      it(`says ECONNRESET: by an end ${when}`, async () => {
+      it(`rejects with ECONNRESET: half-close ${when}`, async () => {
         const pair = await plain()
         pair.client.end(await says())
         assert.equal(await rejectionCode(pair, await localhost()), 'ECONNRESET')
       })
 
-      it(`says ECONNRESET: by a reset ${when}`, async () => {
+      it(`rejects with ECONNRESET: reset ${when}`, async () => {
         const { connection, client } = await plain()
         const bytes = await says()
         if (bytes.length > 0) await new Promise((written) => client.write(bytes, written))
@@ -83,7 +83,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
       })
     }
 
-    it('says ECONNRESET when the handshake has begun', async () => {
+    it('rejects with ECONNRESET during the handshake', async () => {
       const pair = await plain()
       const options = await localhost()
       pair.client.write(await clientHello())
@@ -93,7 +93,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
       assert.equal(await code, 'ECONNRESET')
     })
 
-    it('does not wait for one that has ended its side only, with allowHalfOpen', async () => {
+    it('rejects with ECONNRESET after a half-close, even with allowHalfOpen', async () => {
       const pair = await plain()
       pair.client.end(await clientHello())
       assert.equal(await rejectionCode(pair, await localhost({ allowHalfOpen: true })), 'ECONNRESET')
@@ -101,25 +101,25 @@ describe('Connection.toTLS, when the handshake fails', () => {
   })
 
   describe('because the client is slow', () => {
-    it('ends at the deadline when it is silent', async () => {
+    it('rejects at the deadline when it is silent', async () => {
       const error = codeOf(await rejection((await plain()).connection, await localhost(), { timeout: 10 }))
       assert.equal(error, 'ERR_TLS_HANDSHAKE_TIMEOUT')
       assert.equal(await rejectionCode(await plain(), await localhost(), { timeout: 10 }), 'ERR_TLS_HANDSHAKE_TIMEOUT')
     })
 
-    it('ends at the deadline when it stops in the middle', async () => {
+    it('rejects at the deadline when it stops in the middle', async () => {
       const pair = await plain()
       pair.client.write(await clientHello())
       assert.equal(await rejectionCode(pair, await localhost(), { timeout: 10 }), 'ERR_TLS_HANDSHAKE_TIMEOUT')
     })
 
-    it('ends at the deadline when it drips', async () => {
+    it('rejects at the deadline when it drips bytes', async () => {
       const pair = await plain()
       let over = false
       const rejected = rejectionCode(pair, await localhost(), { timeout: 30 }).finally(() => {
         over = true
       })
-      // The beginning of a record of 16 kB that holds a part of a ClientHello of 128 kB, and then byte after byte.
+      // The start of a 16 kB record with part of a 128 kB ClientHello, followed byte by byte.
       pair.client.write(Buffer.from('160301400001020000', 'hex'))
       while (!over) {
         if (pair.client.writable) pair.client.write('\0')
@@ -128,7 +128,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
       assert.equal(await rejected, 'ERR_TLS_HANDSHAKE_TIMEOUT')
     })
 
-    it("ends at the deadline when it is the server's own callback that is slow", async () => {
+    it('rejects at the deadline when a callback of the server is slow', async () => {
       const never = await localhost({ SNICallback: () => {} })
       const listener = await listen()
       const accepted = listener.accept()
@@ -138,7 +138,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
       await ended(client)
     })
 
-    it('ends at the handshakeTimeout of the options, when that is earlier', async () => {
+    it('rejects at the handshakeTimeout of the options when that is earlier', async () => {
       const options = await localhost({ handshakeTimeout: 10 })
       assert.equal(await rejectionCode(await plain(), options, { timeout: 0 }), 'ERR_TLS_HANDSHAKE_TIMEOUT')
     })
@@ -147,7 +147,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
       it(`has no early deadline with a timeout of ${timeout}`, async () => {
         const { connection, client } = await plain()
         const accepted = upgraded(connection, await localhost(), { timeout })
-        // What Node cannot set a timer to, it takes for 1 ms. That would be over before this is.
+        // Node sets a timer to 1 ms when a delay is out of range. Such a deadline would pass before this one.
         assert.equal(await rejectionCode(await plain(), {}, { timeout: 1 }), 'ERR_TLS_HANDSHAKE_TIMEOUT')
         const secureClient = await dialTLS({ socket: client })
         await once(secureClient, 'secureConnect')
@@ -175,7 +175,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
       await ended(pair.client)
     })
 
-    it('rejects when it was aborted before, and ends the connection', async () => {
+    it('rejects when the signal is already aborted, and closes the connection', async () => {
       const pair = await plain()
       assert.equal(await rejectionCode(pair, await localhost(), { signal: AbortSignal.abort() }), 'ABORT_ERR')
     })
@@ -192,7 +192,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
       assert.deepEqual(new Set(await Promise.all(codes)), new Set(['ABORT_ERR']))
     })
 
-    it('leaves nothing on a signal that was not aborted', async () => {
+    it('leaves no listener on a signal that is not aborted', async () => {
       const { signal } = new AbortController()
       const options = await localhost()
       const [first, second] = [await plain(), await plain()]
@@ -207,7 +207,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
 
     const callbacks: [string, (abort: () => void) => tls.TlsOptions][] = [
       [
-        'SNICallback, which goes on',
+        'SNICallback, which then continues',
         (abort) => ({
           SNICallback(_name, done) {
             abort()
@@ -216,7 +216,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
         }),
       ],
       [
-        'SNICallback, which goes on later',
+        'SNICallback, which continues later',
         (abort) => ({
           SNICallback(_name, done) {
             abort()
@@ -225,7 +225,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
         }),
       ],
       [
-        'SNICallback, which fails then',
+        'SNICallback, which then fails',
         (abort) => ({
           SNICallback(_name, done) {
             abort()
@@ -234,7 +234,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
         }),
       ],
       [
-        'ALPNCallback, which throws then',
+        'ALPNCallback, which then throws',
         (abort) => ({
           ALPNCallback() {
             abort()
@@ -267,7 +267,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
       }
     }
 
-    it('destroys what a handshake gives that ends all the same', async () => {
+    it('destroys the socket of a handshake that completes after the abort', async () => {
       const controller = new AbortController()
       const options = await localhost({
         SNICallback(this: tls.TLSSocket, _name, done) {
@@ -283,7 +283,7 @@ describe('Connection.toTLS, when the handshake fails', () => {
       await ended(client)
     })
 
-    it('does nothing once the handshake is made, not even before the promise tells', async () => {
+    it('has no effect once the handshake is complete, even before the promise resolves', async () => {
       const controller = new AbortController()
       const options = await localhost({
         SNICallback(this: tls.TLSSocket, _name, done) {
@@ -330,23 +330,23 @@ describe('Connection.toTLS, when the handshake fails', () => {
       })
     }
 
-    it('has a code for an ALPNCallback that makes something up', async () => {
+    it('rejects an ALPNCallback result that the client did not offer', async () => {
       const { error } = await refused(await localhost({ ALPNCallback: () => 'mine' }), { ALPNProtocols: ['one'] })
       assert.equal(codeOf(error), 'ERR_TLS_ALPN_CALLBACK_INVALID_RESULT')
     })
 
-    it('has a code for a pskCallback that knows nobody', async () => {
+    it('rejects with an ERR_SSL_* code when pskCallback returns null', async () => {
       const only = { ciphers: 'PSK+HIGH', maxVersion: 'TLSv1.2' } as const
       const psk = randomBytes(32)
       const { error } = await refused(
         { ...only, pskCallback: () => null },
-        { ...only, pskCallback: () => ({ psk, identity: 'somebody' }), checkServerIdentity: () => undefined },
+        { ...only, pskCallback: () => ({ psk, identity: 'client' }), checkServerIdentity: () => undefined },
       )
       assert.match(codeOf(error) ?? '', /^ERR_SSL_/)
     })
   })
 
-  it('has a code for a server without a certificate', async () => {
+  it('rejects with an ERR_SSL_* code when the server has no certificate', async () => {
     const { error } = await refused({})
     assert.match(codeOf(error) ?? '', /^ERR_SSL_NO_(SHARED_CIPHER|SUITABLE_SIGNATURE_ALGORITHM)$/)
   })

@@ -13,14 +13,14 @@ import { dialTLS, localhost, plain, refused, rejectionCode, secured, serverToLen
 
 const nameOf = (socket: tls.TLSSocket) => socket.getPeerCertificate().subject?.CN
 
-/** Gives the next connection to a server that speaks HTTP. */
+/** Accepts one connection, and passes its TLS socket to an HTTP server. */
 async function serveOne(listener: Listener, server: tls.Server): Promise<tls.TLSSocket> {
   const secure = await upgraded(await listener.accept(), server)
   server.emit('secureConnection', secure)
   return secure
 }
 
-/** A GET of / over HTTP/1.1: the body of the answer. */
+/** Sends GET / over HTTP/1.1. Returns the body of the response. */
 async function get(listener: Listener, options: { ALPNProtocols?: string[] } = {}): Promise<string> {
   const { ca } = await certificates()
   const { host, port } = target(listener) as { host: string; port: number }
@@ -30,10 +30,10 @@ async function get(listener: Listener, options: { ALPNProtocols?: string[] } = {
   return text(response)
 }
 
-describe('Connection.toTLS with a server that is lent', () => {
+describe('Connection.toTLS with a borrowed server', () => {
   leaveNoFds()
 
-  it('takes its contexts, by name', async () => {
+  it("selects the server's contexts by name", async () => {
     const { a, b } = await certificates()
     const server = await serverToLend()
     server.addContext('a.test', a)
@@ -49,7 +49,7 @@ describe('Connection.toTLS with a server that is lent', () => {
     }
   })
 
-  it('takes the certificate that setSecureContext has set', async () => {
+  it('uses the certificate that setSecureContext has set', async () => {
     const server = await serverToLend()
     const before = await secured(server)
     server.setSecureContext((await certificates()).a)
@@ -75,7 +75,7 @@ describe('Connection.toTLS with a server that is lent', () => {
     assert.equal(secure.isSessionReused(), true)
   })
 
-  it('emits keylog and OCSPRequest on it', async () => {
+  it('emits keylog and OCSPRequest on the server', async () => {
     const server = await serverToLend()
     const lines: string[] = []
     server.on('keylog', (line) => lines.push(String(line)))
@@ -89,7 +89,7 @@ describe('Connection.toTLS with a server that is lent', () => {
     assert.match(lines.join(''), /^SERVER_HANDSHAKE_TRAFFIC_SECRET /m)
   })
 
-  it('tells it neither of a connection nor of a failure, and runs none of its own handlers', async () => {
+  it('emits neither connections nor failures on the server, and leaves its listeners unchanged', async () => {
     const server = await serverToLend()
     const called: string[] = []
     for (const event of ['connection', 'secureConnection', 'tlsClientError', 'close', 'error']) {
@@ -105,20 +105,20 @@ describe('Connection.toTLS with a server that is lent', () => {
     assert.deepEqual(listeners(), before)
   })
 
-  it('makes handshakes for one that has no handler of its own any more', async () => {
+  it("works when the server's own listeners were removed", async () => {
     const server = await serverToLend()
     server.removeAllListeners()
     const { client } = await secured(server)
     assert.equal(nameOf(client), 'localhost')
   })
 
-  it('makes it the server of the socket', async () => {
+  it('sets the server as the `server` of the socket', async () => {
     const server = await serverToLend()
     const { secure } = await secured(server)
     assert.equal((secure as unknown as { server: tls.Server }).server, server)
   })
 
-  it("keeps to its handshakeTimeout, when it ends before the call's", async () => {
+  it("applies the server's handshakeTimeout when it is shorter than that of the call", async () => {
     const pair = await plain()
     const server = await serverToLend({ handshakeTimeout: 10 })
     assert.equal(await rejectionCode(pair, server, { timeout: 0 }), 'ERR_TLS_HANDSHAKE_TIMEOUT')
@@ -134,14 +134,14 @@ describe('Connection.toTLS with a server that is lent', () => {
     assert.equal((await served).alpnProtocol, false)
   })
 
-  it('refuses for an https.Server what is not TLS', async () => {
-    const server = https.createServer(await localhost(), () => assert.fail('a request came'))
+  it('rejects plaintext for an https.Server', async () => {
+    const server = https.createServer(await localhost(), () => assert.fail('unexpected request'))
     const pair = await plain()
     pair.client.write('GET / HTTP/1.0\r\n\r\n')
     assert.equal(await rejectionCode(pair, server), 'ERR_SSL_HTTP_REQUEST')
   })
 
-  it('serves HTTP/2, and HTTP/1.1 to those who ask for it', async () => {
+  it('serves HTTP/2, and HTTP/1.1 to clients that select it', async () => {
     const server = http2.createSecureServer({ ...(await localhost()), allowHTTP1: true }, (request, response) => {
       response.end(`${request.method} over ${request.httpVersion}`)
     })
@@ -161,10 +161,10 @@ describe('Connection.toTLS with a server that is lent', () => {
     assert.equal((await second).alpnProtocol, 'http/1.1')
   })
 
-  it('refuses a client whose certificate it does not know', async () => {
+  it('rejects a client with an unknown certificate', async () => {
     const { ca, stranger } = await certificates()
     const server = await serverToLend({ requestCert: true, ca: ca.cert })
-    server.on('tlsClientError', () => assert.fail('it was told'))
+    server.on('tlsClientError', () => assert.fail('the server was notified'))
     const { error } = await refused(server, stranger)
     assert.match(codeOf(error) ?? '', /^UNABLE_TO_/)
   })

@@ -17,7 +17,7 @@ import {
   upgraded,
 } from '../tls-peers.js'
 
-describe('Connection.toTLS, called wrongly', () => {
+describe('Connection.toTLS with invalid arguments', () => {
   leaveNoFds()
 
   const wrong: [string, unknown, unknown, string][] = [
@@ -25,13 +25,13 @@ describe('Connection.toTLS, called wrongly', () => {
       (options) =>
         [`options ${String(options)}`, options, {}, 'ERR_INVALID_ARG_TYPE'] as [string, unknown, unknown, string],
     ),
-    ['a key that is none', { key: 'x', cert: 'y' }, {}, 'ERR_OSSL_'],
-    ['a version that is none', { minVersion: 'TLSv9' }, {}, 'ERR_TLS_INVALID_PROTOCOL_VERSION'],
-    ['ciphers that are none', { ciphers: 'no-such' }, {}, 'ERR_SSL_NO_CIPHER_MATCH'],
+    ['an invalid key', { key: 'x', cert: 'y' }, {}, 'ERR_OSSL_'],
+    ['an invalid version', { minVersion: 'TLSv9' }, {}, 'ERR_TLS_INVALID_PROTOCOL_VERSION'],
+    ['invalid ciphers', { ciphers: 'no-such' }, {}, 'ERR_SSL_NO_CIPHER_MATCH'],
     ['both kinds of ALPN', { ALPNProtocols: ['h2'], ALPNCallback() {} }, {}, 'ERR_TLS_ALPN_CALLBACK_WITH_PROTOCOLS'],
-    ['an ALPNCallback that is none', { ALPNCallback: 5 }, {}, 'ERR_INVALID_ARG_TYPE'],
-    ['an SNICallback that is none', { SNICallback: 5 }, {}, 'ERR_INVALID_ARG_TYPE'],
-    ['a pskCallback that is none', { pskCallback: 5 }, {}, 'ERR_INVALID_ARG_TYPE'],
+    ['an invalid ALPNCallback', { ALPNCallback: 5 }, {}, 'ERR_INVALID_ARG_TYPE'],
+    ['an invalid SNICallback', { SNICallback: 5 }, {}, 'ERR_INVALID_ARG_TYPE'],
+    ['an invalid pskCallback', { pskCallback: 5 }, {}, 'ERR_INVALID_ARG_TYPE'],
     ['enableTrace', { enableTrace: 'x' }, {}, 'ERR_INVALID_ARG_TYPE'],
     ['handshakeTimeout', { handshakeTimeout: 'x' }, {}, 'ERR_INVALID_ARG_TYPE'],
     ['upgradeOptions null', {}, null, 'ERR_INVALID_ARG_TYPE'],
@@ -43,7 +43,7 @@ describe('Connection.toTLS, called wrongly', () => {
     ['signal {}', {}, { signal: {} }, 'ERR_INVALID_ARG_TYPE'],
   ]
 
-  it('leaves the fd with the connection, whatever is wrong', async () => {
+  it('leaves the fd with the connection for every invalid argument', async () => {
     const { connection, client } = await plain()
     const { fd } = connection
     for (const [what, options, upgradeOptions, code] of wrong) {
@@ -58,7 +58,7 @@ describe('Connection.toTLS, called wrongly', () => {
     assert.equal((await accepted).encrypted, true)
   })
 
-  it('leaves the fd with the connection when a lent server is wrong', async () => {
+  it('leaves the fd with the connection when a borrowed server is invalid', async () => {
     const { connection } = await plain()
     const server = Object.assign(await serverToLend(), { ALPNCallback: 5 })
     await assert.rejects(connection.toTLS(server), { code: 'ERR_INVALID_ARG_TYPE' })
@@ -66,7 +66,7 @@ describe('Connection.toTLS, called wrongly', () => {
     connection.close()
   })
 
-  it('closes the fd when Node finds out later what is wrong with a lent server', async () => {
+  it('closes the fd when Node rejects a borrowed server later', async () => {
     const { a } = await certificates()
     const pair = await plain()
     const server = tls.createServer({ ...a, enableTrace: 'x' as never })
@@ -87,7 +87,7 @@ describe('Connection.toTLS, called wrongly', () => {
     })
   }
 
-  it('rejects the second time', async () => {
+  it('rejects a second call', async () => {
     const { connection, secure } = await secured(await localhost())
     await assert.rejects(connection.toTLS(await localhost()), { code: 'ERR_CONNECTION_CLAIMED' })
     assert.equal(secure.destroyed, false)

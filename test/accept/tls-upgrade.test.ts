@@ -11,14 +11,14 @@ import type { ListenOptions } from '../../src/index.js'
 import { certificates } from '../certificates.js'
 import { cleanUp, codeOf, listen, target, temporaryDirectory, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
-import { dialTLS, ended, heldBack, localhost, plain, refused, secured, upgraded } from '../tls-peers.js'
+import { dialTLS, ended, holdBackWrites, localhost, plain, refused, secured, upgraded } from '../tls-peers.js'
 
 const kinds: { name: string; options(): ListenOptions }[] = [
   { name: 'TCP', options: () => ({ host: '127.0.0.1' }) },
   { name: 'a unix path', options: () => ({ path: join(temporaryDirectory(), 'socket') }) },
 ]
 
-/** Who a certificate of `getPeerCertificate()` is for. */
+/** The subject name of the certificate in `getPeerCertificate()`. */
 const nameOf = (socket: tls.TLSSocket) => socket.getPeerCertificate().subject?.CN
 
 describe('Connection.toTLS', () => {
@@ -39,14 +39,14 @@ describe('Connection.toTLS', () => {
     })
   }
 
-  it('gives a socket that knows its addresses', async () => {
+  it('resolves with a socket that has its addresses', async () => {
     const { connection, secure, client } = await secured(await localhost())
     assert.equal(secure.remoteAddress, connection.remoteAddress)
     assert.equal(secure.remotePort, client.localPort)
     assert.equal(secure.localPort, client.remotePort)
   })
 
-  it('leaves no more listeners on the sockets than a tls.Server does', async () => {
+  it('leaves the same listeners on the sockets as a tls.Server', async () => {
     const listeners = (emitter: NodeJS.EventEmitter) =>
       emitter.eventNames().map((event) => [event, emitter.rawListeners(event).map(({ name }) => name)])
     const both = (secure: tls.TLSSocket) => [secure, (secure as unknown as { _parent: tls.TLSSocket })._parent]
@@ -63,9 +63,9 @@ describe('Connection.toTLS', () => {
     assert.deepEqual(both(secure).map(listeners), both(expected).map(listeners))
   })
 
-  it('keeps what the client sent together with its Finished', async () => {
+  it('keeps the bytes that the client sent together with its Finished', async () => {
     const { connection, client: socket } = await plain()
-    const { transport, release } = heldBack(socket)
+    const { transport, release } = holdBackWrites(socket)
     const client = await dialTLS({ socket: transport })
     const accepted = upgraded(connection, await localhost())
     await once(client, 'secureConnect')
@@ -73,13 +73,13 @@ describe('Connection.toTLS', () => {
     await once(client, 'finish')
     release()
     const secure = await accepted
-    // The stream must wait for its reader, also when both data and end are there long since.
+    // The stream must wait for its reader, even when data and end arrived long ago.
     for (let turn = 0; turn < 20; turn++) await nextTurn()
     assert.equal(await text(secure), 'at once')
   })
 
   describe('SNI', () => {
-    it('takes the context that SNICallback gives', async () => {
+    it('uses the context that SNICallback provides', async () => {
       const { a, b } = await certificates()
       const contexts: Record<string, tls.SecureContext> = {
         'a.test': tls.createSecureContext(a),
@@ -99,14 +99,14 @@ describe('Connection.toTLS', () => {
       }
     })
 
-    it('says false for a client that sends none', async () => {
+    it('sets `servername` to false for a client without SNI', async () => {
       const { secure } = await secured(await localhost(), { servername: '', checkServerIdentity: () => undefined })
       assert.equal(secure.servername, false)
     })
   })
 
   describe('ALPN', () => {
-    it("chooses by the server's order", async () => {
+    it("selects by the server's order", async () => {
       const { secure, client } = await secured(await localhost({ ALPNProtocols: ['h2', 'http/1.1'] }), {
         ALPNProtocols: ['http/1.1', 'h2'],
       })
@@ -114,13 +114,13 @@ describe('Connection.toTLS', () => {
       assert.equal(client.alpnProtocol, 'h2')
     })
 
-    it('chooses none for a client that offers none', async () => {
+    it('selects no protocol for a client that offers none', async () => {
       const { secure, client } = await secured(await localhost({ ALPNProtocols: ['h2'] }))
       assert.equal(secure.alpnProtocol, false)
       assert.equal(client.alpnProtocol, false)
     })
 
-    it('refuses a client with none that it knows, and tells it why', async () => {
+    it('rejects a client without a common protocol, and sends it an alert', async () => {
       const listener = await listen()
       const accepted = listener.accept()
       const client = await dialTLS({ ...target(listener), ALPNProtocols: ['spdy/3'] })
@@ -132,7 +132,7 @@ describe('Connection.toTLS', () => {
       assert.match(codeOf(told) ?? '', /^ERR_SSL_(TLSV1_ALERT|SSL\/TLS_ALERT)_NO_APPLICATION_PROTOCOL$/)
     })
 
-    it('asks ALPNCallback', async () => {
+    it('calls ALPNCallback', async () => {
       const asked: object[] = []
       const { secure } = await secured(
         await localhost({
@@ -152,14 +152,14 @@ describe('Connection.toTLS', () => {
     async function sessionFrom(options: tls.TlsOptions): Promise<Buffer> {
       const { secure, client } = await secured(options)
       if (secure.getProtocol() === 'TLSv1.2') return client.getSession() as Buffer
-      // The ticket comes after the handshake, and is read when data is.
+      // The ticket arrives after the handshake, and is read together with data.
       const session = once(client, 'session') as Promise<[Buffer]>
       client.resume()
       return (await session)[0]
     }
 
     for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
-      it(`works with ${maxVersion} tickets, for as long as the options are the same object`, async () => {
+      it(`works with ${maxVersion} tickets while the options are the same object`, async () => {
         const options = await localhost({ maxVersion })
         const session = await sessionFrom(options)
         const again = await secured(options, { session })
@@ -182,27 +182,27 @@ describe('Connection.toTLS', () => {
     const required = async () => localhost({ requestCert: true, ca: (await certificates()).ca.cert })
     const requested = async () => ({ ...(await required()), rejectUnauthorized: false })
 
-    it('authorizes a client that has one', async () => {
+    it('authorizes a client with a certificate', async () => {
       const { secure } = await secured(await required(), (await certificates()).client)
       assert.equal(secure.authorized, true)
       assert.equal(nameOf(secure), 'client')
     })
 
     for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
-      it(`refuses a ${maxVersion} client that has none`, async () => {
+      it(`rejects a ${maxVersion} client without a certificate`, async () => {
         const { error } = await refused(await required(), { maxVersion })
         assert.equal(codeOf(error), 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE')
       })
 
-      it(`refuses a ${maxVersion} client whose CA it does not know, and says why`, async () => {
+      it(`rejects a ${maxVersion} client with an unknown CA, and reports the reason`, async () => {
         const { stranger } = await certificates()
         const { error } = await refused(await required(), { ...stranger, maxVersion })
         assert.match(codeOf(error) ?? '', /^UNABLE_TO_/)
-        assert.match(error.message, /client's certificate was refused: UNABLE_TO_/)
+        assert.match(error.message, /client certificate was rejected: UNABLE_TO_/)
       })
     }
 
-    it('lets in unauthorized whoever has none or a wrong one, when it is requested but not required', async () => {
+    it('accepts a client with a missing or wrong certificate as unauthorized when it is not required', async () => {
       const without = await secured(await requested())
       assert.equal(without.secure.authorized, false)
       assert.equal(nameOf(without.secure), undefined)
@@ -213,7 +213,7 @@ describe('Connection.toTLS', () => {
     })
   })
 
-  it('asks pskCallback', async () => {
+  it('calls pskCallback', async () => {
     const psk = randomBytes(32)
     const asked: string[] = []
     const only = { ciphers: 'PSK+HIGH', maxVersion: 'TLSv1.2' } as const
@@ -225,20 +225,20 @@ describe('Connection.toTLS', () => {
           return psk
         },
       },
-      { ...only, pskCallback: () => ({ psk, identity: 'somebody' }), checkServerIdentity: () => undefined },
+      { ...only, pskCallback: () => ({ psk, identity: 'client' }), checkServerIdentity: () => undefined },
     )
     assert.match(secure.getCipher().name, /PSK/)
-    assert.deepEqual(asked, ['somebody'])
+    assert.deepEqual(asked, ['client'])
   })
 
-  it('reads inherited and frozen options, too', async () => {
+  it('reads inherited and frozen options', async () => {
     for (const options of [Object.create(await localhost()), Object.freeze(await localhost())]) {
       const { client } = await secured(options)
       assert.equal(nameOf(client), 'localhost')
     }
   })
 
-  it('sets noDelay and keepAlive as the options say', async () => {
+  it('sets noDelay and keepAlive from the options', async () => {
     const code = [
       'from socket import *',
       'options = (IPPROTO_TCP, TCP_NODELAY), (SOL_SOCKET, SO_KEEPALIVE), (IPPROTO_TCP, TCP_KEEPIDLE)',
@@ -261,7 +261,7 @@ describe('Connection.toTLS', () => {
     assert.deepEqual(second, [1, 1, 77])
   })
 
-  it('keeps its own side open after the client ended, with allowHalfOpen', async () => {
+  it("keeps its own side open after the client's half-close, with allowHalfOpen", async () => {
     const { secure, client } = await secured(await localhost({ allowHalfOpen: true }), {
       allowHalfOpen: true,
     } as tls.ConnectionOptions)
@@ -279,7 +279,7 @@ describe('Connection.toTLS', () => {
     assert.equal(await text(secure), 'waits')
   })
 
-  it('makes 50 handshakes in parallel under one signal', async () => {
+  it('performs 50 handshakes in parallel with one signal', async () => {
     const warnings: Error[] = []
     const warned = (warning: Error) => warnings.push(warning)
     process.on('warning', warned)
@@ -324,7 +324,7 @@ describe('Connection.toTLS', () => {
     await once(client, 'close')
   })
 
-  it('forgets the server it made when the options are gone', async () => {
+  it('releases its server when the options are garbage collected', async () => {
     const made = async () => {
       const listener = await listen()
       const accepted = listener.accept()
@@ -341,7 +341,7 @@ describe('Connection.toTLS', () => {
     })
   })
 
-  it('ignores signal and timeout once the handshake was made', async () => {
+  it('ignores signal and timeout once the handshake is complete', async () => {
     const controller = new AbortController()
     const listener = await listen()
     const accepted = listener.accept()

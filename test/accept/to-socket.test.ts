@@ -12,7 +12,7 @@ import { needsStrace } from '../needs.js'
 
 const host = '127.0.0.1'
 
-/** What the kernel has on the accepted socket, after `toSocket(given)` on a listener with `inherited`. */
+/** The kernel's options of the accepted socket after `toSocket(given)`, on a listener with the options `inherited`. */
 async function optionsAfter(given: ToSocketOptions, inherited: ListenOptions = {}) {
   const { connection } = await pair({ host, ...inherited })
   const { fd } = connection
@@ -23,7 +23,7 @@ async function optionsAfter(given: ToSocketOptions, inherited: ListenOptions = {
 describe('Connection.toSocket', () => {
   leaveNoFds()
 
-  it('gives a socket through which data flows both ways', async () => {
+  it('returns a socket that carries data in both directions', async () => {
     const { connection, client } = await pair()
     const socket = temporary(connection.toSocket())
     assert.ok(socket instanceof net.Socket)
@@ -33,14 +33,14 @@ describe('Connection.toSocket', () => {
     assert.equal(await text(client), sent)
   })
 
-  it('reads what the peer had sent before', async () => {
+  it('reads bytes that the peer sent earlier', async () => {
     const { connection, client } = await pair()
     client.end('early')
     await once(client, 'finish')
     assert.equal(await text(temporary(connection.toSocket())), 'early')
   })
 
-  it('knows both ends', async () => {
+  it('has the addresses of both ends', async () => {
     const { connection, client } = await pair()
     const socket = temporary(connection.toSocket())
     assert.equal(socket.remotePort, client.localPort)
@@ -55,14 +55,14 @@ describe('Connection.toSocket', () => {
     assert.equal(await text(client), 'through a path')
   })
 
-  it('ends with the peer unless told otherwise', async () => {
+  it('ends when the peer half-closes by default', async () => {
     const { connection, client } = await pair()
     temporary(connection.toSocket()).resume()
     client.end()
     await gone(client)
   })
 
-  it('stays writable after the end of the peer with allowHalfOpen', async () => {
+  it("stays writable after the peer's half-close with allowHalfOpen", async () => {
     const { connection, client } = await pair()
     const socket = temporary(connection.toSocket({ allowHalfOpen: true }))
     assert.equal(socket.allowHalfOpen, true)
@@ -83,19 +83,19 @@ describe('Connection.toSocket', () => {
     assert.deepEqual({ keepAlive, keepIdle }, { keepAlive: true, keepIdle: 7 })
   })
 
-  it('undoes what the listener had set', async () => {
+  it('overrides the options of the listener', async () => {
     const options = await optionsAfter({ noDelay: false, keepAlive: false }, { noDelay: true, keepAlive: true })
     assert.equal(options.noDelay, false)
     assert.equal(options.keepAlive, false)
   })
 
-  it('changes the delay alone where the listener has turned keepAlive on', async () => {
+  it('changes only the delay when the listener has enabled keepAlive', async () => {
     const inherited = { keepAlive: true, keepAliveInitialDelay: 5000 }
     const { keepAlive, keepIdle } = await optionsAfter({ keepAliveInitialDelay: 9000 }, inherited)
     assert.deepEqual({ keepAlive, keepIdle }, { keepAlive: true, keepIdle: 9 })
   })
 
-  it('finds the options of the listener on the accepted socket', async () => {
+  it('inherits the options of the listener on the accepted socket', async () => {
     const inherited = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 5000 }
     assert.deepEqual(await optionsAfter({}, inherited), { noDelay: true, keepAlive: true, keepIdle: 5 })
   })
@@ -115,7 +115,7 @@ describe('Connection.toSocket', () => {
     assert.deepEqual(optionsOf(accepted, calls.slice(accepting)), [])
   })
 
-  it('takes the highWaterMark of the options, or of the listener, or of Node', async () => {
+  it('uses the highWaterMark of the options, the listener or Node, in that order', async () => {
     const marks = async (given: ToSocketOptions, listening: ListenOptions = {}) => {
       const { connection } = await pair({ host, ...listening })
       const socket = temporary(connection.toSocket(given))
@@ -138,7 +138,7 @@ describe('Connection.toSocket', () => {
     await gone(client)
   })
 
-  it('destroys the socket, and closes its fd, when the signal was aborted before', async () => {
+  it('destroys the socket and closes its fd when the signal is already aborted', async () => {
     const { connection, client } = await pair()
     const { fd } = connection
     const socket = connection.toSocket({ signal: AbortSignal.abort('because') })

@@ -9,7 +9,7 @@ import { leaveNoFds } from '../leaks.js'
 import { lookedBefore } from '../looked-before.js'
 import { takeWarnings, untilCollected, type Warning } from '../warnings.js'
 
-// What the functions below make is unreachable when they have returned.
+// The objects that the functions below create are unreachable when the functions return.
 
 async function forgetConnection(listener: Listener) {
   const accepting = listener.accept()
@@ -35,7 +35,7 @@ describe('An unreachable Connection', () => {
   lookedBefore()
   leaveNoFds()
 
-  it('is closed, with a warning that says where it came from', async () => {
+  it('is closed with a warning that names its addresses', async () => {
     const warnings = takeWarnings()
     const listener = await listen({ host: '127.0.0.1' })
     const { fd, ref, client } = await forgetConnection(listener)
@@ -52,7 +52,7 @@ describe('An unreachable Connection', () => {
     assert.equal(warnings.length, 1)
   })
 
-  it('says so when it came from Connection.fromFd', async () => {
+  it('is reported as created by Connection.fromFd', async () => {
     const warnings = takeWarnings()
     const listener = await listen()
     await forgetClaimed(listener, (connection) => Connection.fromFd(connection.detach()).remotePort)
@@ -60,7 +60,7 @@ describe('An unreachable Connection', () => {
     assert.match((warnings[0] as Warning).message, /given to Connection\.fromFd\(\)/)
   })
 
-  it('gives a warning too when nobody looked at the result of asyncAccept', async () => {
+  it('causes a warning when the result of asyncAccept had no handler', async () => {
     const warnings = takeWarnings()
     const listener = await listen()
     listener.asyncAccept()
@@ -70,7 +70,7 @@ describe('An unreachable Connection', () => {
     assert.equal((warnings[0] as Warning).code, 'ASYNC_ACCEPT_UNCLAIMED_CONNECTION')
   })
 
-  it('waits for the end of a look ahead', async () => {
+  it('is not closed before a pending look-ahead ends', async () => {
     const warnings = takeWarnings()
     const listener = await listen({ host: '127.0.0.1' })
     const forgetLooking = async () => {
@@ -91,19 +91,19 @@ describe('An unreachable Connection', () => {
   const claims: Record<string, (connection: Connection) => unknown> = {
     'was closed': (connection) => connection.close(),
     'was reset': (connection) => connection.reset(),
-    'is a socket now': (connection) => void temporary(connection.toSocket()),
-    'was detached and taken by another': (connection) => {
+    'became a socket': (connection) => void temporary(connection.toSocket()),
+    'was detached and taken by another Connection': (connection) => {
       const other = Connection.fromFd(connection.detach())
       cleanUp(() => other.close())
     },
   }
   for (const [state, claim] of Object.entries(claims)) {
-    it(`gives no warning when it ${state}`, async () => {
+    it(`causes no warning when it ${state}`, async () => {
       const warnings = takeWarnings()
       const listener = await listen()
       const claimed = await forgetClaimed(listener, claim)
       await untilCollected(() => claimed.deref() === undefined)
-      // One that must give a warning, and gives it after what the other would have given.
+      // A connection that causes a warning, after any warning that the first one would cause.
       const { fd } = await forgetConnection(listener)
       await untilCollected(() => warnings.length > 0)
       assert.equal(warnings.length, 1)
@@ -111,13 +111,13 @@ describe('An unreachable Connection', () => {
     })
   }
 
-  it('does not close what its fd number belongs to since', async () => {
+  it('does not close a new fd with the same number', async () => {
     const warnings = takeWarnings()
     const listener = await listen()
     let number = -1
     let client: net.Socket | undefined
     const claimed = await forgetClaimed(listener, async (connection) => {
-      // It waits in the backlog, so that the next fd is that of its connection.
+      // The client waits in the backlog, so that the next fd is its connection.
       client = await connect(listener)
       number = connection.fd
       connection.close()
@@ -135,7 +135,7 @@ describe('An unreachable Connection', () => {
 describe('An unreachable Listener', () => {
   leaveNoFds()
 
-  it('is closed, with a warning that says where it listened', async () => {
+  it('is closed with a warning that names its address', async () => {
     const warnings = takeWarnings()
     const { fd, port } = await forgetListener()
     await untilCollected(() => flagsOf(fd) === undefined && warnings.length > 0)
@@ -148,7 +148,7 @@ describe('An unreachable Listener', () => {
     assert.equal(codeOf(error), 'ECONNREFUSED')
   })
 
-  it('gives no warning when it was closed or detached', async () => {
+  it('causes no warning when it was closed or detached', async () => {
     const warnings = takeWarnings()
     const forget = async () => {
       const closed = await Listener.listen({ host: '127.0.0.1' })
@@ -159,14 +159,14 @@ describe('An unreachable Listener', () => {
     }
     const forgotten = await forget()
     await untilCollected(() => forgotten.every((each) => each.deref() === undefined))
-    // One that must give a warning, and gives it after what the others would have given.
+    // A listener that causes a warning, after any warnings that the others would cause.
     const { fd } = await forgetListener()
     await untilCollected(() => warnings.length > 0)
     assert.ok(warnings[0]?.message.includes(`fd ${fd},`), warnings[0]?.message)
     assert.equal(warnings.length, 1)
   })
 
-  it('is not collected while a request is outstanding, and delivers', async () => {
+  it('is not collected while a request is outstanding, and delivers its result', async () => {
     takeWarnings()
     const delivered: unknown[] = []
     const ask = async () => {
@@ -178,7 +178,7 @@ describe('An unreachable Listener', () => {
       return { fd: listener.fd, port: (listener.address() as net.AddressInfo).port, ref: listener.asyncAccept() }
     }
     const { fd, port, ref } = await ask()
-    // Another one, without a request, is collected meanwhile.
+    // Meanwhile, another listener without a request is collected.
     const other = await forgetListener()
     await untilCollected(() => flagsOf(other.fd) === undefined)
     assert.notEqual(flagsOf(fd), undefined)
@@ -186,11 +186,11 @@ describe('An unreachable Listener', () => {
     await until(() => delivered.length === 1)
     assert.deepEqual(delivered, [ref])
     await gone(client)
-    // Now nothing is outstanding any more.
+    // No request is outstanding any more.
     await untilCollected(() => flagsOf(fd) === undefined)
   })
 
-  it('fulfils the promise that is all that is left of it', async () => {
+  it('fulfils its promise when only that is reachable', async () => {
     takeWarnings()
     const ask = async () => {
       const listener = await Listener.listen({ host: '127.0.0.1' })

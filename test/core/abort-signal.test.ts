@@ -8,7 +8,7 @@ import { lookedBefore } from '../looked-before.js'
 
 type Run = (event: { type: string }) => void
 
-/** A signal of another class, as a library for older browsers has it. */
+/** An AbortSignal of another class, as in polyfills for old browsers. */
 class OtherSignal {
   aborted = false
   reason: unknown
@@ -31,7 +31,7 @@ class OtherSignal {
 
 const asSignal = (signal: OtherSignal) => signal as unknown as AbortSignal
 
-/** Everything that takes a signal: starts it, and gives what its abort must bring about. */
+/** Every API that takes a signal: starts the operation, and returns a check that the abort has ended it. */
 const takers: Record<string, (signal: AbortSignal) => Promise<() => Promise<unknown>>> = {
   'Listener.accept': async (signal) => {
     const listener = await listen({ host: '127.0.0.1' })
@@ -84,12 +84,12 @@ async function accepted() {
 }
 
 for (const [name, take] of Object.entries(takers)) {
-  describe(`An AbortSignal of ${name}`, () => {
+  describe(`The signal of ${name}`, () => {
     leaveNoFds()
     lookedBefore()
     lookedBefore()
 
-    it('works behind a listener that stops the event', async () => {
+    it("aborts although an earlier 'abort' listener stops the event", async () => {
       const controller = new AbortController()
       controller.signal.addEventListener('abort', (event) => event.stopImmediatePropagation())
       const ended = await take(controller.signal)
@@ -97,7 +97,7 @@ for (const [name, take] of Object.entries(takers)) {
       await ended()
     })
 
-    it('may be of another class', async () => {
+    it('may be an instance of another class', async () => {
       const signal = new OtherSignal()
       const ended = await take(asSignal(signal))
       signal.abort('why')
@@ -105,18 +105,18 @@ for (const [name, take] of Object.entries(takers)) {
     })
   })
 
-  describe(`An AbortSignal of ${name} that throws`, () => {
+  describe(`The signal of ${name} whose addEventListener throws`, () => {
     leaveNoFds()
     lookedBefore()
     lookedBefore()
 
-    it('is refused with its error, and nothing is left open', async () => {
+    it('passes its error to the caller, and no fd stays open', async () => {
       const signal = new OtherSignal()
       const failure = new Error('from addEventListener')
       signal.addEventListener = () => {
         throw failure
       }
-      // Those that throw, rather than reject, do it within.
+      // APIs that throw synchronously do so inside the async function.
       await assert.rejects(
         async () => (await take(asSignal(signal)))(),
         (error: Error) => {
@@ -133,7 +133,7 @@ describe('An AbortSignal', () => {
   leaveNoFds()
   lookedBefore()
 
-  it('whose removeEventListener throws loses no connection', async () => {
+  it('loses no connection when its removeEventListener throws', async () => {
     const captured = captureExceptions()
     const listener = await listen({ host: '127.0.0.1' })
     const signal = new OtherSignal()
@@ -145,7 +145,7 @@ describe('An AbortSignal', () => {
     await until(() => captured.length === 1)
   })
 
-  it('whose reason throws still aborts', async () => {
+  it('aborts when its reason getter throws', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const signal = new OtherSignal()
     const asked = listener.accept({ signal: asSignal(signal) })
@@ -160,7 +160,7 @@ describe('An AbortSignal', () => {
     await assert.rejects(asked, { code: 'ABORT_ERR', cause: failure })
   })
 
-  it('ends all that wait for it, also when one of them fails at that', async () => {
+  it('ends every operation that uses the signal, even when ending one of them throws', async () => {
     const captured = captureExceptions()
     const controller = new AbortController()
     const { signal } = controller

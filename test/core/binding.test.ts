@@ -7,20 +7,20 @@ import { cleanUp, runNode, temporaryDirectory } from '../helpers.js'
 import { needsStrace } from '../needs.js'
 
 describe('The raw binding', () => {
-  // A new seed each time, and some that always are the same.
+  // A new seed in each run, and two fixed seeds.
   for (const seed of [1, 2, Math.floor(Math.random() * 2 ** 32)]) {
-    it(`survives hundreds of wrong calls (seed ${seed})`, async () => {
+    it(`survives hundreds of invalid calls (seed ${seed})`, async () => {
       const { code, signal, stdout, stderr } = await runNode('wrong-calls.mjs', [String(seed)])
       assert.deepEqual({ code, signal }, { code: 0, signal: null }, `seed ${seed}\n${stderr}`)
       const { calls, thrown, uncaught, delivered } = JSON.parse(stdout)
       assert.ok(calls > 500, `${calls} calls`)
       assert.ok(thrown > 100, `${thrown} of them refused`)
       assert.ok(delivered >= 15, `${delivered} deliveries`)
-      assert.equal(uncaught, 3, 'what the callback throws is uncaught, each time')
+      assert.equal(uncaught, 3, 'each exception of the callback is uncaught')
     })
   }
 
-  it('watches no fd any more that a listener has taken, and will close', () => {
+  it('stops watching an fd when a listener takes ownership', () => {
     const { AF_UNIX, SOCK_STREAM } = binding.constants as { AF_UNIX: number; SOCK_STREAM: number }
     const fd = binding.socket(AF_UNIX, SOCK_STREAM)
     binding.bindPath(fd, `\0${temporaryDirectory()}`)
@@ -32,7 +32,7 @@ describe('The raw binding', () => {
     assert.equal(binding.unwatch(fd), -constants.errno.ENOENT)
   })
 
-  it('takes no address with something behind a NUL', () => {
+  it('rejects an address with a NUL byte', () => {
     const { AF_INET, SOCK_STREAM } = binding.constants as { AF_INET: number; SOCK_STREAM: number }
     const fd = binding.socket(AF_INET, SOCK_STREAM)
     cleanUp(() => binding.close(fd))
@@ -44,10 +44,10 @@ describe('The raw binding', () => {
     assert.equal(bind('127.0.0.1'), 0)
   })
 
-  it('closes only what is open when the process ends with listeners open', async function () {
+  it('closes only open fds when the process exits with open listeners', async function () {
     needsStrace(this)
     const trace = join(temporaryDirectory(), 'trace')
-    // Whoever reads freed memory then reads nonsense: as an fd, one that is not open.
+    // With MALLOC_PERTURB_, an fd that is read from freed memory is a number that is not open.
     const command = ['env', 'MALLOC_PERTURB_=90', 'strace', '-f', '-qq', '-e', 'trace=close', '-o', trace]
     const { code, stderr } = await runNode('left-open.mjs', [], command)
     assert.equal(code, 0, stderr)

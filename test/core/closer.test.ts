@@ -4,9 +4,9 @@ import { runNode } from '../helpers.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
-describe('A close(2) that waits', () => {
-  // A minute long after it, closes of other unix sockets are not waited for. Tests at the fd limit would notice.
-  it('does not stop the event loop: test/core/closer.apart.ts, in a process of its own', async function () {
+describe('A close(2) that blocks', () => {
+  // For a minute after a slow close(2), the addon closes unix sockets in the background. Fd limit tests would fail.
+  it('does not block the event loop (test/core/closer.apart.ts, in a separate process)', async function () {
     this.timeout(240_000)
     const files = [
       `${root}node_modules/mocha/bin/mocha.js`,

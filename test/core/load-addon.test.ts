@@ -6,7 +6,7 @@ import { temporaryDirectory } from '../helpers.js'
 
 const prebuilt = `prebuilds/linux-${process.arch}/async-accept.node`
 
-/** What the import of a copy of the package fails with, in a Node that gets `options`. `binary` is what it finds. */
+/** Imports a copy of the package, with the addon `binary`, in a Node with `options`; returns the error. */
 function failure({ binary, options = [], lacks }: { binary?: Buffer; options?: string[]; lacks?: string }) {
   const root = temporaryDirectory()
   for (const each of ['dist', 'package.json', 'node_modules/node-gyp-build']) {
@@ -24,7 +24,7 @@ function failure({ binary, options = [], lacks }: { binary?: Buffer; options?: s
 }
 
 describe('Loading the addon', () => {
-  it('says for which machine there is no binary, where it was looked for, and what to do', () => {
+  it('names the platform without a binary, the searched paths and the remedy', () => {
     const { root, code, message, cause } = failure({})
     assert.equal(code, 'ERR_ADDON_LOAD')
     assert.match(message, new RegExp(`linux-${process.arch} with glibc [\\d.]+, Node ${process.version}`))
@@ -34,7 +34,7 @@ describe('Loading the addon', () => {
     assert.match(cause ?? '', /No native build was found/)
   })
 
-  it('says which file does not fit this machine, and why', () => {
+  it('names the file that does not fit this machine, and the reason', () => {
     const { root, code, message, cause } = failure({ binary: Buffer.from('for another machine') })
     assert.equal(code, 'ERR_ADDON_LOAD')
     assert.ok(message.includes(`${root}/${prebuilt} does not fit linux-${process.arch}`), message)
@@ -43,21 +43,21 @@ describe('Loading the addon', () => {
     assert.equal(cause, 'ERR_DLOPEN_FAILED')
   })
 
-  it('says when what finds the binary is not there itself', () => {
+  it('reports that node-gyp-build is missing', () => {
     const { code, message, cause } = failure({ lacks: 'node_modules/node-gyp-build' })
     assert.equal(code, 'ERR_ADDON_LOAD')
     assert.match(message, /Cannot find module 'node-gyp-build'$/)
     assert.equal(cause, 'MODULE_NOT_FOUND')
   })
 
-  it('says when Node was told to load no addons', () => {
+  it('reports that Node runs with --no-addons', () => {
     const { code, message, cause } = failure({ binary: Buffer.from('any'), options: ['--no-addons'] })
     assert.equal(code, 'ERR_ADDON_LOAD')
     assert.match(message, /--no-addons/)
     assert.equal(cause, 'ERR_DLOPEN_DISABLED')
   })
 
-  it('wants Linux, and looks for no binary elsewhere', () => {
+  it('fails on other platforms than Linux without a search for a binary', () => {
     const elsewhere = 'Object.defineProperty(process, "platform", { value: "darwin" })'
     const { code, message, cause } = failure({ options: ['--import', `data:text/javascript,${elsewhere}`] })
     assert.equal(code, 'ERR_UNSUPPORTED_PLATFORM')

@@ -6,14 +6,15 @@ import { cleanUp } from '../helpers.js'
 
 const program = fileURLToPath(new URL('../fixtures/stranger.py', import.meta.url))
 
-/** How the fds come: in a message of an FdChannel, in a malformed one, or with a PROXY header. */
+/** How the fds arrive: in an FdChannel message, in a malformed message, or with a PROXY header. */
 export type Kind = 'message' | 'malformed' | 'bare'
 
 /**
- * A process that connects to `path` and sends fds whose close(2) waits for so many seconds. Resolves when it has closed its
- * own copies, with the inodes of the sockets. When the current test ends, so does the process, and close(2) no longer waits.
+ * Starts an untrusted process that connects to `path` and sends `count` sockets whose close(2) blocks for `seconds`.
+ * Resolves with the inodes of the sockets when the process has closed its own copies. The process ends with the current
+ * test, and close(2) then no longer blocks.
  */
-export async function stranger(path: string, seconds: number, count: number, kind: Kind): Promise<number[]> {
+export async function startUntrustedPeer(path: string, seconds: number, count: number, kind: Kind): Promise<number[]> {
   const args = [program, path.replace('\0', '@'), String(seconds), String(count), kind]
   const child = spawn('python3', args, { stdio: ['pipe', 'pipe', 'inherit'] })
   cleanUp(async () => {
@@ -24,8 +25,8 @@ export async function stranger(path: string, seconds: number, count: number, kin
   return JSON.parse(String(line))
 }
 
-/** Which of the sockets are not closed, or are being closed: only a socket without a file has no inode in proc(5). */
-export function open(inodes: readonly number[]): number[] {
+/** Returns the sockets that are open or being closed: only a socket without a file has no inode in proc(5). */
+export function stillOpen(inodes: readonly number[]): number[] {
   const all = readFileSync('/proc/net/tcp', 'utf8')
     .split('\n')
     .map((line) => Number(line.trim().split(/\s+/)[9]))

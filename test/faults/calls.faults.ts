@@ -7,7 +7,7 @@ import { fdScenarios, withServiceManager } from './fd-scenarios.js'
 import { listenerScenarios } from './listener-scenarios.js'
 import { attempt, attemptEach, type Scenario } from './runs.js'
 
-// Beyond so many calls of a name in one scenario the next one meets nothing new.
+// After this many calls of one name in a scenario, further calls cover nothing new.
 const most = 24
 
 function faultsOf(scenario: Scenario, usual: Record<string, number>): Fault[] {
@@ -18,16 +18,16 @@ function faultsOf(scenario: Scenario, usual: Record<string, number>): Fault[] {
   })
 }
 
-describe('When a system call fails, with each of its errnos, at each call', () => {
+describe('When each system call fails with each of its errnos', () => {
   lookedBefore()
   withServiceManager()
 
-  // An epoll instance is there once for all, and threads end a while after they were needed: environment.faults.ts. fstat
-  // is called when statx has failed.
+  // The epoll instance is created only once, and threads end some time after their last use: environment.faults.ts
+  // covers both. fstat is called only after statx has failed.
   const reached = new Set(['epoll_create1', 'fstat', 'uv_thread_create'])
 
   for (const scenario of [...listenerScenarios, ...fdScenarios]) {
-    it(`nothing is lost of ${scenario.name}`, async function () {
+    it(`${scenario.name}: nothing is lost`, async function () {
       this.timeout(600_000)
       const usual = await attempt(scenario)
       for (const [call, times] of Object.entries(usual)) if (times > 0) reached.add(call)
@@ -35,13 +35,13 @@ describe('When a system call fails, with each of its errnos, at each call', () =
     })
   }
 
-  it('the addon of a release has nothing of this', () => {
+  it('the released addon contains no fault injection', () => {
     const has = (directory: string) => readFileSync(`${directory}/build/Release/async_accept.node`).includes('__wrap_')
     assert.equal(has(process.env.ASYNC_ACCEPT_PREBUILD as string), true)
     assert.equal(has('.'), false)
   })
 
-  it('no call of sys.cc is left out', () => {
+  it('every call of sys.cc is tested', () => {
     const sources = ['sys.cc', 'sys_fstat.cc'].map((name) => new URL(`../../native/${name}`, import.meta.url))
     const source = sources.map((url) => readFileSync(url, 'utf8')).join('')
     const made = [...source.matchAll(/[\s(]::(?:syscall\(SYS_)?(\w+?)(?:64)?\b/g)].map(([, call]) => call as string)
@@ -50,12 +50,12 @@ describe('When a system call fails, with each of its errnos, at each call', () =
     assert.deepEqual(
       [...new Set(names)].filter((call) => !(call in calls)),
       [],
-      'a call without a row in errnos.ts',
+      'calls without a row in errnos.ts',
     )
     assert.deepEqual(
       Object.keys(calls).filter((call) => !reached.has(call)),
       [],
-      'a call that no scenario makes, or that binding.gyp does not wrap',
+      'calls that no scenario makes, or that binding.gyp does not wrap',
     )
   })
 })

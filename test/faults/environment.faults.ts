@@ -6,13 +6,13 @@ import { calls } from './errnos.js'
 import { allocation, type Fault, plan } from './faults.js'
 import { attempt, attemptEach, blame, type Scenario } from './runs.js'
 
-/** A thread to its end. While it ends, `last` fails. */
+/** Runs a thread from start to end. Calls `last` before the end of the thread. */
 const environment = (name: string, last?: () => void): Scenario => ({
   name,
   instead: { [allocation]: ['ERR_ADDON_LOAD'] },
   async run() {
     const worker = new Worker(new URL('environment.mjs', import.meta.url))
-    // A thread that has failed may end before it is told to.
+    // A thread in which a call failed may end before it is terminated.
     const exited = once(worker, 'exit')
     cleanUp(() => worker.terminate())
     const [{ failures, message, stack }] = await once(worker, 'message')
@@ -24,9 +24,9 @@ const environment = (name: string, last?: () => void): Scenario => ({
   },
 })
 
-describe('A thread of which something fails', () => {
+describe('A thread', () => {
   for (const call of ['epoll_create1', 'uv_poll_init', 'uv_poll_start', 'uv_thread_create', allocation]) {
-    it(`begins and ends whatever ${call} says`, async function () {
+    it(`starts and ends with every error of ${call}`, async function () {
       this.timeout(600_000)
       const scenario = environment(`a thread`)
       const usual = await attempt(scenario)
@@ -39,7 +39,7 @@ describe('A thread of which something fails', () => {
   }
 
   for (const call of ['close', 'statx', 'epoll_ctl', 'uv_thread_create', allocation]) {
-    it(`leaves nothing open when ${call} fails while it ends`, async function () {
+    it(`leaves no fd open when ${call} fails while it ends`, async function () {
       this.timeout(600_000)
       const errnos = call === allocation ? ['ENOMEM'] : (calls[call]?.errnos.split(' ') ?? [])
       for (const errno of errnos)

@@ -1,4 +1,4 @@
-// A thread that uses a little of everything, says what came of it, and waits for its end.
+// A thread that uses most of the package, posts the outcome, and waits until it is terminated.
 import { once } from 'node:events'
 import { openSync } from 'node:fs'
 import net from 'node:net'
@@ -6,7 +6,7 @@ import { parentPort } from 'node:worker_threads'
 
 const failures = []
 
-/** What one fault makes fail succeeds when it is tried again. */
+/** Retries once: an operation that fails because of one fault succeeds the second time. */
 async function twice(run) {
   try {
     return await run()
@@ -16,7 +16,7 @@ async function twice(run) {
   }
 }
 
-/** Somebody who comes again when they are sent away. */
+/** A client that reconnects when its connection closes. */
 function connect(port) {
   const client = net.connect(port, '127.0.0.1', () => client.write('hello'))
   client.on('error', () => {})
@@ -26,11 +26,11 @@ function connect(port) {
 try {
   const { FdChannel, Listener } = await import('async-accept')
   const listener = await twice(() => Listener.listen({ host: '127.0.0.1' }))
-  // What an environment notes of its fds needs memory for every 64 of them: that of a connection, too.
+  // The addon allocates memory for every 64 fds that the environment owns. The next fds need a new allocation.
   while (openSync('/dev/null', 'r') < 63);
   connect(listener.address().port)
   const connection = await twice(() => listener.accept())
-  if (String(await twice(() => connection.peek(5))) !== 'hello') throw new Error('it is not what was sent')
+  if (String(await twice(() => connection.peek(5))) !== 'hello') throw new Error('peek() returned other bytes')
   const { channel, fd } = await twice(() => FdChannel.pair())
   const other = FdChannel.fromFd(fd)
   await twice(() => channel.send('hello', [listener.fd]))
@@ -38,7 +38,7 @@ try {
   if (value.fds.length !== 1) throw new Error('an fd is lost')
   connection.toSocket()
   connect(listener.address().port)
-  // All that must end with the thread.
+  // All of these must end with the thread.
   const left = [await twice(() => listener.accept()), value, channel, other]
   left[0].peek(100).catch(() => {})
   listener.accept().catch(() => {})

@@ -1,25 +1,25 @@
 interface Row {
-  /** Of section 2; none for a call of libuv. */
+  /** The man page, in section 2; undefined for a call of libuv. */
   page?: string
   errnos: string
-  /** What an error says that it was, where that is not the call itself. */
+  /** The `syscall` of the error, if it is not the call itself. */
   within?: string[]
-  /** Codes of errors that may come of it instead. */
+  /** Other error codes that the errno may cause. */
   instead?: string[]
 }
 
-/** The calls that the addon makes, and what their man pages say that they fail with. */
+/** The calls that the addon makes, and the errnos in their man pages. */
 export const calls: Record<string, Row> = {
-  // With the network errors of "Error handling", and those that "various Linux kernels can return".
+  // With the network errors in the section "Error handling", and those that "various Linux kernels can return".
   accept4: {
     page: 'accept',
     errnos:
       'EAGAIN EBADF ECONNABORTED EFAULT EINTR EINVAL EMFILE ENFILE ENOBUFS ENOMEM ENOTSOCK EOPNOTSUPP EPERM EPROTO ' +
       'ENOSR ESOCKTNOSUPPORT EPROTONOSUPPORT ETIMEDOUT ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH ENETUNREACH',
-    // As net.Server calls it.
+    // The name that net.Server reports.
     within: ['accept4', 'accept'],
   },
-  // Where the program in memory cannot be executed, there is one in a file.
+  // If the program in memory cannot be executed, the addon uses one in a file.
   access: { page: 'access', errnos: 'EACCES ELOOP ENAMETOOLONG ENOENT ENOTDIR EROFS EFAULT EINVAL EIO' },
   bind: {
     page: 'bind',
@@ -37,7 +37,7 @@ export const calls: Record<string, Row> = {
   epoll_ctl: {
     page: 'epoll_ctl',
     errnos: 'EBADF EEXIST EINVAL ELOOP ENOENT ENOMEM ENOSPC EPERM',
-    // What could not be taken out is still there the next time.
+    // An fd that could not be removed is still registered the next time.
     instead: ['EEXIST'],
   },
   epoll_wait: { page: 'epoll_wait', errnos: 'EBADF EFAULT EINTR EINVAL' },
@@ -51,7 +51,7 @@ export const calls: Record<string, Row> = {
     page: 'getpeername',
     errnos: 'EBADF EFAULT EINVAL ENOBUFS ENOTCONN ENOTSOCK',
     within: ['statx'],
-    // Whatever has no peer is not connected.
+    // A socket without a peer is reported as not connected.
     instead: ['ENOTCONN'],
   },
   getsockname: { page: 'getsockname', errnos: 'EBADF EFAULT EINVAL ENOBUFS ENOTSOCK' },
@@ -80,7 +80,7 @@ export const calls: Record<string, Row> = {
   recvmsg: {
     page: 'recvmsg',
     errnos: 'EAGAIN EBADF ECONNREFUSED EFAULT EINTR EINVAL ENOMEM ENOTCONN ENOTSOCK',
-    // A PROXY header is received with the fds that came with it.
+    // A PROXY header is received together with the fds that were sent with it.
     within: ['recvmsg', 'recv'],
   },
   send: {
@@ -106,17 +106,17 @@ export const calls: Record<string, Row> = {
   statx: {
     page: 'statx',
     errnos: 'EACCES EBADF EFAULT EINVAL ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR',
-    // bind notes which file it has made.
+    // bind records the identity of the file that it has created.
     within: ['statx', 'sock_diag', 'bind'],
   },
-  // The path stays, with a warning.
+  // On failure the path stays, with a warning.
   unlink: {
     page: 'unlink',
     errnos: 'EACCES EBUSY EFAULT EIO EISDIR ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EPERM EROFS',
   },
-  // The close that wanted the thread is made without it.
+  // Without a thread, the caller closes the fd itself.
   uv_thread_create: { errnos: 'EAGAIN' },
-  // They pass on what epoll_ctl(2) says, and EEXIST where another handle of the loop has the fd.
+  // libuv passes on the errors of epoll_ctl(2), and returns EEXIST if another handle of the loop has the fd.
   uv_poll_init: {
     errnos: 'EEXIST EBADF ENOMEM ENOSPC EPERM',
     within: ['poll', 'epoll_ctl'],

@@ -3,31 +3,31 @@ import { getSystemErrorMap } from 'node:util'
 import { type Binding, binding } from '../../src/core/binding.js'
 
 interface Faults {
-  /** From the `first`th on, so many calls of that name fail; negative: all of them. Counts anew. */
+  /** Makes `times` calls of that name fail, from the `first`th on; all if `times` is negative. Resets the counters. */
   plan(call: string, first: number, times: number, errno: number): void
-  /** Nothing fails, and counting begins anew. */
+  /** Makes no call fail, and resets the counters. */
   clear(): void
-  /** How many calls of each name there were. */
+  /** Returns the number of calls of each name. */
   made(): Record<string, number>
-  /** How many failed. */
+  /** Returns the number of calls that failed. */
   failed(): number
 }
 
 const found = (binding as Binding & { faults?: Faults }).faults
-if (found === undefined) throw new Error('this addon has no faults: npm run test:faults')
+if (found === undefined) throw new Error('this addon has no fault injection: use npm run test:faults')
 export const faults = found
 
-/** The addon's own allocations, as if they were a call. */
+/** The addon's own memory allocations, treated as a system call. */
 export const allocation = 'operator new'
 
 export interface Fault {
   call: string
   errno: string
-  /** Which of the calls of that name, from 1 on. */
+  /** The number of the call, among those of that name, from 1 on. */
   number: number
 }
 
-// The C library knows it, and neither libuv nor Node does.
+// The C library has ENOPKG; libuv and Node do not.
 const numbers: Record<string, number> = { ENOPKG: 65, ...constants.errno }
 for (const [errno, [name]] of getSystemErrorMap()) numbers[name] = -errno
 

@@ -16,7 +16,7 @@ import { countLooks } from '../looked-before.js'
 import { faults } from './faults.js'
 import { type Scenario, takenBy } from './runs.js'
 
-/** As `pair`, but that nothing is asked before the client is there: a request that fails is seen at once. */
+/** Like `pair`, but requests only after the client is connected, so that a failed request is seen at once. */
 async function accepted() {
   const listener = await listen({ host: '127.0.0.1' })
   const client = await connect(listener)
@@ -26,7 +26,7 @@ async function accepted() {
 }
 
 const claimed: Scenario = {
-  name: 'a connection and its ends',
+  name: 'the ways out of a connection',
   async run() {
     const { connection, client } = await accepted()
     assert.equal(connection.localPort, client.remotePort)
@@ -46,7 +46,7 @@ const claimed: Scenario = {
 }
 
 const lookedAt: Scenario = {
-  name: 'a look ahead',
+  name: 'a look-ahead',
   impossible: { recv: ['EAGAIN'] },
   async run() {
     const { connection, client } = await accepted()
@@ -62,9 +62,9 @@ const lookedAt: Scenario = {
   },
 }
 
-/** A look that sees a part first, where `host` or a path says of what kind the socket is. */
+/** A look-ahead that first sees only a part, over a socket of the given kind. */
 const lookedAtTwice = (kind: 'TCP' | 'unix'): Scenario => ({
-  name: `a look ahead at two pieces over ${kind}`,
+  name: `a look-ahead at two segments over ${kind}`,
   impossible: { recv: ['EAGAIN'] },
   instead: { setsockopt: ['ERR_PEEK_BUFFER'] },
   async run() {
@@ -90,7 +90,7 @@ const lookedAtTwice = (kind: 'TCP' | 'unix'): Scenario => ({
 
 const { SOL_SOCKET, SO_RCVBUF } = binding.constants as Record<'SOL_SOCKET' | 'SO_RCVBUF', number>
 
-// What a channel cannot receive ends it, for its peer, too.
+// A failed receive closes the channel, also for its peer.
 const broken = { recvmsg: ['EPIPE', 'ERR_CHANNEL_CLOSED', 'ERR_CHANNEL_MESSAGE'] }
 
 const channel = (type: SocketType): Scenario => ({
@@ -103,7 +103,7 @@ const channel = (type: SocketType): Scenario => ({
     temporaryFd(fd)
     const peer = temporaryChannel(FdChannel.fromFd(fd))
     const file = temporaryFd(openSync('/dev/null', 'r'))
-    // One that waits already, and one that comes when both messages are there.
+    // One receive that is already pending, and one that starts when both messages have arrived.
     const first = next(peer)
     first.catch(() => {})
     await channel.send('one', [file, file])
@@ -132,7 +132,7 @@ const toPath: Scenario = {
   },
 }
 
-/** A service manager that reads, and closes the fds that it gets: Python, of which no call is ours. */
+/** A service manager that receives messages and closes their fds. In Python, so that no fault affects it. */
 const manager = `
 import os, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -145,7 +145,7 @@ while True:
 
 let child: ReturnType<typeof spawn>
 
-/** Again when the manager has read something, if it was behind. */
+/** Retries when the manager has received something, if its queue was full. */
 async function patiently(run: () => unknown): Promise<unknown> {
   for (;;) {
     try {
@@ -187,7 +187,7 @@ export function withServiceManager(): void {
 
 const activated: Scenario = {
   name: 'an environment',
-  // Without a pidfd the pid decides, and the fds of which it speaks were not passed.
+  // Without a pidfd LISTEN_PID decides, and the announced fds were not passed.
   instead: { pidfd_open: ['ERR_ACTIVATION'], statx: ['ERR_ACTIVATION'] },
   async run() {
     const env = { LISTEN_PID: `${process.pid}`, LISTEN_PIDFDID: '1', LISTEN_FDS: '1' }
@@ -197,7 +197,7 @@ const activated: Scenario = {
 }
 
 const withChild: Scenario = {
-  name: 'a child that has our listeners',
+  name: 'a child with inherited listeners',
   async run() {
     const web = await listen({ host: '127.0.0.1' })
     const started = spawnActivated('/bin/sh', ['-c', 'test $LISTEN_PID = $$'], { web }, { stdio: 'ignore' })

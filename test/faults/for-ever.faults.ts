@@ -16,7 +16,7 @@ const sets = {
 }
 const namesOf = (set: keyof typeof sets) => sets[set].split(' ')
 
-describe('When accept4 fails for ever', () => {
+describe('When every accept4 fails', () => {
   leaveNoFds()
   afterEach(() => faults.clear())
 
@@ -25,7 +25,7 @@ describe('When accept4 fails for ever', () => {
     const pauses: CapacityPause[] = []
     listener.on('capacityPause', (pause) => pauses.push(pause))
     const requests = [listener.accept(), listener.accept()]
-    for (const request of requests) request.catch(() => {}) // it is looked at later
+    for (const request of requests) request.catch(() => {}) // handled later
     plan({ call: 'accept4', errno, number: 1 }, -1)
     const clients = [await connect(listener), await connect(listener)]
     return { listener, pauses, requests, clients }
@@ -42,11 +42,11 @@ describe('When accept4 fails for ever', () => {
   ] as const) {
     for (const errno of namesOf(set)) {
       for (const onFdLimit of ['hold', 'reset'] as const) {
-        it(`tries rarely at ${errno}, and loses no request (${onFdLimit})`, async () => {
+        it(`retries rarely on ${errno}, and keeps every request (${onFdLimit})`, async () => {
           const { listener, pauses, requests } = await failing(errno, onFdLimit)
           await Promise.race([until(() => pauses.length >= 3), ...requests])
           const { accept4 } = faults.made()
-          // One more where a spare fd is tried.
+          // One more call per pause for the spare fd.
           assert.ok((accept4 as number) <= pauses.length * (most + 1), `${accept4} calls, ${pauses.length} pauses`)
           assert.equal(listener.pending, 2)
           await allServed(requests)
@@ -56,7 +56,7 @@ describe('When accept4 fails for ever', () => {
   }
 
   for (const errno of namesOf('fatal')) {
-    it(`says ${errno} to every request, and waits for the next one`, async () => {
+    it(`rejects every request with ${errno}, and waits for the next one`, async () => {
       const { listener, requests } = await failing(errno)
       for (const request of requests) assert.equal(await request.catch(codeOf), errno)
       for (let turn = 0; turn < 100; turn++) await nextTurn()
@@ -66,7 +66,7 @@ describe('When accept4 fails for ever', () => {
     })
   }
 
-  it('tries once for each event at EAGAIN', async () => {
+  it('tries once per event on EAGAIN', async () => {
     const { requests } = await failing('EAGAIN')
     const before = faults.made().accept4 as number
     const turns = 100
@@ -75,7 +75,7 @@ describe('When accept4 fails for ever', () => {
     await allServed(requests)
   })
 
-  it('no errno of it is left out', () => {
+  it('every errno of accept4 is tested', () => {
     const all = ['EAGAIN', ...namesOf('retry'), ...namesOf('capacity'), ...namesOf('fatal')]
     assert.deepEqual(calls.accept4?.errnos.split(' ').sort(), all.sort())
   })

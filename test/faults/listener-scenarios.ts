@@ -19,16 +19,16 @@ const ways: ((listener: Listener) => Promise<Connection>)[] = [
   async (listener) => (await listener[Symbol.asyncIterator]().next()).value,
 ]
 
-/** Each client gets one connection. A request may fail because of the fault, and that costs no client. */
+/** Asserts that each client gets one connection. A fault may make a request fail, but does not lose a client. */
 async function serveAll(listener: Listener, count: number): Promise<void> {
   const clients: net.Socket[] = []
   const connectAll = async () => {
     while (clients.length < count) clients.push(await connect(listener))
   }
   const served: (number | undefined)[] = []
-  // Whatever fails does so in the first round: it makes the requests before the clients come.
+  // Requests fail in the first round: it makes them before the clients connect.
   for (let round = 1; served.length < count; round++) {
-    assert.ok(round <= 2, 'one fault has failed requests twice')
+    assert.ok(round <= 2, 'one fault made requests fail twice')
     const missing = count - served.length
     const outcomes = Promise.allSettled(ways.slice(0, missing).map((ask) => ask(listener)))
     await connectAll()
@@ -39,10 +39,10 @@ async function serveAll(listener: Listener, count: number): Promise<void> {
         outcome.value.close()
       }
     }
-    // What fails for ever does so until here.
+    // A permanent fault lasts until here.
     if (served.length < count) faults.clear()
   }
-  // Of a unix socket no client has a name.
+  // The clients of a unix socket have no names.
   const names = clients.map(({ localPort }) => localPort)
   assert.deepEqual(served.sort(), names.sort())
   for (const client of clients) await gone(client)
@@ -52,7 +52,7 @@ async function serveAll(listener: Listener, count: number): Promise<void> {
 const path = (): ListenOptions => ({ path: join(temporaryDirectory(), 'socket') })
 
 const overTcp: Scenario = {
-  name: 'clients over TCP',
+  name: 'TCP clients',
   async run() {
     const listener = await listen({ host: '127.0.0.1', noDelay: true, keepAlive: true })
     await serveAll(listener, ways.length)
@@ -62,8 +62,8 @@ const overTcp: Scenario = {
 }
 
 const overIpv6: Scenario = {
-  name: 'clients of every address',
-  // As of a host without IPv6.
+  name: 'clients of all address families',
+  // As on a host without IPv6.
   instead: { socket: ['EAFNOSUPPORT'] },
   async run() {
     await serveAll(await listen(), 2)
@@ -71,8 +71,8 @@ const overIpv6: Scenario = {
 }
 
 const atPath: Scenario = {
-  name: 'clients of a path',
-  // Where nobody can find out that nobody listens there, somebody may.
+  name: 'unix socket clients',
+  // If the addon cannot find out whether the existing socket has a listener, it assumes that it has.
   instead: { connect: ['EADDRINUSE'], socket: ['EADDRINUSE'], [allocation]: ['EADDRINUSE'] },
   async run() {
     const options = path()
@@ -89,7 +89,7 @@ const atPath: Scenario = {
 }
 
 const taken: Scenario = {
-  name: 'a listening fd of others',
+  name: 'a listening fd that was taken over',
   instead: { uv_poll_init: ['ERR_FD_IN_USE'] },
   async run() {
     const fd = temporaryFd((await Listener.listen({ host: '127.0.0.1' })).detach())
@@ -104,16 +104,16 @@ const taken: Scenario = {
 }
 
 const timedOut: Scenario = {
-  name: 'requests that run out',
-  // They have no time to wait for what the system lacks.
+  name: 'requests that time out',
+  // Their timeout leaves no time to wait for fds or memory.
   instead: { accept4: ['ERR_ACCEPT_TIMEOUT'] },
   async run() {
     const listener = await listen({ host: '127.0.0.1' })
-    const nobody = await connectionFor(listener, listener.asyncAccept(0)).catch((error) => error)
-    if (codeOf(nobody) !== 'ERR_ACCEPT_TIMEOUT') blame(nobody)
+    const unserved = await connectionFor(listener, listener.asyncAccept(0)).catch((error) => error)
+    if (codeOf(unserved) !== 'ERR_ACCEPT_TIMEOUT') blame(unserved)
     const clients = [await connect(listener), await connect(listener)]
     await queued(listener, clients.length)
-    // They wait already, so not even a request with no time runs out.
+    // The clients already wait, so even a request with timeout 0 gets one.
     for (const _ of clients) {
       const connection = await connectionFor(listener, listener.asyncAccept(0))
       connection.close()
@@ -145,7 +145,7 @@ const resetting: Scenario = {
     failures.forEach(blame)
     const { accepted, reset } = listener.stats
     assert.equal(refs.filter((ref) => listener.cancel(ref)).length, reset)
-    // The clients of requests that have failed wait.
+    // The clients of failed requests stay in the backlog.
     await until(() => accepted + reset + listener.backlog().queued === count)
     await listener.close()
     for (const client of clients) await gone(client)
@@ -169,7 +169,7 @@ const served: Scenario = {
       })
       outcome.catch(() => {})
       await until(() => {
-        // What fails for ever does so until here.
+        // A permanent fault lasts until here.
         if (faults.failed() > 1) faults.clear()
         return over
       })

@@ -7,28 +7,28 @@ import { flagsOf, runCleanups } from '../helpers.js'
 import { calls } from './errnos.js'
 import { allocation, type Fault, faults, numberOf, plan } from './faults.js'
 
-/** Something that the addon is used for. It throws what has failed; what it has opened it leaves to `cleanUp`. */
+/** A use of the addon. Throws the errors of failed calls, and leaves all cleanup to `cleanUp`. */
 export interface Scenario {
   name: string
   run(): Promise<void>
-  /** Codes other than the errno's that a fault may lead to, by call. */
+  /** Codes other than that of the errno that a fault may cause, by call. */
   instead?: Record<string, string[]>
-  /** Errnos that only an impossible kernel would give: EAGAIN, with no event to follow. */
+  /** Errnos that a kernel cannot return here, by call: EAGAIN without an event that follows. */
   impossible?: Record<string, string[]>
 }
 
-// What accept(2) may say without costing a request anything.
+// Errnos of accept(2) that never make a request fail.
 const survived =
   'EAGAIN EINTR ECONNABORTED EPROTO EPERM ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH EOPNOTSUPP ENETUNREACH ' +
   'ETIMEDOUT ESOCKTNOSUPPORT EPROTONOSUPPORT EMFILE ENFILE ENOBUFS ENOMEM ENOSR'
 
 let current: { scenario: Scenario; fault?: Fault } | undefined
 
-/** Throws unless the error is what comes of the fault of this run. */
+/** Throws unless the error is the result of this run's fault. */
 export function blame(error: unknown): void {
   const fault = current?.fault
   if (fault === undefined || error instanceof assert.AssertionError) throw error
-  assert.ok(faults.failed() > 0, `nothing has failed, but: ${error}`)
+  assert.ok(faults.failed() > 0, `no call failed, but the result is: ${error}`)
   const { code, errno, syscall } = error as SystemError
   const row = calls[fault.call]
   const instead = [...(row?.instead ?? []), ...(current?.scenario.instead?.[fault.call] ?? [])]
@@ -40,20 +40,20 @@ export function blame(error: unknown): void {
   assert.match(code, /^E[A-Z]|^E65$/) // ENOPKG, which Node does not know
 }
 
-/** What `take` makes of an fd; when it throws, the fd is still the caller's. */
+/** Returns `take(fd)`. Asserts that the caller still owns the fd when it throws. */
 export function takenBy<Owner>(fd: number, take: (fd: number) => Owner): Owner {
   try {
     return take(fd)
   } catch (error) {
-    assert.notEqual(flagsOf(fd), undefined, 'on failure it stays the caller’s')
+    assert.notEqual(flagsOf(fd), undefined, 'the caller must keep the fd on failure')
     throw error
   }
 }
 
-// Long enough for any run, so that one that hangs can be named.
+// Long enough for any run. A run that hangs is then reported by name.
 const patience = 10_000
 
-/** Runs it once, with a fault or without; how many calls of each name it made. */
+/** Runs a scenario once, with a fault or without. Returns the number of calls of each name. */
 export async function attempt(scenario: Scenario, fault?: Fault, times = 1): Promise<Record<string, number>> {
   const name = nameOf(scenario, fault)
   const before = countFds()
@@ -64,7 +64,7 @@ export async function attempt(scenario: Scenario, fault?: Fault, times = 1): Pro
     if (fault === undefined) faults.clear()
     else plan(fault, times)
     const hangs = new Promise<never>((_, reject) => {
-      hung = setTimeout(() => reject(new assert.AssertionError({ message: 'it hangs' })), patience)
+      hung = setTimeout(() => reject(new assert.AssertionError({ message: 'the scenario hangs' })), patience)
     })
     await Promise.race([scenario.run(), hangs]).catch(blame)
     await Promise.race([runCleanups(), hangs])
@@ -81,10 +81,10 @@ export async function attempt(scenario: Scenario, fault?: Fault, times = 1): Pro
   }
 }
 
-// Cheaper than their names, which only a failure needs.
+// Cheaper than their names, which only a failure reports.
 const countFds = () => readdirSync('/proc/self/fd').length
 
-// Other threads close fds too, when they get a CPU.
+// Other threads also close fds, possibly later.
 async function settled(before: number): Promise<void> {
   const deadline = performance.now() + patience / 2
   while (countFds() > before) {
@@ -96,15 +96,15 @@ async function settled(before: number): Promise<void> {
 const nameOf = (scenario: Scenario, fault?: Fault) =>
   fault === undefined ? scenario.name : `${scenario.name}/${fault.call}/${fault.errno}/${fault.number}`
 
-/** Where whoever has started this process finds what it did last, should it crash. */
+/** Writes the current run to a file, where the parent process finds it if this process crashes. */
 function note(name: string): void {
   const file = process.env.FAULTS_NOTE
   if (file !== undefined) writeFileSync(file, name)
 }
 
 /**
- * Runs it with each of the faults, or only with that which the environment names: what a failure prints is what FAULT takes.
- * The calls that a fault costs are bounded by those of a run without one.
+ * Runs the scenario with each fault, or only with the fault in the environment variable FAULT, whose format is that of
+ * failure messages. Asserts that a fault at most doubles the number of calls, plus 50.
  */
 export async function attemptEach(scenario: Scenario, usual: Record<string, number>, faults: Fault[], times = 1) {
   const wrong: string[] = []
@@ -114,7 +114,7 @@ export async function attemptEach(scenario: Scenario, usual: Record<string, numb
       const made = await attempt(scenario, fault, times)
       assert.ok(total(made) <= 2 * total(usual) + 50, `${total(made)} calls where ${total(usual)} are usual`)
     } catch (error) {
-      // A few of them say more than one, and thousands no more than a few.
+      // Ten failures describe the problem. Thousands would not describe it better.
       if (wrong.push((error as Error).message) === 10) break
     }
   }

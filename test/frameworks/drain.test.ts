@@ -6,12 +6,12 @@ import fastify from 'fastify'
 import Koa from 'koa'
 import { until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
-import { get, heard, rawClient } from '../serve/pipelining.js'
+import { answersTo, get, rawClient } from '../serve/pipelining.js'
 import { serveOnLoopback } from './served.js'
 
 const hour = 3_600_000
 
-describe('Serving.drain and the requests of one connection, with', () => {
+describe('Serving.drain with several requests on one connection', () => {
   leaveNoFds()
 
   type Handler = (url: string) => Promise<string>
@@ -40,7 +40,7 @@ describe('Serving.drain and the requests of one connection, with', () => {
   }
 
   for (const [name, make] of Object.entries(frameworks)) {
-    it(`${name}: answers what has begun and what still comes, in order`, async () => {
+    it(`sends all responses in order with ${name}`, async () => {
       const held: Record<string, () => void> = {}
       const server = await make(async (url) => {
         await new Promise<void>((resolve) => (held[url] = resolve))
@@ -54,7 +54,7 @@ describe('Serving.drain and the requests of one connection, with', () => {
       client.socket.write(get('/2'))
       await until(() => Object.keys(held).length === 3)
       for (const url of ['/1', '/0', '/2']) held[url]?.()
-      assert.match(await heard(client), /^\/0 \/1 \/2!?$/)
+      assert.match(await answersTo(client), /^\/0 \/1 \/2!?$/)
       assert.equal((await draining).destroyed, 0)
     })
   }

@@ -84,7 +84,7 @@ for (const [kind, make] of Object.entries(kinds)) {
       assert.equal(serving.listener.fd, -1)
     }
 
-    it('answers calls and streams, and finishes the call in flight before tryShutdown() is complete', async () => {
+    it('answers calls and streams, and tryShutdown() waits for the call in progress', async () => {
       const { server, gate, serving, client } = await start()
       assert.match((await call(client, definition.greet)) as string, /^hello you at 127\.0\.0\.1:\d+$/)
 
@@ -109,7 +109,7 @@ for (const [kind, make] of Object.entries(kinds)) {
       await ending
     })
 
-    it('cuts off the call in flight by forceShutdown()', async () => {
+    it('disconnects the call in progress in forceShutdown()', async () => {
       const { server, gate, serving, client } = await start()
       const answer = assert.rejects(call(client, definition.held), { code: grpc.status.CANCELLED })
       await gate.reached

@@ -26,11 +26,11 @@ import {
 
 interface App {
   server: net.Server
-  /** The framework's own. */
+  /** The close function of the framework. */
   close(): Promise<unknown>
 }
 
-/** `GET /hello/:name` also says who asks, `POST /echo` answers with its JSON, `GET /held` waits for the gate. */
+/** `GET /hello/:name` also returns the client's address, `POST /echo` its JSON. `GET /held` waits at the gate. */
 type Make = (gate: Gate) => App | Promise<App>
 
 const makeExpress: Make = (gate) => {
@@ -89,7 +89,7 @@ const makeHono: Make = (gate) => {
     await gate.pass()
     return c.text('held')
   })
-  // The other tests keep Node's own Request and Response.
+  // The other tests use Node's Request and Response.
   const server = createAdaptorServer({ fetch: app.fetch, overrideGlobalObjects: false })
   return { server, close: () => closeServer(server) }
 }
@@ -125,7 +125,7 @@ for (const [name, make] of Object.entries(frameworks)) {
       return { ...app, gate, ...(await serveOnLoopback(app.server, options)) }
     }
 
-    it('answers requests, and is closed with connections that are kept alive', async () => {
+    it('answers requests, and closes with idle keep-alive connections', async () => {
       const served = await start()
       const [hello, echo, unknown] = await Promise.all([
         fetch(`http://${served.host}/hello/you`),
@@ -145,7 +145,7 @@ for (const [name, make] of Object.entries(frameworks)) {
       await assertEnded(served)
     })
 
-    it('is told the client that a PROXY header names', async () => {
+    it('sees the client of a PROXY header', async () => {
       const served = await start({ proxyProtocol: 'require', trust: ['127.0.0.1'] })
       const createConnection = (options: object) => {
         const socket = net.connect(options as net.NetConnectOpts)
@@ -158,7 +158,7 @@ for (const [name, make] of Object.entries(frameworks)) {
       await assertEnded(served)
     })
 
-    it('answers the request in flight before its close is complete', async () => {
+    it('answers the request in progress before close() completes', async () => {
       const { gate, close, ...served } = await start()
       const agent = keepingAgent()
       const answer = request(`http://${served.host}/held`, { agent })
@@ -177,11 +177,11 @@ for (const [name, make] of Object.entries(frameworks)) {
   })
 }
 
-// What Fastify does around its own listen().
+// Fastify's behaviour around its own listen().
 describe('serve() in the server factory of Fastify', () => {
   leaveNoFds()
 
-  it('runs its onListen hooks and cuts off connections when told so', async () => {
+  it('runs the onListen hooks, and disconnects clients with forceCloseConnections', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const gate = new Gate()
     const server = http.createServer()

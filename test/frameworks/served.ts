@@ -16,7 +16,7 @@ export interface Served {
   host: string
 }
 
-/** Serves it on a port of its own, and waits until it says that it listens. */
+/** Serves `server` on a free port, and waits for 'listening'. */
 export async function serveOnLoopback(server: net.Server, options?: ServeOptions): Promise<Served> {
   const listener = await listen({ host: '127.0.0.1' })
   const serving = serve(listener, server, options)
@@ -26,23 +26,23 @@ export async function serveOnLoopback(server: net.Server, options?: ServeOptions
   return { server, listener, serving, host: `127.0.0.1:${port}` }
 }
 
-/** A test that fails leaves nothing open. */
+/** Destroys all connections when the current test ends, also when it fails. */
 export function cutOffAtTheEnd(serving: Serving): void {
   cleanUp(() => serving.drain({ timeout: 0 }))
 }
 
-/** The framework has closed the server: the listening socket is closed too, and so is every connection. */
+/** Asserts that closing the server in the framework has closed the listener and every connection. */
 export async function assertEnded({ server, listener, serving }: Omit<Served, 'host'>): Promise<void> {
   assert.equal(server.listening, false)
   assert.equal(listener.fd, -1)
-  // Waits for what is left, which nobody would end any more.
+  // Waits for connections that are still ending. Nothing else would end them.
   await serving.close()
   assert.equal(serving.connections, 0)
 }
 
 export const closeServer = (server: net.Server): Promise<void> => promisify(server.close.bind(server))()
 
-/** What a handler waits for, so that there is a request in flight. */
+/** Holds a handler, so that its request stays in progress. */
 export class Gate {
   readonly #events = new EventEmitter()
   readonly reached = once(this.#events, 'reached')
@@ -64,14 +64,14 @@ export interface Answer {
   body: string
 }
 
-/** `fetch` with an agent of one's own. Errors of the connection reject it, also in the midst of the answer. */
+/** Like `fetch`, but with an agent. Rejects on errors of the connection, including those within the body. */
 export async function request(url: string, options: https.RequestOptions = {}): Promise<Answer> {
   const { get } = url.startsWith('https:') ? https : http
   const [response] = (await once(get(url, options), 'response')) as [http.IncomingMessage]
   return { status: response.statusCode, connection: response.headers.connection, body: await text(response) }
 }
 
-/** An agent that keeps its connections for the next request. */
+/** Creates a keep-alive agent. */
 export function keepingAgent(options: https.AgentOptions = {}): https.Agent & http.Agent {
   const agent =
     options.ca === undefined ? new http.Agent({ keepAlive: true }) : new https.Agent({ keepAlive: true, ...options })

@@ -19,7 +19,7 @@ const kinds = {
 }
 
 for (const [kind, make] of Object.entries(kinds)) {
-  /** One client has had its answer and keeps its connection, another waits for its own. */
+  /** Connects two clients: one with an answered request and an idle connection, one with a request in progress. */
   async function start<Stop>(prepare: (server: http.Server) => Stop) {
     const gate = new Gate()
     const { server, ca } = await make((request, response) => {
@@ -41,7 +41,7 @@ for (const [kind, make] of Object.entries(kinds)) {
   describe(`serve() with http-terminator, ${kind}`, () => {
     leaveNoFds()
 
-    it('ends idle connections, and answers the request in flight with Connection: close', async () => {
+    it('ends idle connections, and answers the request in progress with Connection: close', async () => {
       const { gate, stop, answer, ...served } = await start(
         (server) => createHttpTerminator({ server, gracefulTerminationTimeout: 60_000 }).terminate,
       )
@@ -52,7 +52,7 @@ for (const [kind, make] of Object.entries(kinds)) {
       await assertEnded(served)
     })
 
-    it('cuts off the request in flight at its deadline', async () => {
+    it('disconnects the request in progress at the deadline', async () => {
       const { gate, stop, answer, ...served } = await start(
         (server) => createHttpTerminator({ server, gracefulTerminationTimeout: 1 }).terminate,
       )
@@ -72,7 +72,7 @@ for (const [kind, make] of Object.entries(kinds)) {
       return promisify<boolean>((done) => stop((error, gracefully) => done(error ?? null, gracefully)))
     }
 
-    it('ends idle connections, and answers the request in flight', async () => {
+    it('ends idle connections, and answers the request in progress', async () => {
       const { gate, stop, answer, ...served } = await start(stopper())
       const stopped = stop()
       gate.open()
@@ -81,7 +81,7 @@ for (const [kind, make] of Object.entries(kinds)) {
       await assertEnded(served)
     })
 
-    it('cuts off the request in flight at its deadline', async () => {
+    it('disconnects the request in progress at the deadline', async () => {
       const { gate, stop, answer, ...served } = await start(stopper(0))
       const cut = assert.rejects(answer, { code: 'ECONNRESET' })
       assert.equal(await stop(), false)

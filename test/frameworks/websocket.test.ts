@@ -12,7 +12,7 @@ import { assertEnded, closeServer, serveOnLoopback } from './served.js'
 describe('serve() with ws', () => {
   leaveNoFds()
 
-  it('carries messages both ways, and is closed by both ends', async () => {
+  it('carries messages in both directions, and closes from both sides', async () => {
     const server = http.createServer((_request, response) => response.end('plain'))
     const sockets = new WebSocketServer({ server, perMessageDeflate: true })
     sockets.on('connection', (socket) => {
@@ -42,7 +42,7 @@ describe('serve() with ws', () => {
 
     const farewells = clients.map((client) => once(client, 'close'))
     for (const socket of sockets.clients) socket.close(1001, 'going away')
-    // It leaves the server to who made it.
+    // ws does not close a server that it did not create.
     const closed = once(sockets, 'close')
     sockets.close()
     await Promise.all([closed, closeServer(server)])
@@ -61,7 +61,7 @@ describe('serve() with socket.io', () => {
   }
 
   for (const [way, transports] of Object.entries(ways)) {
-    it(`carries events over ${way}, and is closed by io.close()`, async () => {
+    it(`carries events over ${way}, and closes with io.close()`, async () => {
       const server = http.createServer()
       const io = new Server(server)
       io.on('connection', (socket) => {
@@ -84,7 +84,7 @@ describe('serve() with socket.io', () => {
 
       const farewells = clients.map((client) => new Promise((resolve) => client.on('disconnect', resolve)))
       await io.close()
-      // An error when a client polls once more and finds nobody, as it may.
+      // A client that polls after the close receives an error.
       for (const reason of await Promise.all(farewells)) assert.match(String(reason), /^transport (close|error)$/)
       await assertEnded(served)
     })

@@ -27,7 +27,7 @@ import { needsFamilyOf } from '../needs.js'
 
 const { AF_INET, AF_UNIX, SOCK_DGRAM } = binding.constants as Record<string, number>
 
-/** A datagram socket, bound. */
+/** Creates a bound datagram socket. */
 function datagram(path?: string): number {
   const fd = binding.socket((path === undefined ? AF_INET : AF_UNIX) as number, SOCK_DGRAM as number)
   assert.ok(fd >= 0)
@@ -37,8 +37,8 @@ function datagram(path?: string): number {
   return fd
 }
 
-/** Nothing was changed. */
-function untouched({ before, after }: Report): void {
+/** Asserts that the environment and the fds are unchanged. */
+function assertUnchanged({ before, after }: Report): void {
   assert.deepEqual(after, before)
 }
 
@@ -47,12 +47,12 @@ const one = { LISTEN_FDS: '1' }
 describe('activation', () => {
   leaveNoFds()
 
-  it('gives nothing to a process that was not activated', async () => {
+  it('returns an empty list in a process that was not activated', async () => {
     const { found, error } = await reportOf([], { LISTEN_PID: undefined })
     assert.deepEqual({ found, error }, { found: [], error: undefined })
   })
 
-  it('describes every kind of fd, in order', async function () {
+  it('describes fds of every kind, in order', async function () {
     needsFamilyOf(this, '::1')
     const directory = temporaryDirectory()
     const tcp4 = await listen({ host: '127.0.0.1' })
@@ -103,7 +103,7 @@ describe('activation', () => {
     )
   })
 
-  it('finds a seqpacket listener', async () => {
+  it('describes a seqpacket listener', async () => {
     const script = [
       'import os, socket, sys',
       's = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)',
@@ -120,7 +120,7 @@ describe('activation', () => {
     )
   })
 
-  it('says nothing of the address of a netlink socket', async () => {
+  it('returns no address for a netlink socket', async () => {
     const script = [
       'import os, socket, sys',
       's = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)',
@@ -132,7 +132,7 @@ describe('activation', () => {
     assert.deepEqual(found, [{ name: 'unknown', fd: 3, kind: 'other', domain: 'other', type: 'other' }])
   })
 
-  it('gives all of one name the name "unknown" when there are no names', async () => {
+  it('names every fd "unknown" without LISTEN_FDNAMES', async () => {
     const { fd } = await listen()
     const { found } = await reportOf([fd, fd], { LISTEN_FDS: '2' })
     assert.deepEqual(
@@ -141,7 +141,7 @@ describe('activation', () => {
     )
   })
 
-  it('makes the fds close-on-exec', async () => {
+  it('sets close-on-exec on the fds', async () => {
     const { fd } = await listen()
     const { after } = await reportOf([fd, fd], { LISTEN_FDS: '2' })
     for (const flags of after.flags.slice(3, 5)) {
@@ -149,7 +149,7 @@ describe('activation', () => {
     }
   })
 
-  it('leaves no variables for the children of the process', async () => {
+  it('removes the variables from the environment', async () => {
     const { fd } = await listen()
     const { found, before, after } = await reportOf([fd], { ...one, LISTEN_FDNAMES: 'web' })
     assert.equal(found.length, 1)
@@ -157,15 +157,15 @@ describe('activation', () => {
     assert.deepEqual(after.environment, {})
   })
 
-  it('leaves them with keepEnvironment', async () => {
+  it('keeps the variables with keepEnvironment', async () => {
     const { fd } = await listen()
     const report = await reportOf([fd], { ...one, LISTEN_FDNAMES: 'web' }, 'print', 'keep')
     assert.equal(report.found.length, 1)
-    untouched(report)
+    assertUnchanged(report)
   })
 
   for (const pid of ['1', String(process.pid)]) {
-    it(`leaves to another process what is for process ${pid === '1' ? pid : 'that is its parent'}`, async () => {
+    it(`ignores fds for ${pid === '1' ? 'process 1' : 'the parent process'}`, async () => {
       const { fd } = await listen()
       const { found, error } = await reportOf([fd], { ...one, LISTEN_PID: pid })
       assert.deepEqual({ found, error }, { found: [], error: undefined })
@@ -181,66 +181,66 @@ describe('activation', () => {
       'os.execv(sys.argv[1], sys.argv[1:])',
     ]
 
-    it('takes what is for this process', async () => {
+    it('returns fds that are for this process', async () => {
       const { fd } = await listen()
       const { found, after } = await python(script('str(own)'), program('print'), one, [fd])
       assert.equal(found.length, 1)
       assert.deepEqual(after.environment, {})
     })
 
-    it('leaves what was for an earlier process of the same number', async () => {
+    it('ignores fds that were for an earlier process with the same pid', async () => {
       const { fd } = await listen()
       const { found, error } = await python(script('str(own + 1)'), program('print'), one, [fd])
       assert.deepEqual({ found, error }, { found: [], error: undefined })
     })
 
-    it('refuses what is no number', async () => {
+    it('rejects a value that is not a number', async () => {
       const { fd } = await listen()
       const report = await python(script('"0x1f"'), program('print'), one, [fd])
       assert.equal(report.error?.code, 'ERR_ACTIVATION')
-      untouched(report)
+      assertUnchanged(report)
     })
   })
 
   const malformed: Record<string, NodeJS.ProcessEnv> = {
-    'a count that is no number': { LISTEN_FDS: 'two' },
-    'a count below zero': { LISTEN_FDS: '-1' },
-    'a count with a fraction': { LISTEN_FDS: '1.0' },
+    'a count that is not a number': { LISTEN_FDS: 'two' },
+    'a negative count': { LISTEN_FDS: '-1' },
+    'a fractional count': { LISTEN_FDS: '1.0' },
     'an empty count': { LISTEN_FDS: '' },
-    'more fds than there are': { LISTEN_FDS: '3' },
-    'more fds than any process has': { LISTEN_FDS: '4294967299' },
+    'more fds than are open': { LISTEN_FDS: '3' },
+    'more fds than a process can have': { LISTEN_FDS: '4294967299' },
     'too few names': { LISTEN_FDS: '2', LISTEN_FDNAMES: 'web' },
     'too many names': { LISTEN_FDS: '2', LISTEN_FDNAMES: 'web:web:' },
-    'a pid that is no number': { LISTEN_FDS: '2', LISTEN_PID: ' 1' },
+    'a pid that is not a number': { LISTEN_FDS: '2', LISTEN_PID: ' 1' },
   }
   for (const [what, env] of Object.entries(malformed)) {
-    it(`throws at ${what}, and leaves everything as it was`, async () => {
+    it(`throws on ${what}, and changes nothing`, async () => {
       const { fd } = await listen()
       const report = await reportOf([fd, fd], env)
       assert.equal(report.error?.code, 'ERR_ACTIVATION')
-      untouched(report)
+      assertUnchanged(report)
     })
   }
 
-  it('is for the main thread, which still gets all of it when a worker has asked', async () => {
+  it('throws in a worker thread, and then still works in the main thread', async () => {
     const { fd } = await listen()
     const { worker, found } = await reportOf([fd], one, 'worker')
     assert.equal(worker?.error?.code, 'ERR_ACTIVATION_THREAD')
-    untouched(worker as Report)
+    assertUnchanged(worker as Report)
     assert.equal(found.length, 1)
   })
 
-  it('refuses options that are none', () => {
+  it('rejects invalid options', () => {
     for (const options of [null, { inetd: 1 }, { keepEnvironment: 'yes' }] as never[]) {
       assert.throws(() => activation(options), { code: 'ERR_INVALID_ARG_TYPE' })
     }
   })
 })
 
-describe('The environment of an activation', () => {
+describe('The activation environment', () => {
   leaveNoFds()
 
-  it('makes sense or is refused, and reading it changes nothing', async () => {
+  it('is either valid or rejected, and reading it has no side effects', async () => {
     const { fd } = await listen()
     const child = ours(
       spawn(process.execPath, [fileURLToPath(new URL('../fixtures/fuzzed-environment.mjs', import.meta.url)), '3'], {
@@ -254,10 +254,10 @@ describe('The environment of an activation', () => {
   })
 })
 
-describe('What was activated', () => {
+describe('An activated socket', () => {
   leaveNoFds()
 
-  it('serves', async () => {
+  it('accepts connections as a Listener', async () => {
     const listeners = [await listen({ host: '127.0.0.1' }), await listen({ host: '127.0.0.1' })]
     for (const { fd } of listeners) makeBlocking(fd)
     startActivated(
@@ -271,12 +271,12 @@ describe('What was activated', () => {
         found.map(({ name }) => name),
         ['web', 'web'],
       )
-      // It is one open file description.
+      // The fds of both processes share one open file description.
       assert.notEqual((flagsOf(listener.fd) as number) & O_NONBLOCK, 0)
     }
   })
 
-  it('gives dgram its datagram sockets', async () => {
+  it('can be used by dgram if it is a datagram socket', async () => {
     const fd = datagram()
     makeBlocking(fd)
     startActivated([fd], { ...one, LISTEN_FDNAMES: 'udp' }, 'serve')
@@ -309,7 +309,7 @@ describe('What was activated', () => {
     })
 
     for (const host of ['127.0.0.1', '::1']) {
-      it(`serves the client that REMOTE_ADDR and REMOTE_PORT name: ${host}`, async function () {
+      it(`serves a client whose address matches REMOTE_ADDR and REMOTE_PORT: ${host}`, async function () {
         needsFamilyOf(this, host)
         const remote = ({ localPort }: net.Socket) => ({ REMOTE_ADDR: host, REMOTE_PORT: String(localPort) })
         const { client } = await serve(remote, host)
@@ -317,7 +317,7 @@ describe('What was activated', () => {
       })
     }
 
-    it('serves the client of a dual-stack socket that REMOTE_ADDR names by its IPv4 address', async function () {
+    it('serves a client of a dual-stack socket whose IPv4 address matches REMOTE_ADDR', async function () {
       needsFamilyOf(this, '::')
       const { client } = await serve(() => ({ REMOTE_ADDR: '127.0.0.1' }), '::')
       assert.equal((await served(client)).error, undefined)
@@ -327,7 +327,7 @@ describe('What was activated', () => {
       ['REMOTE_ADDR', { REMOTE_ADDR: '127.0.0.2' }],
       ['REMOTE_PORT', { REMOTE_ADDR: '127.0.0.1', REMOTE_PORT: '1' }],
     ] as const) {
-      it(`is refused when ${what} names somebody else`, async () => {
+      it(`is rejected when ${what} differs from the peer's address`, async () => {
         const { connection } = await pair()
         const { code, stderr } = await ended(startActivated([connection.fd], { ...one, ...remote }, 'serve'))
         assert.equal(code, 1)
@@ -337,11 +337,11 @@ describe('What was activated', () => {
     }
   })
 
-  it('does not block when another process has the same socket and takes clients too', async () => {
+  it('does not block when another process accepts from the same socket', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const listening = temporaryFd(listener.detach())
     makeBlocking(listening)
-    // Of its two threads each time at least one wakes for nothing, and so do we.
+    // With two threads there and this process, some of them wake up for each client without getting it.
     const script = [
       'import os, select, socket, threading',
       's = socket.socket(fileno=3)',
@@ -380,7 +380,7 @@ describe('What was activated', () => {
   })
 })
 
-/** What the fixture prints that `script` executes: a launcher that can do what a shell cannot. */
+/** Runs `script` in Python, which can do what a shell cannot, and executes the fixture from it. Returns its report. */
 function python(
   script: readonly string[],
   args: readonly string[],

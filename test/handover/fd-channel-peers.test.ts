@@ -30,13 +30,13 @@ import { needs } from '../needs.js'
 
 const fixture = (name: string) => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url))
 
-/** What happens to a child: its exit code, and what it has written. */
+/** Waits for a child to close. Returns its exit code and its output. */
 async function finished(child: ChildProcess) {
   const [stdout, [code]] = await Promise.all([text(child.stdout as NodeJS.ReadableStream), once(child, 'close')])
   return { code, stdout }
 }
 
-/** Starts a program with the other end of a channel as its fd 3. */
+/** Starts a program that inherits the peer of a channel as fd 3. */
 function startWithChannel(type: SocketType, command: string, args: readonly string[]) {
   const { channel, fd } = FdChannel.pair({ type, maxMessage: 300_000 })
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit', fd], env: nodeEnvironment() })
@@ -45,7 +45,7 @@ function startWithChannel(type: SocketType, command: string, args: readonly stri
   return { channel: temporaryChannel(channel), child }
 }
 
-/** Accepts what connects to a new abstract name, which is given with '@' for its '\0'. */
+/** Listens on a new abstract name, and accepts a channel from a program. `start` gets the name with '@' for '\0'. */
 async function acceptFrom(type: SocketType, start: (name: string) => ChildProcess) {
   const name = `async-accept-${randomUUID()}`
   const listener = await listenAt(`\0${name}`, type)
@@ -57,7 +57,7 @@ async function acceptFrom(type: SocketType, start: (name: string) => ChildProces
 }
 
 for (const type of socketTypes) {
-  describe(`FdChannel to another process, ${type}`, () => {
+  describe(`FdChannel with another process, ${type}`, () => {
     lookedBefore()
     leaveNoFds()
 
@@ -72,7 +72,7 @@ for (const type of socketTypes) {
       }
     }
 
-    it('speaks with the socket module of Python, which has inherited its end', async () => {
+    it("exchanges messages with Python's socket module over an inherited fd", async () => {
       const { channel, child } = startWithChannel(type, 'python3', [fixture('channel-peer.py'), type, '3'])
       const end = finished(child)
       await isReversed(channel)
@@ -80,7 +80,7 @@ for (const type of socketTypes) {
       assert.equal((await end).code, 0)
     })
 
-    it('speaks with the socket module of Python, which has connected, and knows its process', async () => {
+    it("exchanges messages with Python's socket module over a new connection, and knows its pid", async () => {
       const { channel, child } = await acceptFrom(type, (name) =>
         spawn('python3', [fixture('channel-peer.py'), type, name], { stdio: ['ignore', 'pipe', 'inherit'] }),
       )
@@ -107,7 +107,7 @@ for (const type of socketTypes) {
       assert.deepEqual(await end, { code: 0, stdout: String(onWire('to socat')) })
     })
 
-    it('speaks with a child that has inherited its end, where what arrives is close-on-exec', async () => {
+    it('exchanges messages with a child over an inherited fd, and received fds are close-on-exec', async () => {
       const { channel, child } = startWithChannel(type, process.execPath, [fixture('channel-process.mjs'), 'echo', '3'])
       const end = finished(child)
       const files = openFiles(2)
@@ -119,7 +119,7 @@ for (const type of socketTypes) {
       assert.deepEqual(await end, { code: 0, stdout: '[true,true]\n' })
     })
 
-    it('does not keep a process alive in which nobody waits', async () => {
+    it('does not keep a process alive without a pending receive', async () => {
       const { channel, child } = startWithChannel(type, process.execPath, [fixture('channel-process.mjs'), 'idle', '3'])
       const end = finished(child)
       assert.equal(await nextText(channel), 'hello')
@@ -127,7 +127,7 @@ for (const type of socketTypes) {
       assert.deepEqual(await end, { code: 0, stdout: '' })
     })
 
-    it('fails when the process has too many fds open, and leaves none of them open', async () => {
+    it('fails when the process reaches its fd limit, and leaks no received fd', async () => {
       const command = ['--nofile=64', process.execPath, fixture('channel-process.mjs'), 'exhaust', '3']
       const { channel, child } = startWithChannel(type, 'prlimit', command)
       const end = finished(child)
@@ -135,12 +135,12 @@ for (const type of socketTypes) {
       await channel.send('go on')
       assert.equal(await nextText(channel), 'full')
       await channel.send('files', openFiles(5))
-      // The channel's own is closed, and an epoll instance is open.
+      // The channel is closed (-1). The program has waited until every received fd is closed.
       assert.deepEqual(await end, { code: 0, stdout: '["ERR_CHANNEL_MESSAGE",-1]\n' })
       assert.equal(await next(channel), undefined)
     })
 
-    it('can be used again after there was no fd to wait with', async () => {
+    it('can receive after a receive failed for lack of an fd to poll with', async () => {
       const command = ['--nofile=64', process.execPath, fixture('channel-process.mjs'), 'waitLate', '3']
       const { channel, child } = startWithChannel(type, 'prlimit', command)
       const end = finished(child)
@@ -149,7 +149,7 @@ for (const type of socketTypes) {
       assert.deepEqual(await end, { code: 0, stdout: '"hello"\n' })
     })
 
-    it('has not sent what there was no fd to wait with for, or sends nothing behind half of it', async () => {
+    it('sends neither a message that failed with EMFILE, nor any message after a partial one', async () => {
       const command = ['--nofile=64', process.execPath, fixture('channel-process.mjs'), 'sendLate', '3', type]
       const { channel, child } = startWithChannel(type, 'prlimit', command)
       const end = finished(child)
@@ -159,14 +159,14 @@ for (const type of socketTypes) {
         do texts.push(await nextText(channel))
         while (texts.at(-1) !== undefined)
       }
-      if (type === 'stream') await assert.rejects(read(), { code: 'ERR_CHANNEL_MESSAGE', message: /before its time/ })
+      if (type === 'stream') await assert.rejects(read(), { code: 'ERR_CHANNEL_MESSAGE', message: /is incomplete/ })
       else await read()
       assert.equal(texts.at(-2), type === 'stream' ? undefined : 'again')
       assert.deepEqual(await end, { code: 0, stdout: `"EMFILE"\n"${type === 'stream' ? 'EMFILE' : 'sent'}"\n` })
     })
   })
 
-  describe(`FdChannel with a peer that does not keep to the protocol, ${type}`, () => {
+  describe(`FdChannel with a peer that violates the protocol, ${type}`, () => {
     lookedBefore()
     leaveNoFds()
 
@@ -174,7 +174,7 @@ for (const type of socketTypes) {
       assert.rejects(next(channel), { code: 'ERR_CHANNEL_MESSAGE', message })
     const wire = (data: string, fds = 0) => (type === 'stream' ? framed(data, fds) : data)
 
-    it('gives out what was whole, and then fails once and is closed', async () => {
+    it('delivers complete messages, then fails once and closes', async () => {
       const liar = new Liar(type, { maxMessage: 10 })
       const files = openFiles(3)
       liar.send(wire('one', 1), files.slice(0, 1))
@@ -193,14 +193,14 @@ for (const type of socketTypes) {
       assert.deepEqual(received, Buffer.alloc(0))
     })
 
-    it('ends when the peer ends without a word', async () => {
+    it('ends when the peer ends without a message', async () => {
       const liar = new Liar(type)
       const message = next(liar.channel)
       liar.end()
       assert.equal(await message, undefined)
     })
 
-    it('takes any kind of fd, and the same one twice, each a copy of its own', async () => {
+    it('receives fds of any kind, and a separate copy of an fd that is sent twice', async () => {
       const liar = new Liar(type)
       const [file] = openFiles(1) as [number]
       liar.send(wire('x', 3), [file, file, liar.channel.fd])
@@ -218,7 +218,7 @@ for (const type of socketTypes) {
   })
 }
 
-describe('FdChannel with a peer that lies about a stream', () => {
+describe('FdChannel with a peer that violates the stream protocol', () => {
   lookedBefore()
   leaveNoFds()
 
@@ -227,11 +227,11 @@ describe('FdChannel with a peer that lies about a stream', () => {
     ['announces too many bytes', (liar) => liar.send(Buffer.alloc(8, 'ffffffff00000000', 'hex')), /more than 65536/],
     ['announces too many fds', (liar) => liar.send(framed('x', 254)), /254 fds/],
     ['announces more fds than it sends', (liar, files) => liar.send(framed('x', 3), files), /lacks fds/],
-    ['sends more fds than it announces', (liar, files) => liar.send(framed('x', 1), files), /no header speaks of/],
+    ['sends more fds than it announces', (liar, files) => liar.send(framed('x', 1), files), /more fds than its header/],
     [
       'sends more fds than it announces, with half a message',
       (liar, files) => liar.send(framed('xyz', 1).subarray(0, 9), files),
-      /no header speaks of/,
+      /more fds than its header/,
     ],
     [
       'sends fds with each piece of a header',
@@ -240,27 +240,27 @@ describe('FdChannel with a peer that lies about a stream', () => {
           liar.send(Buffer.of(byte), Array(253).fill(files[0]))
         }
       },
-      /no header speaks of/,
+      /more fds than its header/,
     ],
     [
-      'ends in the midst of a header',
+      'ends in the middle of a header',
       (liar, files) => {
         liar.send(framed('x', 2).subarray(0, 5), files)
         liar.end()
       },
-      /ends before its time/,
+      /is incomplete/,
     ],
     [
-      'ends in the midst of a message',
+      'ends in the middle of a message',
       (liar, files) => {
         liar.send(framed('xyz', 2).subarray(0, 10), files)
         liar.end()
       },
-      /ends before its time/,
+      /is incomplete/,
     ],
   ]
   for (const [what, lie, message] of lies) {
-    it(`fails, and leaves no fd open, when the peer ${what}`, async () => {
+    it(`fails, and leaks no fd, when the peer ${what}`, async () => {
       const liar = new Liar()
       const waiting = assert.rejects(next(liar.channel), { code: 'ERR_CHANNEL_MESSAGE', message })
       lie(liar, openFiles(2))
@@ -269,7 +269,7 @@ describe('FdChannel with a peer that lies about a stream', () => {
     })
   }
 
-  it('closes the fds of half a message when the channel is closed', async () => {
+  it('closes the fds of a partial message when the channel closes', async () => {
     const liar = new Liar()
     liar.send(framed('one'))
     liar.send(framed('two', 2).subarray(0, 9), openFiles(2))
@@ -277,7 +277,7 @@ describe('FdChannel with a peer that lies about a stream', () => {
     liar.channel.close()
   })
 
-  it('gives the same messages however the bytes are cut', async () => {
+  it('receives the same messages regardless of segment boundaries', async () => {
     const files = openFiles(5)
     const message = fc.record({
       data: fc.uint8Array({ minLength: 1, maxLength: 40 }),
@@ -292,7 +292,7 @@ describe('FdChannel with a peer that lies about a stream', () => {
         const starts = new Map<number, number[]>()
         let bytes = Buffer.alloc(0)
         for (const { data, fds } of messages) {
-          // Fds come with the first byte of their message, so there is a cut.
+          // A peer sends fds with the first byte of their message, so the bytes are cut there.
           if (fds.length > 0) starts.set(bytes.length, fds)
           bytes = Buffer.concat([bytes, framed(data, fds.length)])
         }
@@ -317,32 +317,32 @@ describe('FdChannel with a peer that lies about a stream', () => {
   })
 })
 
-describe('FdChannel with a peer that lies in packets', () => {
+describe('FdChannel with a peer that violates the packet protocol', () => {
   lookedBefore()
   leaveNoFds()
 
-  it('fails when a packet is empty', async () => {
+  it('fails on an empty packet', async () => {
     const liar = new Liar('seqpacket')
     const waiting = assert.rejects(next(liar.channel), { code: 'ERR_CHANNEL_MESSAGE', message: /is empty/ })
     liar.send('')
     await waiting
   })
 
-  it('fails when a packet before others is empty', async () => {
+  it('fails on an empty packet before other packets', async () => {
     const liar = new Liar('seqpacket')
     liar.send('')
     liar.send('x', openFiles(1))
     await assert.rejects(next(liar.channel), { code: 'ERR_CHANNEL_MESSAGE', message: /is empty/ })
   })
 
-  it('fails when a packet has nothing but fds', async () => {
+  it('fails on a packet that has only fds', async () => {
     const liar = new Liar('seqpacket')
     liar.send('', openFiles(2))
     await assert.rejects(next(liar.channel), { code: 'ERR_CHANNEL_MESSAGE' })
   })
 })
 
-describe('FdChannel between processes that have nothing to do with each other', () => {
+describe('FdChannel between unrelated processes', () => {
   lookedBefore()
   leaveNoFds()
 
@@ -359,21 +359,21 @@ describe('FdChannel between processes that have nothing to do with each other', 
   })
 })
 
-describe('FdChannel in a worker', () => {
-  it('leaves nothing open when the worker ends, whatever was under way', async () => {
+describe('FdChannel in a worker thread', () => {
+  it('leaves no fd open when the worker ends with operations in progress', async () => {
     const { code, stdout, stderr } = await runNode('worker-channel.mjs')
     assert.deepEqual({ code, stderr }, { code: 0, stderr: '' })
     assert.deepEqual(JSON.parse(stdout), { leaked: 0, ended: true })
   })
 })
 
-describe('FdChannel, in the midst of a message', () => {
+describe('FdChannel with a partially sent message', () => {
   lookedBefore()
   leaveNoFds()
 
-  it('fails to send when the peer dies, and says so to everyone who waits', async () => {
+  it('rejects all pending sends when the peer closes', async () => {
     const [a, b] = channels('stream')
-    // Not b's own: copies of it, in messages that wait, would keep that socket open.
+    // A regular file: copies of b's own fd in queued messages would keep that socket open.
     const [file] = openFiles(1) as [number]
     const sends = Array.from({ length: 20 }, () => a.send(Buffer.alloc(60_000), [file]))
     assert.equal((await next(b))?.fds.map((fd) => fd.close()).length, 1)

@@ -42,7 +42,7 @@ for (const type of socketTypes) {
       lookedBefore()
       leaveNoFds()
 
-      it('carries messages both ways, in order', async () => {
+      it('carries messages in both directions, in order', async () => {
         const [a, b] = await open(type)
         await Promise.all([a.send('one'), a.send(Buffer.from('two')), b.send('three')])
         assert.equal(await nextText(b), 'one')
@@ -59,7 +59,7 @@ for (const type of socketTypes) {
         })
       }
 
-      it('gives each message its own fds', async () => {
+      it('delivers each message with its own fds', async () => {
         const [a, b] = await open(type)
         const [one, two, three] = openFiles(3) as [number, number, number]
         const lists = [[], [one], [], [two, three], [three, three], []]
@@ -72,9 +72,9 @@ for (const type of socketTypes) {
         )
       })
 
-      it('ends with its peer, when what the peer has sent was given out', async () => {
+      it('ends with its peer, after the messages of the peer were delivered', async () => {
         const [a, b] = await open(type)
-        // Not read: the kernel tells of that before anything else.
+        // `a` closes without reading this message, so the kernel reports ECONNRESET to `b` before any data.
         await b.send('to nobody', openFiles(1))
         await a.send('last')
         a.close()
@@ -84,7 +84,7 @@ for (const type of socketTypes) {
         await assert.rejects(b.send('too late'), { code: 'EPIPE', syscall: 'sendmsg' })
       })
 
-      it('says who is at the other end', async () => {
+      it('returns the credentials of its peer', async () => {
         const [a, b] = await open(type)
         const self = { pid: process.pid, uid: process.getuid?.(), gid: process.getgid?.() }
         assert.deepEqual([a.peerCredentials(), b.peerCredentials()], [self, self])
@@ -98,7 +98,7 @@ for (const type of socketTypes) {
     lookedBefore()
     leaveNoFds()
 
-    it('has fds that are close-on-exec, and a socket that is also non-blocking', async () => {
+    it('receives close-on-exec fds, and has a close-on-exec and non-blocking socket', async () => {
       const [a, b] = channels(type)
       await a.send('file', openFiles(1))
       const message = (await next(b)) as FdMessage
@@ -108,7 +108,7 @@ for (const type of socketTypes) {
       for (const { fd } of [a, b]) assert.equal(flags(fd), O_CLOEXEC | O_NONBLOCK)
     })
 
-    it('pair() gives the other end as an fd that blocks, and gives it to the caller', async () => {
+    it('transfers a blocking fd for the peer to the caller of pair()', async () => {
       const { channel, fd } = FdChannel.pair({ type })
       temporaryChannel(channel)
       assert.equal((flagsOf(fd) as number) & O_NONBLOCK, 0)
@@ -116,7 +116,7 @@ for (const type of socketTypes) {
       assert.equal(await next(channel), undefined)
     })
 
-    it('gives a received fd to the caller who detaches it, and closes one that is not detached', async () => {
+    it('transfers a received fd on detach(), and closes it otherwise', async () => {
       const [a, b] = channels(type)
       await a.send('files', openFiles(2))
       const [one, two] = ((await next(b)) as FdMessage).fds as [FdMessage['fds'][0], FdMessage['fds'][0]]
@@ -133,7 +133,7 @@ for (const type of socketTypes) {
       assert.equal(two.detach(), -1)
     })
 
-    it('passes a listening socket on, and a connection that nobody has read from', async () => {
+    it('transfers a listening socket, and a connection with unread data', async () => {
       const [a, b] = channels(type)
       const { listener, connection, client } = await pair()
       client.write('hello')
@@ -150,7 +150,7 @@ for (const type of socketTypes) {
       assert.notEqual((heir.address() as { port: number }).port, 0)
     })
 
-    it('takes messages of up to maxMessage bytes, which counts for both directions', async () => {
+    it('carries messages of up to maxMessage bytes, in both directions', async () => {
       const [a, b] = channels(type, { maxMessage: 100_000 })
       const data = Buffer.alloc(100_000, 'abc')
       await assert.rejects(a.send(Buffer.alloc(100_001)), { code: 'ERR_INVALID_ARG_VALUE' })
@@ -158,7 +158,7 @@ for (const type of socketTypes) {
       assert.ok(message?.data.equals(data))
     })
 
-    it('sends what the message was when it was called', async () => {
+    it('sends the data and fds as they are at the call', async () => {
       const [a, b] = channels(type)
       const data = Buffer.from('before')
       const [one, two] = openFiles(2) as [number, number]
@@ -172,7 +172,7 @@ for (const type of socketTypes) {
       assert.deepEqual(inodesOf(message), [inode(one)])
     })
 
-    it('gives messages to those who wait in the order of their calls', async () => {
+    it('delivers messages to pending receives in the order of the calls', async () => {
       const [a, b] = channels(type)
       const waiting = Array.from({ length: 40 }, () => nextText(b))
       for (let i = 0; i < 40; i++) await a.send(`${i}`)
@@ -182,7 +182,7 @@ for (const type of socketTypes) {
       )
     })
 
-    it('goes on after a loop was left', async () => {
+    it('can receive after a for await loop was left', async () => {
       const [a, b] = channels(type)
       for (const word of ['one', 'two', 'three']) await a.send(word)
       for await (const { data } of b) {
@@ -191,7 +191,7 @@ for (const type of socketTypes) {
       assert.equal(await nextText(b), 'three')
     })
 
-    it('holds a message back until the peer reads, and then sends it', async () => {
+    it('queues a message until the peer reads', async () => {
       const [a, b] = channels(type)
       const [file] = openFiles(1) as [number]
       let sent = 0
@@ -209,15 +209,15 @@ for (const type of socketTypes) {
       await Promise.all(sends)
     })
 
-    it('holds sixteen messages for a consumer that does not come, and leaves the others in the kernel', async () => {
+    it('reads up to sixteen messages ahead of its consumer, and leaves the others in the kernel', async () => {
       const [a, b] = channels(type)
       const [file] = openFiles(1) as [number]
       for (let i = 0; i < 60; i++) await a.send(`${i}`, [file])
       const copies = () => copiesOf(file)
       assert.equal(await nextText(b), '0')
-      // The fd of the message that was taken is closed on another thread.
+      // Another thread closes the fd of the message that was received.
       await until(() => copies() === 16)
-      // One that waits for room to send reads too.
+      // A channel that waits until it can send also reads.
       const stuck = Array.from({ length: 20 }, () => b.send(Buffer.alloc(60_000)))
       for (let turn = 0; turn < 20; turn++) await nextTurn()
       assert.equal(copies(), 16)
@@ -228,7 +228,7 @@ for (const type of socketTypes) {
 
     const codeIs = ({ code }: { code: string }) => assert.equal(code, 'ERR_CHANNEL_CLOSED')
 
-    it('close() ends who waits, and closes the fds of messages that nobody has taken', async () => {
+    it('ends pending receives and closes the fds of unread messages on close()', async () => {
       const [a, b] = channels(type)
       const files = openFiles(2)
       for (let i = 0; i < 10; i++) await a.send(`${i}`, files)
@@ -248,7 +248,7 @@ for (const type of socketTypes) {
       assert.equal(await waiting, undefined)
     })
 
-    it('refuses a message with a closed fd, and sends those around it', async () => {
+    it('rejects a message with a closed fd, and sends the other messages', async () => {
       const [a, b] = channels(type)
       const sends = await Promise.allSettled([a.send('one'), a.send('two', [999_999]), a.send('three')])
       assert.deepEqual(
@@ -259,7 +259,7 @@ for (const type of socketTypes) {
       assert.equal(await nextText(b), 'three')
     })
 
-    it('closes, with a warning, fds whose message became unreachable', async () => {
+    it('closes the fds of an unreachable message, and emits a warning', async () => {
       const [a, b] = channels(type)
       await a.send('file', openFiles(1))
       const warnings: Error[] = []
@@ -273,11 +273,11 @@ for (const type of socketTypes) {
         return warnings.length > 0
       })
       await until(() => flagsOf(fd) === undefined)
-      const expected = `A received fd that nobody claimed became unreachable and is closed: fd ${fd}, over an FdChannel`
+      const expected = `Closing an unclaimed received fd that became unreachable: fd ${fd}, over an FdChannel`
       assert.equal(warnings[0]?.message, expected)
     })
 
-    it('is closed when it became unreachable', async () => {
+    it('is closed when it becomes unreachable', async () => {
       const { fd } = FdChannel.pair({ type })
       const other = temporaryChannel(FdChannel.fromFd(fd))
       let ended = false
@@ -295,14 +295,14 @@ describe('FdChannel', () => {
   lookedBefore()
   leaveNoFds()
 
-  it('refuses a packet that is longer than the buffer of its socket, and nothing else', async () => {
+  it('rejects a packet that is larger than the send buffer, and continues', async () => {
     const [a, b] = channels('seqpacket', { maxMessage: 1024 * 1024 })
     await assert.rejects(a.send(Buffer.alloc(1024 * 1024), openFiles(1)), { code: 'EMSGSIZE' })
     await a.send('short')
     assert.equal(await nextText(b), 'short')
   })
 
-  it('has room for 253 fds also when its socket brings credentials and pidfds', async () => {
+  it('can receive 253 fds even if its socket adds credentials and a pidfd', async () => {
     const [a, b] = channels('stream')
     const SO_PASSCRED = 16
     const SO_PASSPIDFD = 76 // since Linux 6.5
@@ -313,7 +313,7 @@ describe('FdChannel', () => {
     assert.deepEqual(inodesOf(await next(b)), files.map(inode))
   })
 
-  it('throws for a wrong argument, and sends nothing', async () => {
+  it('rejects invalid arguments, and sends nothing', async () => {
     const [a, b] = channels('stream')
     const wrong = { code: 'ERR_INVALID_ARG_TYPE' }
     for (const message of [undefined, 1, {}, [1]]) await assert.rejects(a.send(message as never), wrong)
@@ -331,7 +331,7 @@ describe('FdChannel', () => {
     assert.throws(() => FdChannel.connect(undefined as never), wrong)
   })
 
-  it('looks once at an element of fds that is a getter', async () => {
+  it('reads each element of fds once, even if it is a getter', async () => {
     const [a, b] = channels('stream')
     const [file] = openFiles(1) as [number]
     let asked = 0
@@ -340,7 +340,7 @@ describe('FdChannel', () => {
     assert.deepEqual(inodesOf(await next(b)), [inode(file)])
   })
 
-  it('refuses what is no connected unix socket, and leaves it to the caller', async () => {
+  it('rejects an fd that is not a connected unix socket, and leaves it to the caller', async () => {
     const { listener, connection } = await pair()
     const unix = await listenAt(`${temporaryDirectory()}/socket`, 'stream')
     const { AF_UNIX, SOCK_STREAM, SOCK_DGRAM } = binding.constants as Record<string, number>
@@ -375,7 +375,7 @@ describe('FdChannel', () => {
     assert.throws(() => FdChannel.fromConnection(connection), { code: 'ERR_CONNECTION_CLAIMED' })
   })
 
-  it('connect() says why it cannot', async () => {
+  it('reports why connect() failed', async () => {
     const directory = temporaryDirectory()
     const missing = `${directory}/missing`
     assert.throws(() => FdChannel.connect(missing), { code: 'ENOENT', syscall: 'connect', path: missing })

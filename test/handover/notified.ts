@@ -3,8 +3,8 @@ import { join } from 'node:path'
 import { ours } from '../activated.js'
 import { cleanUp, temporaryDirectory, until } from '../helpers.js'
 
-/** Sets a variable until the current test ends. */
-export function set(name: string, value: string | undefined): void {
+/** Sets an environment variable until the current test ends. */
+export function setVariable(name: string, value: string | undefined): void {
   const before = process.env[name]
   cleanUp(() => {
     if (before === undefined) delete process.env[name]
@@ -14,16 +14,16 @@ export function set(name: string, value: string | undefined): void {
   else process.env[name] = value
 }
 
-/** What a service manager got in one datagram. */
+/** One datagram that a service manager has received. */
 export interface Received {
   text: string
-  /** What the fds are, as /proc/self/fd says. */
+  /** The targets of the links of the received fds in /proc/self/fd. */
   fds: string[]
 }
 
 /**
- * A service manager that can do nothing but read. It is no code of ours: Python's socket module. With 'mute' it does not
- * even read; with 'keep' it keeps the fds.
+ * A service manager that only reads. It uses Python's socket module, not the code of this package. With 'mute' it does
+ * not read; with 'keep' it does not close the fds.
  */
 export async function serviceManager(address: string, how: 'read' | 'keep' | 'mute' = 'read') {
   const script = [
@@ -45,7 +45,7 @@ export async function serviceManager(address: string, how: 'read' | 'keep' | 'mu
     said += data
   })
   await until(() => said.startsWith('ready\n'))
-  set('NOTIFY_SOCKET', address)
+  setVariable('NOTIFY_SOCKET', address)
   const received = (): Received[] =>
     said
       .split('\n')
@@ -54,7 +54,7 @@ export async function serviceManager(address: string, how: 'read' | 'keep' | 'mu
   return {
     child,
     received,
-    /** The next ones, when so many are there. */
+    /** Waits for `count` datagrams. Returns all that were received. */
     async got(count = 1): Promise<Received[]> {
       await until(() => received().length >= count)
       return received()
@@ -62,5 +62,5 @@ export async function serviceManager(address: string, how: 'read' | 'keep' | 'mu
   }
 }
 
-/** An address for a service manager. */
+/** A path for the socket of a service manager. */
 export const path = () => join(temporaryDirectory(), 'notify')

@@ -8,7 +8,7 @@ import { leaveNoFds } from '../leaks.js'
 import { lookedBefore } from '../looked-before.js'
 import { path, serviceManager } from './notified.js'
 
-/** How many barriers that are made from now on have been answered, whether the loop knows it or not. */
+/** Counts the barriers made from now on that are answered, including those not yet seen by the event loop. */
 function countAnswered(): () => number {
   const pipes: number[] = []
   const { pipe } = binding
@@ -25,7 +25,7 @@ describe('notifyBarrier', () => {
   lookedBefore()
   leaveNoFds()
 
-  it('resolves when all that was said before has been read', async () => {
+  it('resolves when all earlier notifications have been read', async () => {
     const manager = await serviceManager(path())
     for (let i = 0; i < 5; i++) notify({ status: `step ${i}` })
     assert.equal(await notifyBarrier({ timeout: -1 }), true)
@@ -40,13 +40,13 @@ describe('notifyBarrier', () => {
   })
 
   for (const count of [1, 65]) {
-    it(`is not late, ${count} at once, when the manager answers while the loop stands still`, async () => {
+    it(`resolves ${count} barriers that are answered in time while the event loop is blocked`, async () => {
       await serviceManager(path())
       const barriers: Promise<boolean>[] = []
       const answered = countAnswered()
       for (let i = 0; i < count; i++) {
         barriers.push(notifyBarrier({ timeout: 1 }))
-        // The kernel keeps some ten for a reader that is late.
+        // The kernel queues only about ten datagrams (net.unix.max_dgram_qlen).
         while (answered() <= i);
       }
       standStill(5)
@@ -54,7 +54,7 @@ describe('notifyBarrier', () => {
     })
   }
 
-  it('takes an answer that is there already, with a timeout of 0', async () => {
+  it('resolves when the answer has already arrived, even with timeout 0', async () => {
     await serviceManager(path())
     const answered = countAnswered()
     const barrier = notifyBarrier({ timeout: 0 })
@@ -62,7 +62,7 @@ describe('notifyBarrier', () => {
     assert.equal(await barrier, true)
   })
 
-  it('does not take an event for an answer', async () => {
+  it('does not resolve on a spurious readiness event', async () => {
     const manager = await serviceManager(path(), 'mute')
     const before = new Set(binding.watchers?.keys())
     const barrier = notifyBarrier({ timeout: -1 })
@@ -71,7 +71,7 @@ describe('notifyBarrier', () => {
       passed = true
     })
     for (const [fd, run] of binding.watchers ?? []) {
-      // As for an fd that had this number before.
+      // An event as for an earlier fd with the same number.
       if (!before.has(fd)) run(true, false)
     }
     await nextTurn()
@@ -80,21 +80,21 @@ describe('notifyBarrier', () => {
     assert.equal(await barrier, true)
   })
 
-  it('resolves when the service manager ends before it has read it', async () => {
+  it('resolves when the service manager exits before it reads the barrier', async () => {
     const { child } = await serviceManager(path(), 'mute')
     const barrier = notifyBarrier({ timeout: Number.MAX_SAFE_INTEGER })
     child.kill('SIGKILL')
     assert.equal(await barrier, true)
   })
 
-  it('passes several at once', async () => {
+  it('supports several concurrent barriers', async () => {
     const manager = await serviceManager(path())
     const barriers = Array.from({ length: 5 }, () => notifyBarrier({ timeout: -1 }))
     assert.deepEqual(await Promise.all(barriers), Array(5).fill(true))
     assert.equal((await manager.got(5)).length, 5)
   })
 
-  it('refuses options that are none', async () => {
+  it('rejects invalid options', async () => {
     for (const options of [null, { timeout: 'soon' }] as never[]) {
       await assert.rejects(notifyBarrier(options), { code: 'ERR_INVALID_ARG_TYPE' })
     }

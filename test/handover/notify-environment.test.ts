@@ -8,7 +8,7 @@ import { leaveNoFds } from '../leaks.js'
 describe('notify with unsetEnvironment', () => {
   leaveNoFds()
 
-  it('keeps the variables from children, and the service manager for this process', async () => {
+  it('removes the variables from the environment of children, and keeps notifying', async () => {
     const path = join(temporaryDirectory(), 'notify')
     const { AF_UNIX, SOCK_DGRAM } = binding.constants as Record<string, number>
     const manager = binding.socket(AF_UNIX as number, SOCK_DGRAM as number)
@@ -23,7 +23,7 @@ describe('notify with unsetEnvironment', () => {
     assert.deepEqual([read(), read(), read()], ['READY=1', 'WATCHDOG=1', 'STATUS=again'])
   })
 
-  it('leaves them without it, and refuses what is no option', () => {
+  it('keeps the variables by default, and rejects invalid options', () => {
     process.env.NOTIFY_SOCKET = ''
     cleanUp(() => delete process.env.NOTIFY_SOCKET)
     assert.equal(notify({ ready: true }, {}), false)

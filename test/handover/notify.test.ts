@@ -4,18 +4,18 @@ import { readFileSync } from 'node:fs'
 import { type Notification, notify, notifyBarrier, removeFds, storeFds, watchdog } from '../../src/index.js'
 import { cleanUp, codeOf, flagsOf, listen, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
-import { path, serviceManager, set } from './notified.js'
+import { path, serviceManager, setVariable } from './notified.js'
 
 const inode = (fd: number) => `socket:[${/^ino:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1]}]`
 
 beforeEach(() => {
-  for (const name of ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID']) set(name, undefined)
+  for (const name of ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID']) setVariable(name, undefined)
 })
 
 describe('notify', () => {
   leaveNoFds()
 
-  it('says nothing, and so on, without a service manager', async () => {
+  it('returns false without a service manager, as do the related functions', async () => {
     assert.equal(notify({ ready: true }), false)
     assert.equal(await notifyBarrier(), false)
     assert.equal(storeFds('name', [0]), false)
@@ -38,11 +38,11 @@ describe('notify', () => {
     [{ ready: false, status: 'not yet', stopping: undefined, watchdog: false }, 'STATUS=not yet'],
   ]
 
-  it('sends each field as sd_notify(3) has it', async () => {
+  it('sends each field as specified in sd_notify(3)', async () => {
     const manager = await serviceManager(path())
     for (const [i, [state]] of texts.entries()) {
       assert.equal(notify(state), true)
-      // The kernel keeps some ten for a reader that is late.
+      // The kernel queues only about ten datagrams (net.unix.max_dgram_qlen).
       await manager.got(i + 1)
     }
     assert.deepEqual(
@@ -51,13 +51,13 @@ describe('notify', () => {
     )
   })
 
-  it('reaches an abstract address', async () => {
+  it('sends to an abstract address', async () => {
     const manager = await serviceManager(`@${path()}`)
     assert.equal(notify({ ready: true }), true)
     assert.equal((await manager.got())[0]?.text, 'READY=1')
   })
 
-  it('sends nothing when there is nothing to say', async () => {
+  it('sends nothing for an empty state', async () => {
     const manager = await serviceManager(path())
     assert.equal(notify({}), true)
     assert.equal(notify({ ready: false }), true)
@@ -65,18 +65,18 @@ describe('notify', () => {
     assert.equal((await manager.got())[0]?.text, 'STATUS=the first')
   })
 
-  it('says by the monotonic clock when reloading began', async () => {
+  it('sends the monotonic time with RELOADING=1', async () => {
     const manager = await serviceManager(path())
     const uptime = () => Number(readFileSync('/proc/uptime', 'utf8').split(' ')[0]) * 1e6
     const before = uptime()
     notify({ reloading: true })
     const after = uptime()
     const [, usec] = /^RELOADING=1\nMONOTONIC_USEC=(\d+)$/.exec((await manager.got())[0]?.text as string) ?? []
-    // uptime counts hundredths of a second, and rounds down.
+    // /proc/uptime has a resolution of 10 ms, and rounds down.
     assert.ok(Number(usec) >= before - 10_000 && Number(usec) <= after + 20_000, `${before} ${usec} ${after}`)
   })
 
-  it('refuses what has no place in a state, and sends none of it', async () => {
+  it('rejects invalid values, and sends no part of the state', async () => {
     const manager = await serviceManager(path())
     const wrong: [unknown, string][] = [
       [undefined, 'ERR_INVALID_ARG_TYPE'],
@@ -105,9 +105,9 @@ describe('notify', () => {
   })
 
   for (const address of ['vsock:2:1234', 'relative', '@', '/', ' /run/notify', 'unix:/run/notify']) {
-    it(`refuses ${JSON.stringify(address)} as a service manager's address`, async () => {
-      set('NOTIFY_SOCKET', address)
-      set('WATCHDOG_USEC', '1000000')
+    it(`rejects ${JSON.stringify(address)} as the address of a service manager`, async () => {
+      setVariable('NOTIFY_SOCKET', address)
+      setVariable('WATCHDOG_USEC', '1000000')
       for (const call of [
         () => notify({ ready: true }),
         () => storeFds('name', [0]),
@@ -120,28 +120,28 @@ describe('notify', () => {
     })
   }
 
-  it('says ENOENT when nobody is there, and leaves nothing open', async () => {
+  it('throws ENOENT when the socket does not exist, and leaves no fd open', async () => {
     const address = path()
-    set('NOTIFY_SOCKET', address)
+    setVariable('NOTIFY_SOCKET', address)
     const error = { code: 'ENOENT', syscall: 'sendmsg', path: address }
     assert.throws(() => notify({ ready: true }), error)
     assert.throws(() => storeFds('name', [0]), error)
     await assert.rejects(notifyBarrier(), error)
   })
 
-  it('says ECONNREFUSED when nobody is there any more', async () => {
+  it('throws ECONNREFUSED when the service manager has exited', async () => {
     const { child } = await serviceManager(path())
     child.kill('SIGKILL')
     await once(child, 'exit')
     assert.throws(() => notify({ ready: true }), { code: 'ECONNREFUSED' })
   })
 
-  it('says so when the address is too long', () => {
-    set('NOTIFY_SOCKET', `/${'n'.repeat(200)}`)
+  it('throws ENAMETOOLONG when the address is too long', () => {
+    setVariable('NOTIFY_SOCKET', `/${'n'.repeat(200)}`)
     assert.throws(() => notify({ ready: true }), { code: 'ENAMETOOLONG' })
   })
 
-  it('says EAGAIN when the service manager does not read, rather than block', async () => {
+  it('throws EAGAIN instead of blocking when the service manager does not read', async () => {
     await serviceManager(path(), 'mute')
     const fill = () => {
       for (;;) notify({ status: 'still here' })
@@ -154,7 +154,7 @@ describe('notify', () => {
 describe('The fd store', () => {
   leaveNoFds()
 
-  it('gets copies of the fds with their name', async () => {
+  it('receives copies of the fds with their name', async () => {
     const manager = await serviceManager(path())
     const listeners = [await listen(), await listen()]
     const fds = listeners.map(({ fd }) => fd)
@@ -163,7 +163,7 @@ describe('The fd store', () => {
     for (const fd of fds) assert.notEqual(flagsOf(fd), undefined)
   })
 
-  it('gets any number of them', async () => {
+  it('receives any number of fds, in several messages', async () => {
     const manager = await serviceManager(path())
     const { fd } = await listen()
     assert.equal(storeFds('many', Array(600).fill(fd)), true)
@@ -173,19 +173,19 @@ describe('The fd store', () => {
     )
   })
 
-  it('is told to let go of a name', async () => {
+  it('removes the fds of a name on request', async () => {
     const manager = await serviceManager(path())
     assert.equal(removeFds('web'), true)
     assert.deepEqual(await manager.got(), [{ text: 'FDSTOREREMOVE=1\nFDNAME=web', fds: [] }])
   })
 
-  it('says EBADF of an fd that is not open', async () => {
+  it('throws EBADF for an fd that is not open', async () => {
     await serviceManager(path())
     const fd = await closedFd()
     assert.throws(() => storeFds('web', [fd]), { code: 'EBADF', syscall: 'fcntl' })
   })
 
-  it('refuses what cannot be a name, or no fd', () => {
+  it('rejects invalid names and fds', () => {
     for (const name of ['', 'a:b', 'a\nb', 'é', 'n'.repeat(256)]) {
       for (const call of [() => storeFds(name, [0]), () => removeFds(name)]) {
         assert.throws(call, { code: 'ERR_INVALID_ARG_VALUE' })
@@ -209,17 +209,17 @@ async function closedFd(): Promise<number> {
 describe('watchdog', () => {
   leaveNoFds()
 
-  /** A watchdog of so many ms. */
+  /** Starts a watchdog with a timeout of `ms`. */
   function watched(ms: number, pid = process.pid): () => void {
-    set('WATCHDOG_USEC', String(ms * 1000))
-    set('WATCHDOG_PID', String(pid))
+    setVariable('WATCHDOG_USEC', String(ms * 1000))
+    setVariable('WATCHDOG_PID', String(pid))
     const end = watchdog()
-    if (end === false) assert.fail('no watchdog')
+    if (end === false) assert.fail('watchdog() returned false')
     cleanUp(end)
     return end
   }
 
-  it('says at once that we are alive, and then again and again', async () => {
+  it('notifies at once, and then periodically', async () => {
     const manager = await serviceManager(path())
     watched(20)
     const pings = await manager.got(5)
@@ -229,7 +229,7 @@ describe('watchdog', () => {
     )
   })
 
-  it('does so at half the interval', async () => {
+  it('notifies at half the timeout', async () => {
     await serviceManager(path())
     const intervals: number[] = []
     const { setInterval } = globalThis
@@ -243,11 +243,11 @@ describe('watchdog', () => {
     assert.deepEqual(intervals, [1500, 1, 2 ** 31 - 1])
   })
 
-  it('stops when it is told to', async () => {
+  it('stops when its function is called', async () => {
     const manager = await serviceManager(path())
     const end = watched(2)
     end()
-    // One of the same interval, begun later, fires after it each time.
+    // A timer with the same interval that starts later fires after it each time.
     let fired = 0
     const timer = setInterval(() => fired++, 1)
     cleanUp(() => clearInterval(timer))
@@ -258,7 +258,7 @@ describe('watchdog', () => {
     end()
   })
 
-  it('goes on when the service manager is too busy to hear it, or gone, with a warning', async () => {
+  it('continues with a warning when the service manager is blocked or has exited', async () => {
     const { child } = await serviceManager(path())
     const warnings: Error[] = []
     const others = process.listeners('warning')
@@ -268,7 +268,7 @@ describe('watchdog', () => {
       for (const other of others) process.on('warning', other)
     })
     watched(2)
-    // Its queue fills up.
+    // The queue of the stopped service manager fills up.
     child.kill('SIGSTOP')
     await until(() => warnings.length > 1)
     for (const warning of warnings) assert.equal(codeOf(warning), 'EAGAIN')
@@ -279,26 +279,26 @@ describe('watchdog', () => {
     for (const warning of warnings) assert.equal(codeOf(warning), 'ECONNREFUSED')
   })
 
-  it('is not for another process', async () => {
+  it('ignores a WATCHDOG_PID of another process', async () => {
     await serviceManager(path())
-    set('WATCHDOG_USEC', '1000000')
-    set('WATCHDOG_PID', String(process.ppid))
+    setVariable('WATCHDOG_USEC', '1000000')
+    setVariable('WATCHDOG_PID', String(process.ppid))
     assert.equal(watchdog(), false)
   })
 
-  it('needs no WATCHDOG_PID', async () => {
+  it('does not require WATCHDOG_PID', async () => {
     const manager = await serviceManager(path())
-    set('WATCHDOG_USEC', '1000000')
+    setVariable('WATCHDOG_USEC', '1000000')
     const end = watchdog()
-    if (end === false) assert.fail('no watchdog')
+    if (end === false) assert.fail('watchdog() returned false')
     end()
     assert.equal((await manager.got())[0]?.text, 'WATCHDOG=1')
   })
 
   for (const usec of ['', '0', '-1', '1s', '1.5', '99999999999999999']) {
-    it(`refuses an interval of ${JSON.stringify(usec)}`, async () => {
-      set('NOTIFY_SOCKET', '/nobody')
-      set('WATCHDOG_USEC', usec)
+    it(`rejects a timeout of ${JSON.stringify(usec)}`, async () => {
+      setVariable('NOTIFY_SOCKET', '/nobody')
+      setVariable('WATCHDOG_USEC', usec)
       assert.throws(() => watchdog(), { code: 'ERR_ACTIVATION' })
     })
   }

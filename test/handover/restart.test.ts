@@ -11,7 +11,7 @@ import { startExample } from '../running-example.js'
 
 const restarts = 100
 
-/** A client that makes one request after the other until it is told to end, and throws when one fails. */
+/** Makes requests one after the other until `end()`, and throws when one fails. */
 class Client {
   readonly servers = new Map<string, number>()
   reused = 0
@@ -41,11 +41,11 @@ class Client {
   }
 }
 
-describe('A server that is restarted with FdChannel', () => {
+describe('A server that is restarted through FdChannel', () => {
   lookedBefore()
   leaveNoFds()
 
-  it(`refuses and resets nobody while it is restarted ${restarts} times under load`, async function () {
+  it(`refuses and resets no client during ${restarts} restarts under load`, async function () {
     this.timeout(300_000)
     const args = ['0', `${temporaryDirectory()}/socket`]
     let server = startExample('restart.mjs', args)
@@ -57,7 +57,7 @@ describe('A server that is restarted with FdChannel', () => {
     const clients = [...brief, ...keeping]
     const running = Promise.all(clients.map((client) => client.run()))
     const failed = running.then(() => {
-      throw new Error('the clients have ended')
+      throw new Error('the clients ended too early')
     })
     failed.catch(() => {})
     for (let i = 0; i < restarts; i++) {
@@ -66,7 +66,7 @@ describe('A server that is restarted with FdChannel', () => {
       assert.equal(await Promise.race([server.ended, failed]), 0, server.stderr)
       assert.match(server.stdout, /^ended: \d+ finished, 0 cut off$/m)
       server = successor
-      // Each client has met each version.
+      // Each client receives a response from each process.
       const answer = `hello from process ${pid}\n`
       const met = until(() => clients.every(({ servers }) => servers.has(answer)))
       await Promise.race([met, failed])
@@ -74,12 +74,12 @@ describe('A server that is restarted with FdChannel', () => {
     for (const client of clients) client.end()
     await running
     assert.equal(server.stderr, '')
-    // Most requests of those that keep their connection came on one that was there.
+    // Most requests of the keep-alive clients reuse a connection.
     for (const { reused } of brief) assert.equal(reused, 0)
     for (const { reused, servers } of keeping) assert.ok(reused > servers.size, `${reused} reused`)
   })
 
-  it('goes on when its successor dies before it is ready', async () => {
+  it('continues when its successor exits before it is ready', async () => {
     const path = `${temporaryDirectory()}/socket`
     const server = startExample('restart.mjs', ['0', path])
     const [, , port] = await server.says(/^process (\d+) serves port (\d+)\n/)

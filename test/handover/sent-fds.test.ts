@@ -8,7 +8,7 @@ import { lookedBefore } from '../looked-before.js'
 
 const waiting = 20
 
-/** Sends until messages wait. */
+/** Sends until messages have to wait. */
 const fill = (channel: FdChannel) => Array.from({ length: waiting }, () => channel.send(Buffer.alloc(60_000)))
 
 async function takeAll(channel: FdChannel): Promise<void> {
@@ -16,11 +16,11 @@ async function takeAll(channel: FdChannel): Promise<void> {
 }
 
 for (const type of socketTypes) {
-  describe(`The fds of a message that waits for room, ${type}`, () => {
+  describe(`The fds of a queued message, ${type}`, () => {
     lookedBefore()
     leaveNoFds()
 
-    it('are those of the call, although the caller closes them and their numbers are used again', async () => {
+    it('are those of the call, even if the caller closes them and their numbers are reused', async () => {
       const [a, b] = channels(type)
       const filled = fill(a)
       const [one, two] = openFiles(2) as [number, number]
@@ -36,7 +36,7 @@ for (const type of socketTypes) {
       assert.equal(copiesOf(two), 0)
     })
 
-    it('are not copied when the message is sent at once', async () => {
+    it('are not duplicated when the message is sent at once', async () => {
       const [a, b] = channels(type)
       const [file] = openFiles(1) as [number]
       const sent = a.send('now', [file, file])
@@ -45,7 +45,7 @@ for (const type of socketTypes) {
       assert.equal((await next(b))?.fds.map((fd) => fd.close()).length, 2)
     })
 
-    it('have copies until the message is sent, whose flags are those of the caller’s', async () => {
+    it("are duplicated until the message is sent, with the caller's flags", async () => {
       const [a, b] = channels(type)
       const [file] = openFiles(1) as [number]
       const flags = flagsOf(file)
@@ -55,7 +55,7 @@ for (const type of socketTypes) {
       await takeAll(b)
       const messages = [(await next(b)) as FdMessage, (await next(b)) as FdMessage]
       await Promise.all(sends)
-      await until(() => copiesOf(file) === 3) // those that were received
+      await until(() => copiesOf(file) === 3) // the received ones
       for (const { fds } of messages) for (const fd of fds) fd.close()
       await until(() => copiesOf(file) === 0)
     })
@@ -76,7 +76,7 @@ for (const type of socketTypes) {
       })
     }
 
-    it('must be open at the call: EBADF, and the messages around it are sent', async () => {
+    it('must be open at the call: EBADF otherwise, and the other messages are sent', async () => {
       const [a, b] = channels(type)
       const [file] = openFiles(1) as [number]
       const filled = fill(a)
@@ -91,7 +91,7 @@ for (const type of socketTypes) {
       await Promise.all([...filled, after])
     })
 
-    it('need room for their copies: EMFILE, and no copy is left', async () => {
+    it('need room for their duplicates: EMFILE otherwise, and no duplicate is left', async () => {
       const { code, stdout, stderr } = await runNode('copies-at-limit.mjs', [type], ['prlimit', '--nofile=64'])
       assert.deepEqual([code, stdout, stderr], [0, 'EMFILE fcntl, 2 free again\nthe others came\n', ''])
     })

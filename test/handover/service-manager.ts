@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { until } from '../helpers.js'
 import { needs, skip } from '../needs.js'
 
-/** A real systemd, for one user, that has the units it is given. */
+/** A systemd --user instance with its own units. */
 export class ServiceManager {
   readonly #directory: string
   readonly #child: ReturnType<typeof spawn>
@@ -29,7 +29,7 @@ export class ServiceManager {
     return join(this.#directory, 'units')
   }
 
-  /** Skips the suite, and says why, where there can be none. */
+  /** Starts systemd, or skips the suite with a reason where that is impossible. */
   static async start(context: Mocha.Context): Promise<ServiceManager> {
     const why = impossible()
     if (why !== undefined) skip(context, why)
@@ -39,7 +39,7 @@ export class ServiceManager {
     await until(() => manager.#child.exitCode !== null || (manager.#pid !== undefined && running()))
     if (manager.#child.exitCode === null) return manager
     await manager.end()
-    return skip(context, `no systemd --user can be started here: ${manager.#said}`)
+    return skip(context, `systemd --user does not start here: ${manager.#said}`)
   }
 
   get #pid(): string | undefined {
@@ -52,13 +52,13 @@ export class ServiceManager {
     return spawnSync('nsenter', [...inside, 'systemctl', '--user', ...args], { encoding: 'utf8' })
   }
 
-  /** Adds units, by name. */
+  /** Adds units by their file names. */
   units(units: Record<string, string>): void {
     for (const [name, text] of Object.entries(units)) writeFileSync(join(this.#units, name), text)
     this.control('daemon-reload')
   }
 
-  /** systemctl(1); throws what it says when it fails. */
+  /** Runs systemctl(1). Throws its error output when it fails. */
   control(...args: string[]): string {
     const { status, stdout, stderr } = this.#systemctl(...args)
     if (status !== 0) throw new Error(`systemctl ${args.join(' ')}: ${stderr}`)
@@ -69,7 +69,7 @@ export class ServiceManager {
     return this.control('show', unit, '--value', '-p', property).trim()
   }
 
-  /** With all that it has started. */
+  /** Ends systemd and everything that it has started. */
   async end(): Promise<void> {
     this.#child.stdin?.end()
     if (this.#child.exitCode === null) await once(this.#child, 'close')
@@ -78,10 +78,10 @@ export class ServiceManager {
 }
 
 function impossible(): string | undefined {
-  if (process.getuid?.() !== 0) return 'a service manager of our own needs root'
+  if (process.getuid?.() !== 0) return 'starting a service manager requires root'
   if (!existsSync('/lib/systemd/systemd')) return 'systemd is not installed'
   const root = ['/sys/fs/cgroup/unified', '/sys/fs/cgroup'].find((each) => existsSync(join(each, 'cgroup.procs')))
-  if (root === undefined) return 'there are no cgroups version 2'
+  if (root === undefined) return 'cgroups version 2 are not available'
   try {
     accessSync(root, constants.W_OK)
   } catch {

@@ -14,14 +14,14 @@ import { cleanUp, connect, listen, temporaryDirectory, until } from '../helpers.
 import { leaveNoFds } from '../leaks.js'
 import { needs, skip } from '../needs.js'
 
-/** What the program says to a client that has come to `where`. */
-async function told(where: net.NetConnectOpts): Promise<{ report: Report; client: net.Socket }> {
+/** Connects to `where`, and returns the report of the program. */
+async function reportFrom(where: net.NetConnectOpts): Promise<{ report: Report; client: net.Socket }> {
   const client = temporary(net.connect({ ...where, allowHalfOpen: true } as net.NetConnectOpts))
   const said = await text(client)
   return { report: JSON.parse(said), client }
 }
 
-/** Whether somebody listens there: state 0A of /proc/net/tcp, proc(5). */
+/** Whether the port has a listening socket: state 0A in /proc/net/tcp, proc(5). */
 function isListening(port: number): boolean {
   const local = `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`
   return new RegExp(`: ${local} \\S+ 0A `).test(readFileSync('/proc/net/tcp', 'utf8'))
@@ -36,7 +36,7 @@ describe('systemd-socket-activate', () => {
     needs(this, 'systemd-socket-activate', '--version')
   })
 
-  /** Resolves when it listens on so many sockets, which it opens itself. */
+  /** Starts systemd-socket-activate, and waits until it listens on its `sockets` sockets. */
   async function activate(args: string[], words: string[], sockets = 1): Promise<ChildProcess> {
     const child = spawn('systemd-socket-activate', [...args, ...program(...words)], {
       stdio: ['ignore', 'inherit', 'pipe'],
@@ -52,10 +52,10 @@ describe('systemd-socket-activate', () => {
     return child
   }
 
-  it('gives a TCP socket', async () => {
+  it('passes a TCP socket', async () => {
     const port = reservedPort()
     await activate(['-l', `127.0.0.1:${port}`], ['serve'])
-    const { report } = await told(toPort(port))
+    const { report } = await reportFrom(toPort(port))
     const address = { address: '127.0.0.1', port, family: 'IPv4' }
     assert.deepEqual(report.found, [
       { name: 'unknown', fd: 3, kind: 'listener', domain: 'IPv4', type: 'stream', address },
@@ -63,16 +63,16 @@ describe('systemd-socket-activate', () => {
     assert.deepEqual(report.after.environment, {})
   })
 
-  it('gives the path of a unix socket', async () => {
+  it('passes a unix socket with its path', async () => {
     const path = join(temporaryDirectory(), 'socket')
     await activate(['-l', path, '--fdname=local'], ['serve'])
-    const { report } = await told({ path })
+    const { report } = await reportFrom({ path })
     assert.deepEqual(report.found, [
       { name: 'local', fd: 3, kind: 'listener', domain: 'unix', type: 'stream', address: path },
     ])
   })
 
-  it('gives a seqpacket socket', async () => {
+  it('passes a seqpacket socket', async () => {
     const path = join(temporaryDirectory(), 'socket')
     await activate(['--seqpacket', '-l', path], ['serve'])
     const script =
@@ -84,20 +84,20 @@ describe('systemd-socket-activate', () => {
     ])
   })
 
-  it('gives several sockets, by their names, of which two may be the same', async () => {
+  it('passes several sockets by name, two of them with the same name', async () => {
     const path = join(temporaryDirectory(), 'socket')
     const [web, more] = [reservedPort(), reservedPort()]
     const sockets = ['-l', `127.0.0.1:${web}`, '-l', `127.0.0.1:${more}`, '-l', path]
     await activate([...sockets, '--fdname=web:web:control'], ['serve'], 3)
-    const { report } = await told({ path })
+    const { report } = await reportFrom({ path })
     assert.deepEqual(
       report.found.map(({ fd, name }) => `${fd} ${name}`),
       ['3 web', '4 web', '5 control'],
     )
-    for (const port of [web, more]) assert.equal((await told(toPort(port))).report.found.length, 3)
+    for (const port of [web, more]) assert.equal((await reportFrom(toPort(port))).report.found.length, 3)
   })
 
-  it('gives datagram sockets', async () => {
+  it('passes datagram sockets', async () => {
     const port = reservedPort()
     await activate(['-d', '-l', `127.0.0.1:${port}`], ['serve'])
     const client = dgram.createSocket('udp4')
@@ -108,7 +108,7 @@ describe('systemd-socket-activate', () => {
     assert.deepEqual([found[0]?.kind, found[0]?.type], ['datagram', 'datagram'])
   })
 
-  it('passes on what it was given itself', async () => {
+  it('passes on a socket that it has inherited itself', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const child = spawnActivated(
       'systemd-socket-activate',
@@ -120,11 +120,11 @@ describe('systemd-socket-activate', () => {
     assert.equal(JSON.parse(await text(await connect(listener))).found.length, 1)
   })
 
-  it('gives each connection to a program of its own with --accept', async () => {
+  it('passes each connection to a separate process with --accept', async () => {
     const port = reservedPort()
     await activate(['--accept', '-l', `127.0.0.1:${port}`], ['serve'])
     for (let i = 0; i < 2; i++) {
-      const { report } = await told(toPort(port))
+      const { report } = await reportFrom(toPort(port))
       assert.deepEqual(
         report.found.map(({ kind, name }) => ({ kind, name })),
         [{ kind: 'connection', name: 'unknown' }],
@@ -132,20 +132,20 @@ describe('systemd-socket-activate', () => {
     }
   })
 
-  it('gives the listening socket as fd 0 with --inetd', async () => {
+  it('passes the listening socket as fd 0 with --inetd', async () => {
     const port = reservedPort()
     await activate(['--inetd', '-l', `127.0.0.1:${port}`], ['serve', 'inetd'])
-    const { report } = await told(toPort(port))
+    const { report } = await reportFrom(toPort(port))
     assert.deepEqual(
       report.found.map(({ fd, name, kind }) => ({ fd, name, kind })),
       [{ fd: 0, name: 'stdin', kind: 'listener' }],
     )
   })
 
-  it('gives the connection as fd 0 with --inetd and --accept', async () => {
+  it('passes the connection as fd 0 with --inetd and --accept', async () => {
     const port = reservedPort()
     await activate(['--inetd', '--accept', '-l', `127.0.0.1:${port}`], ['serve', 'inetd'])
-    const { report } = await told(toPort(port))
+    const { report } = await reportFrom(toPort(port))
     assert.deepEqual(
       report.found.map(({ fd, name, kind }) => ({ fd, name, kind })),
       [{ fd: 0, name: 'stdin', kind: 'connection' }],
@@ -160,7 +160,7 @@ describe('inetd', () => {
     if (!existsSync('/usr/sbin/inetd')) skip(this, 'openbsd-inetd is not installed')
   })
 
-  /** Until the test ends it starts the program for `port`. */
+  /** Starts inetd, which runs the program for `port` until the test ends. */
   async function inetd(port: number, flow: 'wait' | 'nowait'): Promise<void> {
     const directory = temporaryDirectory()
     const file = join(directory, 'inetd.conf')
@@ -172,11 +172,11 @@ describe('inetd', () => {
     assert.equal(child.exitCode, null)
   }
 
-  it('gives a program with nowait its connection', async () => {
+  it('passes the connection to a nowait service', async () => {
     const port = reservedPort()
     await inetd(port, 'nowait')
     for (let i = 0; i < 2; i++) {
-      const { report, client } = await told(toPort(port))
+      const { report, client } = await reportFrom(toPort(port))
       assert.deepEqual(
         report.found.map(({ fd, name, kind, address }) => ({ fd, name, kind, address })),
         [{ fd: 0, name: 'stdin', kind: 'connection', address: { address: '127.0.0.1', port, family: 'IPv4' } }],
@@ -185,11 +185,11 @@ describe('inetd', () => {
     }
   })
 
-  it('gives a program with wait the listening socket, and takes it back when the program has ended', async () => {
+  it('passes the listening socket to a wait service, and resumes when the service exits', async () => {
     const port = reservedPort()
     await inetd(port, 'wait')
     for (let i = 0; i < 2; i++) {
-      const { report, client } = await told(toPort(port))
+      const { report, client } = await reportFrom(toPort(port))
       assert.deepEqual(
         report.found.map(({ fd, name, kind }) => ({ fd, name, kind })),
         [{ fd: 0, name: 'stdin', kind: 'listener' }],

@@ -11,8 +11,8 @@ import { listen, nodeEnvironment, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { needs, skip } from '../needs.js'
 
-// Python shows bytes as they are: its environment is not decoded, and has every entry of a name that comes twice.
-const tell = `
+// Python prints raw bytes: it does not decode the environment, and includes every entry of a duplicate name.
+const printReceived = `
 import json, os
 read = lambda name: open('/proc/self/' + name, 'rb').read().split(b'\\0')[:-1]
 environment = sorted(entry.hex() for entry in read('environ') if not entry.startswith(b'LISTEN_'))
@@ -33,9 +33,9 @@ const both = <Result>(web: Listener, args: Arguments, run: (start: () => ChildPr
     run(() => spawnActivated(args[0], args[1], { web }, args[2])),
   ])
 
-/** How it fails: what is thrown, or what the events say. */
+/** Describes how the start fails: the thrown error, or the events. */
 async function failure(start: () => ChildProcess): Promise<unknown> {
-  const told = (error: Error) => ({ ...error, message: error.message, name: error.name })
+  const fieldsOf = (error: Error) => ({ ...error, message: error.message, name: error.name })
   try {
     const child = start()
     const { spawnfile, spawnargs, pid, stdio } = child
@@ -44,13 +44,13 @@ async function failure(start: () => ChildProcess): Promise<unknown> {
     const [error] = (await Promise.race([once(child, 'error'), once(child, 'exit').then((code) => [{ code }])])) as [
       Error,
     ]
-    return { events, error: told(error), spawnfile, spawnargs, pid, stdio: stdio.map((each) => each === null) }
+    return { events, error: fieldsOf(error), spawnfile, spawnargs, pid, stdio: stdio.map((each) => each === null) }
   } catch (error) {
-    return { thrown: told(error as Error) }
+    return { thrown: fieldsOf(error as Error) }
   }
 }
 
-describe('spawnActivated, beside child_process.spawn', () => {
+describe('spawnActivated compared with child_process.spawn', () => {
   leaveNoFds()
   let web: Listener
   let interpreter: string
@@ -63,22 +63,22 @@ describe('spawnActivated, beside child_process.spawn', () => {
     web = await listen({ host: '127.0.0.1' })
   })
 
-  /** What the program says, which must be the same. */
-  async function same(...args: Arguments): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  /** Asserts that both start the same program with the same output, which is returned. */
+  async function assertSame(...args: Arguments): Promise<{ code: number | null; stdout: string; stderr: string }> {
     const run = async (start: () => ChildProcess) => {
       const child = ours(start())
       const { spawnfile, spawnargs, stdio } = child
       return { spawnfile, spawnargs, stdio: stdio.map((each) => each === null), ...(await ended(child)) }
     }
     const [plain, activated] = await both(web, args, run)
-    // The listener is a null more.
+    // spawnActivated adds one null to stdio, for the listener.
     assert.deepEqual(activated, { ...plain, stdio: [...plain.stdio, true] })
     return plain
   }
 
-  /** What Python is told. */
-  async function told(args: readonly string[], options?: SpawnOptions): Promise<Record<string, unknown>> {
-    const { code, stdout } = await same(interpreter, ['-c', tell, ...args], options)
+  /** Returns the arguments, environment and directory that Python receives. */
+  async function received(args: readonly string[], options?: SpawnOptions): Promise<Record<string, unknown>> {
+    const { code, stdout } = await assertSame(interpreter, ['-c', printReceived, ...args], options)
     assert.equal(code, 0)
     return JSON.parse(stdout)
   }
@@ -86,8 +86,8 @@ describe('spawnActivated, beside child_process.spawn', () => {
   const inherited = nodeEnvironment()
 
   const environments: Record<string, NodeJS.ProcessEnv> = {
-    'none but a PATH': { PATH: inherited.PATH },
-    'names that a shell cannot hold': {
+    'only PATH': { PATH: inherited.PATH },
+    'names that a shell does not support': {
       PATH: inherited.PATH,
       'spring.datasource.url': 'x',
       'my-app': '1',
@@ -100,7 +100,7 @@ describe('spawnActivated, beside child_process.spawn', () => {
       '==x': 'equals',
       __proto__x: '1',
     },
-    'variables that a shell changes': {
+    'variables that a shell modifies': {
       PATH: inherited.PATH,
       PWD: '/srv',
       OLDPWD: '/nowhere',
@@ -112,7 +112,7 @@ describe('spawnActivated, beside child_process.spawn', () => {
       PS1: '$',
       ENV: '/etc/passwd',
     },
-    'values of every kind': {
+    'values of every type': {
       PATH: inherited.PATH,
       empty: '',
       left: undefined,
@@ -158,45 +158,45 @@ describe('spawnActivated, beside child_process.spawn', () => {
 
   for (const [name, env] of Object.entries(environments)) {
     it(`passes an environment with ${name}`, async () => {
-      await told([], { env })
+      await received([], { env })
     })
   }
 
-  it('passes the environment of this process when none is given', async () => {
-    await told([])
-    await told([], { env: undefined })
+  it('passes the environment of this process by default', async () => {
+    await received([])
+    await received([], { env: undefined })
   })
 
-  it('passes arguments, argv0 and the directory', async () => {
-    await told(['', ' ', "it's", '$HOME', '-c', '--', 'a\nb', 'ü', '*', '\\'])
+  it('passes arguments, argv0 and the working directory', async () => {
+    await received(['', ' ', "it's", '$HOME', '-c', '--', 'a\nb', 'ü', '*', '\\'])
     for (const argv0 of ['my name', '', '-sh', '7']) {
-      const { arguments: said } = await told(['x'], { argv0 })
+      const { arguments: said } = await received(['x'], { argv0 })
       assert.equal((said as string[])[0], Buffer.from(argv0).toString('hex'))
     }
     const directory = temporaryDirectory()
     for (const cwd of [directory, pathToFileURL(directory)]) {
-      assert.equal((await told([], { cwd })).directory, directory)
+      assert.equal((await received([], { cwd })).directory, directory)
     }
     const program = join(directory, 'program')
     symlinkSync(interpreter, program)
-    await same('./program', ['-c', tell], { cwd: directory })
-    await same('program', ['-c', tell], { env: { PATH: `/nowhere:${directory}` } })
+    await assertSame('./program', ['-c', printReceived], { cwd: directory })
+    await assertSame('program', ['-c', printReceived], { env: { PATH: `/nowhere:${directory}` } })
   })
 
-  it('passes detached, and a user and a group', async function () {
-    assert.equal((await told([], { detached: true })).session, true)
-    if (process.getuid?.() !== 0) skip(this, 'it needs root')
-    assert.deepEqual((await same('id', ['-u'], { uid: 65534, gid: 65534, cwd: '/' })).stdout, '65534\n')
+  it('passes detached, uid and gid', async function () {
+    assert.equal((await received([], { detached: true })).session, true)
+    if (process.getuid?.() !== 0) skip(this, 'requires root')
+    assert.deepEqual((await assertSame('id', ['-u'], { uid: 65534, gid: 65534, cwd: '/' })).stdout, '65534\n')
   })
 
-  it('runs a script with no interpreter as execvp does', async () => {
+  it('runs a script without an interpreter line as execvp does', async () => {
     const script = join(temporaryDirectory(), 'script')
     writeFileSync(script, 'echo "$0 $1"', { mode: 0o755 })
-    const { stdout, code } = await same(script, ['first'])
+    const { stdout, code } = await assertSame(script, ['first'])
     assert.deepEqual([stdout, code], [`${script} first\n`, 0])
   })
 
-  it('passes a signal, a timeout and a signal to kill with', async () => {
+  it('passes signal, timeout and killSignal', async () => {
     const sleep: [string, string[]] = ['sleep', ['60']]
     const end = async (start: () => ChildProcess) => (await once(ours(start()), 'exit'))[1]
     const [plain, activated] = await both(web, [...sleep, { timeout: 50, killSignal: 'SIGINT' }], end)
@@ -213,7 +213,7 @@ describe('spawnActivated, beside child_process.spawn', () => {
     }
   })
 
-  it('has the standard streams of every kind', async () => {
+  it('passes standard streams of every kind', async () => {
     const file = temporaryFd(openSync(join(temporaryDirectory(), 'file'), 'w+'))
     const kinds: SpawnOptions['stdio'][] = [
       'pipe',
@@ -240,7 +240,7 @@ describe('spawnActivated, beside child_process.spawn', () => {
     }
   })
 
-  it('fails as spawn does, and tells it as spawn does', async () => {
+  it('fails in the same way as spawn, with the same errors', async () => {
     const directory = temporaryDirectory()
     const file = (name: string, content: string, mode: number) => {
       writeFileSync(join(directory, name), content)
@@ -269,7 +269,7 @@ describe('spawnActivated, beside child_process.spawn', () => {
       ['true', Array(30).fill('x'.repeat(100_000))],
       ['true', [], { env: { PATH: process.env.PATH, long: 'x'.repeat(200_000) } }],
       ['true', [], { stdio: ['ignore', 'ignore', 'pipe'], cwd: '/no/such/directory' }],
-      // Wrong arguments, of which spawn says what is wrong.
+      // Invalid arguments, for which spawn throws a specific error.
       ['', []],
       [5 as never, []],
       ['a\0b', []],
@@ -296,14 +296,14 @@ describe('spawnActivated, beside child_process.spawn', () => {
       const [plain, activated] = (await both(web, args, failure)) as Record<string, unknown>[]
       const what = JSON.stringify(args)?.slice(0, 120)
       assert.ok(plain?.thrown !== undefined || (plain?.pid === undefined && plain?.error !== undefined), what)
-      // The listener is a third null.
+      // spawnActivated adds a null to stdio, for the listener.
       if (Array.isArray(activated?.stdio)) activated.stdio = activated.stdio.slice(0, 3)
       assert.deepEqual(activated, plain, what)
     }
   })
 
-  it('starts it without a shell, without /proc, and without a directory for temporary files', async function () {
-    if (process.getuid?.() !== 0) skip(this, 'chroot needs root')
+  it('needs no shell, no /proc, and no directory for temporary files', async function () {
+    if (process.getuid?.() !== 0) skip(this, 'chroot requires root')
     needs(this, 'chroot', '/', 'true')
     const root = temporaryDirectory()
     const put = (file: string) => {

@@ -7,7 +7,7 @@ import { ended, ours, plainEnvironment, printed, program, type Report } from '..
 import { cleanUp, connect, flagsOf, listen, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 
-/** The fixture as a child that has `passed`. */
+/** Starts the fixture as a child with `passed`. */
 function start(passed: Passed, options: Parameters<typeof spawnActivated>[3] = {}, ...words: string[]) {
   const [node, ...args] = program(...words)
   return ours(spawnActivated(node, args, passed, { env: plainEnvironment(), ...options }))
@@ -16,7 +16,7 @@ function start(passed: Passed, options: Parameters<typeof spawnActivated>[3] = {
 describe('spawnActivated', () => {
   leaveNoFds()
 
-  it('starts a child that finds our listeners by name', async () => {
+  it('starts a child that finds the listeners by name', async () => {
     const web = [await listen({ host: '127.0.0.1' }), await listen({ host: '127.0.0.1' })]
     const control = await listen({ path: join(temporaryDirectory(), 'control') })
     const { found, after } = await printed(start({ web, control }, {}, 'print'))
@@ -31,7 +31,7 @@ describe('spawnActivated', () => {
     assert.deepEqual(after.environment, {})
   })
 
-  it('shares them: the child serves, and so do we', async () => {
+  it('shares the listeners: parent and child both accept', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const child = start({ web: listener }, {}, 'serve')
     const closed = once(child, 'close')
@@ -45,7 +45,7 @@ describe('spawnActivated', () => {
     ;(await accepting).close()
   })
 
-  it('passes nothing when there is nothing to pass: no LISTEN_FDS, which sd_listen_fds(3) refuses when it is 0', async () => {
+  it('omits LISTEN_FDS when there are no listeners, because sd_listen_fds(3) rejects 0', async () => {
     for (const passed of [{}, { web: [] }] as Passed[]) {
       const { found, error, before } = await printed(start(passed, {}, 'print'))
       assert.deepEqual({ found, error }, { found: [], error: undefined })
@@ -53,7 +53,7 @@ describe('spawnActivated', () => {
     }
   })
 
-  it('passes one listener by two names, as two fds', async () => {
+  it('passes one listener with two names as two fds', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const { found } = await printed(start({ web: listener, other: [listener] }, {}, 'print'))
     assert.deepEqual(
@@ -71,7 +71,7 @@ describe('spawnActivated', () => {
     )
   })
 
-  it('has a channel behind the listeners, with the serialization that is asked for', async () => {
+  it('opens an IPC channel after the listeners, with the requested serialization', async () => {
     const web = [await listen({ host: '127.0.0.1' }), await listen({ host: '127.0.0.1' })]
     for (const serialization of ['json', 'advanced'] as const) {
       const program = `process.on('message', (message) => {
@@ -90,7 +90,7 @@ describe('spawnActivated', () => {
     }
   })
 
-  it('gives the child none of what we were activated with ourselves', async () => {
+  it("does not pass the parent's activation environment to the child", async () => {
     const listener = await listen()
     const env = plainEnvironment({ LISTEN_PID: '1', LISTEN_PIDFDID: '1', LISTEN_FDS: '9', LISTEN_FDNAMES: 'a:b' })
     const { found } = await printed(start({ web: listener }, { env }, 'print'))
@@ -100,19 +100,19 @@ describe('spawnActivated', () => {
     )
   })
 
-  it('keeps to the pid that it says, arguments included', async () => {
+  it('sets LISTEN_PID to the pid of the child, and passes arguments unchanged', async () => {
     const child = ours(spawnActivated('/bin/sh', ['-c', 'echo $$ $LISTEN_PID "$1"', 'sh', "it's $HOME"], {}))
     const { stdout } = await ended(child)
     assert.equal(stdout, `${child.pid} ${child.pid} it's $HOME\n`)
   })
 
-  it('leaves the standard streams as they are asked for', async () => {
+  it('passes the standard streams as requested', async () => {
     const child = ours(spawnActivated('cat', [], {}, { stdio: ['pipe', 'pipe'] }))
     child.stdin?.end('through the child')
     assert.equal((await ended(child)).stdout, 'through the child')
   })
 
-  it('keeps our service manager to ourselves, unless it is asked to pass it on', async () => {
+  it('passes the service manager of the parent only with inheritNotify or in env', async () => {
     const print = ['-c', 'echo "$NOTIFY_SOCKET $WATCHDOG_USEC $WATCHDOG_PID"']
     const inherited = { NOTIFY_SOCKET: '/run/ours', WATCHDOG_USEC: '7', WATCHDOG_PID: String(process.pid) }
     const before = { ...process.env }
@@ -134,7 +134,7 @@ describe('spawnActivated', () => {
     assert.equal(await said({ env: { NOTIFY_SOCKET: '@theirs', WATCHDOG_USEC: '8' } }), '@theirs 8')
   })
 
-  it('refuses what it cannot pass, and starts nothing', async () => {
+  it('rejects invalid arguments, and starts no process', async () => {
     const listener = await listen()
     const fd = listener.fd
     const wrong: [Passed, object, string][] = [
@@ -160,7 +160,7 @@ describe('spawnActivated', () => {
     assert.notEqual(flagsOf(fd), undefined)
   })
 
-  it('refuses a listener that is closed', async () => {
+  it('rejects a closed listener', async () => {
     const listener = await Listener.listen()
     await listener.close()
     assert.throws(() => spawnActivated('true', [], { web: listener }), { code: 'ERR_LISTENER_CLOSED' })

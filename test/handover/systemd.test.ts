@@ -37,7 +37,7 @@ class Client {
 
   async line<Line = Hello>(): Promise<Line> {
     const { value, done } = await this.#lines.next()
-    if (done) throw new Error('the service has hung up')
+    if (done) throw new Error('the service closed the connection')
     return JSON.parse(value)
   }
 
@@ -45,7 +45,7 @@ class Client {
     this.socket.write(`${what}\n`)
   }
 
-  /** When it is done. */
+  /** Sends an order, and waits until the service has executed it. */
   async done(what: string): Promise<void> {
     this.order(what)
     assert.equal(await this.line<string>(), what)
@@ -53,7 +53,7 @@ class Client {
 }
 
 describe('Under systemd', function () {
-  // The manager's own start, and Node's at each activation.
+  // systemd takes time to start, and Node does at each activation.
   this.timeout(60_000)
 
   let manager: ServiceManager
@@ -70,7 +70,7 @@ describe('Under systemd', function () {
   })
   leaveNoFds()
 
-  /** A service and its sockets, which are started, by names of their own. */
+  /** Installs a service and its sockets under unique names, and starts the sockets. */
   function install(sockets: Record<string, string[]>, lines: string[] = [], words: string[] = []) {
     const name = `test${++count}`
     const each = Object.entries(sockets).map(
@@ -79,7 +79,7 @@ describe('Under systemd', function () {
     const accepting = each.some(([, socketLines]) => socketLines.includes('Accept=yes'))
     const units: Record<string, string> = {}
     for (const [unit, socketLines] of each) {
-      // A template is found by the socket's own name.
+      // systemd finds a template by the name of the socket.
       const belongs = accepting ? [] : [`Service=${name}.service`]
       units[unit] = ['[Socket]', ...belongs, ...socketLines, ''].join('\n')
     }
@@ -100,7 +100,7 @@ describe('Under systemd', function () {
 
   const path = () => join(directory, `socket${count + 1}`)
 
-  it('a service starts with its first client, gets its sockets by name and says when it is ready', async () => {
+  it('a service starts with its first client, receives its sockets by name and reports readiness', async () => {
     const control = path()
     const port = reservedPort()
     const unit = install(
@@ -120,7 +120,7 @@ describe('Under systemd', function () {
     assert.equal((await new Client({ path: control }).line()).pid, pid)
   })
 
-  it('a socket without a name has that of its unit', async () => {
+  it('a socket without FileDescriptorName has the name of its unit', async () => {
     const where = path()
     const unit = install({ main: [`ListenStream=${where}`, `ListenStream=${where}.too`] }, ['Type=notify'])
     const { found } = await new Client({ path: where }).line()
@@ -131,7 +131,7 @@ describe('Under systemd', function () {
     )
   })
 
-  it('says that it reloads, and that it has', async () => {
+  it('a service reports the begin and the end of a reload', async () => {
     const where = path()
     const unit = install({ main: [`ListenStream=${where}`] }, ['Type=notify'])
     const client = new Client({ path: where })
@@ -144,7 +144,7 @@ describe('Under systemd', function () {
     assert.equal(manager.show(unit, 'StatusText'), 'reloaded')
   })
 
-  it('a service with Accept=yes serves its one connection, and knows who that is', async () => {
+  it('a service with Accept=yes receives its connection and the address of the peer', async () => {
     const port = reservedPort()
     install({ each: [`ListenStream=127.0.0.1:${port}`, 'Accept=yes'] })
     const clients = [1, 2].map(() => new Client({ port, host: '127.0.0.1' }))
@@ -160,7 +160,7 @@ describe('Under systemd', function () {
     assert.notEqual(hellos[0]?.pid, hellos[1]?.pid)
   })
 
-  it('a service with StandardInput=socket serves fd 0', async () => {
+  it('a service with StandardInput=socket receives its connection as fd 0', async () => {
     const where = path()
     install({ each: [`ListenStream=${where}`, 'Accept=yes'] }, ['StandardInput=socket'], ['inetd'])
     const { found } = await new Client({ path: where }).line()
@@ -170,7 +170,7 @@ describe('Under systemd', function () {
     )
   })
 
-  it('an established connection is kept over a restart, until it is removed', async () => {
+  it('an established connection stays in the fd store across a restart until it is removed', async () => {
     const where = path()
     const unit = install({ main: [`ListenStream=${where}`] }, ['Type=notify', 'FileDescriptorStoreMax=4'])
     const client = new Client({ path: where })
@@ -191,7 +191,7 @@ describe('Under systemd', function () {
     assert.equal(manager.show(unit, 'NFileDescriptorStore'), '0')
   })
 
-  it('a loop that turns keeps the watchdog quiet, and one that hangs is ended', async () => {
+  it('the watchdog ends a service when its event loop hangs, not before', async () => {
     const where = path()
     const unit = install({ main: [`ListenStream=${where}`] }, ['Type=notify', 'WatchdogSec=5'])
     const client = new Client({ path: where })
@@ -205,7 +205,7 @@ describe('Under systemd', function () {
     await until(() => manager.show(unit, 'Result') === 'watchdog')
   })
 
-  it('the units of examples/activated serve', async () => {
+  it('the units of examples/activated serve clients', async () => {
     const [web, each] = [reservedPort(), reservedPort()]
     const units = exampleUnits({ 'web.socket': web, 'each.socket': each })
     manager.units(units)
@@ -224,7 +224,7 @@ describe('Under systemd', function () {
 })
 
 describe('The units of examples/activated', () => {
-  it('are as systemd-analyze verify wants them', function () {
+  it('pass systemd-analyze verify', function () {
     needs(this, 'systemd-analyze', '--version')
     const directory = temporaryDirectory()
     const units = exampleUnits()
@@ -235,7 +235,7 @@ describe('The units of examples/activated', () => {
   })
 })
 
-/** They are written for a machine where everything has its usual place. */
+/** Reads the units of examples/activated, and replaces the installation paths in them with those of this machine. */
 function exampleUnits(ports: Record<string, number> = {}): Record<string, string> {
   const root = fileURLToPath(new URL('../..', import.meta.url))
   const names = readdirSync(join(root, 'examples/activated')).filter((name) => /\.(socket|service)$/.test(name))

@@ -11,16 +11,16 @@ import { leaveNoFds } from '../leaks.js'
 
 const fixture = fileURLToPath(new URL('../fixtures/takes.mjs', import.meta.url))
 
-// Longer than the program has for the rest of what it takes.
+// Longer than the period after which the package warns.
 const long = 'pause=1500'
 
-interface Told {
+interface Outcome {
   code: number | null
   stderr: string
   warnings: { name: string; code: string; message: string }[]
 }
 
-describe('What a process was activated with and does not take', () => {
+describe('The warning about activated fds that a process does not take', () => {
   leaveNoFds()
   let http: Listener
   let admin: Listener
@@ -32,19 +32,19 @@ describe('What a process was activated with and does not take', () => {
 
   const portOf = (listener: Listener) => (listener.address() as net.AddressInfo).port
 
-  /** Runs test/fixtures/takes.mjs with `http` and `admin`, or with `http` alone. */
-  async function takes(steps: readonly string[], passed: Record<string, Listener> = { http, admin }): Promise<Told> {
+  /** Runs test/fixtures/takes.mjs, by default with `http` and `admin`. */
+  async function takes(steps: readonly string[], passed: Record<string, Listener> = { http, admin }): Promise<Outcome> {
     const options = { env: plainEnvironment(), stdio: ['ignore', 'pipe', 'pipe'] as const }
     const child = ours(spawnActivated(process.execPath, [fixture, ...steps], passed, options as never))
     const { code, stdout, stderr } = await ended(child)
     return { code, stderr, warnings: JSON.parse(stdout) }
   }
 
-  it('is told when it asks for another name, with what it has asked for, what there is, and what to do', async () => {
+  it('lists the requested names, the available fds and a remedy when the process requests another name', async () => {
     const { code, warnings, stderr } = await takes(['web', 'api', long])
     assert.equal(code, 0)
     assert.equal(warnings.length, 1)
-    const { name, code: warningCode, message } = warnings[0] as Told['warnings'][0]
+    const { name, code: warningCode, message } = warnings[0] as Outcome['warnings'][0]
     assert.deepEqual([name, warningCode], ['AsyncAcceptWarning', 'ASYNC_ACCEPT_UNTAKEN_FD'])
     for (const part of [
       "'web', 'api'",
@@ -57,28 +57,28 @@ describe('What a process was activated with and does not take', () => {
     }
   })
 
-  it('is told at once: the program may not live for long', async () => {
+  it('comes at once, because the process may be short-lived', async () => {
     const { warnings } = await takes(['web'])
     assert.equal(warnings.length, 1)
   })
 
-  it('is told when the program then fails, because it listens on the same address', async () => {
+  it('appears when the process then fails to listen on the same address', async () => {
     const { code, stderr } = await takes(['web', `listen=${portOf(http)}`])
     assert.equal(code, 1)
     assert.match(stderr, /EADDRINUSE/)
     assert.match(stderr, /ASYNC_ACCEPT_UNTAKEN_FD.*'web'/)
   })
 
-  it('is told a second later when the program has not asked', async () => {
+  it('comes one second after the last request for fds that were never requested', async () => {
     const { warnings } = await takes(['http', long, long])
     assert.equal(warnings.length, 1)
-    const { message } = warnings[0] as Told['warnings'][0]
+    const { message } = warnings[0] as Outcome['warnings'][0]
     assert.ok(message.includes(`'admin' (listener, fd 4, ${admin.address()})`), message)
     assert.ok(message.includes("asked for 'http'"), message)
     assert.ok(!message.includes(`'http' (`), message)
   })
 
-  it('is told of what is no listener, too', async () => {
+  it('includes fds that are not listeners', async () => {
     const { AF_INET, SOCK_DGRAM } = binding.constants as Record<string, number>
     const fd = binding.socket(AF_INET as number, SOCK_DGRAM as number)
     cleanUp(() => binding.close(fd))
@@ -95,26 +95,26 @@ describe('What a process was activated with and does not take', () => {
   })
 
   const silent: Record<string, string[]> = {
-    'takes all': ['all', long],
-    'takes each by its name': ['http', 'admin', long],
-    'takes one a little later': ['http', 'pause=600', 'admin', long],
-    'takes one in steps that are longer together': ['http', 'pause=600', 'http', 'pause=600', 'admin', long],
-    'asks for a name that is optional, and then takes all': ['optional', 'http', 'admin', long],
-    'has seen the list': ['http', 'activation', long],
-    'has nothing to do any more before the time is over': ['http'],
-    'asks for nothing at all': [long],
+    'takes all fds': ['all', long],
+    'takes each fd by name': ['http', 'admin', long],
+    'takes one fd later': ['http', 'pause=600', 'admin', long],
+    'takes fds in steps that together take longer': ['http', 'pause=600', 'http', 'pause=600', 'admin', long],
+    'requests an optional name, and then takes all fds': ['optional', 'http', 'admin', long],
+    'calls activation()': ['http', 'activation', long],
+    'exits before the period ends': ['http'],
+    'requests no fds': [long],
   }
   for (const [what, steps] of Object.entries(silent)) {
-    it(`is not told to a program that ${what}`, async () => {
+    it(`does not appear when a process ${what}`, async () => {
       assert.deepEqual(await takes(steps), { code: 0, stderr: '', warnings: [] })
     })
   }
 
-  it('is not told to a program that was started from a shell', async () => {
+  it('does not appear in a process that was not activated', async () => {
     assert.deepEqual(await takes(['web', long], {}), { code: 0, stderr: '', warnings: [] })
   })
 
-  it('does not harm a program whose process.emitWarning fails', async () => {
+  it('does not affect a process whose process.emitWarning throws', async () => {
     assert.deepEqual(await takes(['broken', 'web', 'http', long]), { code: 0, stderr: '', warnings: [] })
   })
 })

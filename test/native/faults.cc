@@ -1,9 +1,10 @@
-// Faults on request, for tests: built with the gyp variable `faults` only. The linker (--wrap in binding.gyp) redirects
-// the addon's calls to the functions here. So the addon's own sources are compiled as for a release, and the calls of
-// libuv, Node and the C library itself are not affected.
+// Fault injection for tests, built only with the gyp variable `faults`. The linker (--wrap in binding.gyp) redirects
+// the addon's calls to the functions in this file. The addon's own sources are therefore compiled as for a release, and
+// the calls of libuv, Node and the C library are not affected.
 //
-// `faults` on the binding: plan(call, first, times, errno) makes the calls of that name fail, from the `first`th on, so
-// many times; clear() ends that; made() says how often each was called since, and failed() how many of them failed.
+// The binding exports `faults`. plan(call, first, times, errno) makes calls of that name fail: as many as `times`, from
+// the `first`th on. clear() removes the plan. made() returns how often each name was called since then, and failed()
+// how many of these calls the plan made fail.
 #include <errno.h>
 #include <napi.h>
 #include <poll.h>
@@ -35,7 +36,7 @@ struct Count {
   int64_t made = 0;
 };
 
-// One for the whole process: what a worker calls while it ends can only be told from outside it.
+// Shared by the whole process, because the calls of a worker that is ending can only be observed from another thread.
 struct {
   std::mutex mutex;
   Plan plan;
@@ -43,7 +44,7 @@ struct {
   int64_t failed = 0;
 } state;
 
-// Counts a call. When it is to fail, and must not be made, errno is set.
+// Counts a call. If the plan makes the call fail, sets errno and returns true.
 bool fails(const char* call) {
   std::lock_guard<std::mutex> lock(state.mutex);
   for (Count& count : state.counts) {
@@ -56,10 +57,10 @@ bool fails(const char* call) {
     errno = plan.error;
     return true;
   }
-  abort();  // there are more calls than counts
+  abort();  // `counts` is too small
 }
 
-// The old plan is freed by the caller, when the mutex is free.
+// Replaces the plan and resets the counters. The destructor of `plan` frees the old plan after the mutex is released.
 void begin(Plan plan) {
   std::lock_guard<std::mutex> lock(state.mutex);
   std::swap(state.plan, plan);
@@ -67,7 +68,8 @@ void begin(Plan plan) {
   state.failed = 0;
 }
 
-// plan(call, first, times, errno): from the `first`th on, so many calls of that name fail; negative: all. Counts anew.
+// plan(call, first, times, errno): makes as many calls of that name fail as `times` says, from the `first`th on. If
+// `times` is negative, all further calls fail. Resets the counters.
 void plan(const Napi::CallbackInfo& info) {
   int64_t times = js::to_integer(info[2]);
   Plan plan = {js::to_string(info[0]), js::to_integer(info[1]), times, js::to_int(info[3])};
@@ -75,10 +77,10 @@ void plan(const Napi::CallbackInfo& info) {
   begin(std::move(plan));
 }
 
-// clear(): nothing fails, and counting begins anew.
+// clear(): removes the plan and resets the counters.
 void clear(const Napi::CallbackInfo&) { begin({}); }
 
-// made(): how many calls of each name there were, the failed ones included.
+// made(): returns the number of calls of each name, including those that failed.
 Napi::Value made(const Napi::CallbackInfo& info) {
   auto result = Napi::Object::New(info.Env());
   std::lock_guard<std::mutex> lock(state.mutex);
@@ -88,7 +90,7 @@ Napi::Value made(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// failed(): how many calls failed because of the plan.
+// failed(): returns the number of calls that the plan made fail.
 Napi::Value failed(const Napi::CallbackInfo& info) {
   std::lock_guard<std::mutex> lock(state.mutex);
   return Napi::Number::New(info.Env(), static_cast<double>(state.failed));
@@ -105,7 +107,7 @@ void define(Napi::Env env, Napi::Object exports) {
 
 }  // namespace
 
-// fd_io::define by its mangled name: the last of the functions that fill the exports.
+// The mangled name of fd_io::define, the last of the functions that add exports.
 extern "C" void __real__ZN5fd_io6defineEN4Napi6ObjectE(Napi::Object exports);
 extern "C" void __wrap__ZN5fd_io6defineEN4Napi6ObjectE(Napi::Object exports);
 void __wrap__ZN5fd_io6defineEN4Napi6ObjectE(Napi::Object exports) {
@@ -113,7 +115,7 @@ void __wrap__ZN5fd_io6defineEN4Napi6ObjectE(Napi::Object exports) {
   define(exports.Env(), exports);
 }
 
-// `symbol` is what the compiler has made of the call: some of them have another name where files are large.
+// `symbol` is the linker symbol of the call. Some calls have another symbol with large file support.
 #define CALL(name, symbol, type, parameters, ...) \
   extern "C" type __real_##symbol parameters;     \
   extern "C" type __wrap_##symbol parameters;     \
@@ -148,7 +150,7 @@ CALL("socketpair", socketpair, int, (int domain, int type, int protocol, int* fd
 CALL("unlink", unlink, int, (const char* path), path)
 CALL("write", write, ssize_t, (int fd, const void* bytes, size_t length), fd, bytes, length)
 
-// Three that the C library does not know, or not everywhere. Registers that they do not use are passed on as they are.
+// System calls without a wrapper in every C library. Arguments that a call does not use are passed on unchanged.
 extern "C" long __real_syscall(long number, ...);
 extern "C" long __wrap_syscall(long number, long a, long b, long c, long d, long e);
 long __wrap_syscall(long number, long a, long b, long c, long d, long e) {
@@ -156,7 +158,7 @@ long __wrap_syscall(long number, long a, long b, long c, long d, long e) {
   return fails(call) ? -1 : __real_syscall(number, a, b, c, d, e);
 }
 
-// The fd is gone whatever close(2) says.
+// close(2) closes the fd even if it fails.
 extern "C" int __real_close(int fd);
 extern "C" int __wrap_close(int fd);
 int __wrap_close(int fd) {
@@ -164,7 +166,7 @@ int __wrap_close(int fd) {
   return fails("close") ? -1 : result;
 }
 
-// libuv's, which return a negative errno.
+// Functions of libuv return a negative errno.
 extern "C" int __real_uv_poll_init(uv_loop_t* loop, uv_poll_t* handle, int fd);
 extern "C" int __wrap_uv_poll_init(uv_loop_t* loop, uv_poll_t* handle, int fd);
 int __wrap_uv_poll_init(uv_loop_t* loop, uv_poll_t* handle, int fd) {
@@ -186,8 +188,8 @@ int __wrap_uv_thread_create_ex(uv_thread_t* id, const uv_thread_options_t* optio
   return fails("uv_thread_create") ? -errno : __real_uv_thread_create_ex(id, options, entry, argument);
 }
 
-// The three kinds of operator new that we use, by their mangled names: of one object, of an array, and without
-// throwing.
+// The three forms of operator new that the addon uses, by their mangled names: for one object, for an array, and
+// without exceptions.
 extern "C" void* __real__Znwm(size_t size);
 extern "C" void* __wrap__Znwm(size_t size);
 extern "C" void* __wrap__Znam(size_t size);

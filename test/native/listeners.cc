@@ -1,7 +1,11 @@
-// Listeners on the loops of several threads share one listening socket. While clients come they ask, cancel, run out,
-// are closed, detached and opened again at random; what they accept is answered at once, or when the client has spoken.
-// Without Node, so that a sanitizer and valgrind see every access: `npm run test:sanitize` starts it.
-// Ends with 0 if every client got exactly one answer and no fd is left: listeners <clients> [seed]
+// A stress test: listeners on the event loops of several threads share one listening socket. While clients connect,
+// requests are made, are cancelled and time out at random, and listeners are closed, detached and opened again. Each
+// accepted connection is answered at once, or after its client has sent a byte.
+//
+// Does not need Node, so that sanitizers and valgrind see every memory access: `npm run test:sanitize` runs it. Exits
+// with 0 if every client has received exactly one answer and no fd is left open.
+//
+// Usage: listeners <clients> [seed]
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -16,8 +20,8 @@
 #include <thread>
 #include <vector>
 
+#include "../../native/fd_bit_set.h"
 #include "../../native/listener.h"
-#include "../../native/owned_fds.h"
 #include "../../native/readiness.h"
 #include "../../native/sys.h"
 
@@ -26,8 +30,8 @@ namespace {
 constexpr int kThreads = 4;
 constexpr int kRequests = 8;
 
-void must(bool held, const char* what) {
-  if (held) return;
+void check(bool condition, const char* what) {
+  if (condition) return;
   fprintf(stderr, "%s (errno %d)\n", what, errno);
   abort();
 }
@@ -35,20 +39,20 @@ void must(bool held, const char* what) {
 class Server final : public Listener::Host, public Readiness::Host {
  public:
   Server(int shared, unsigned seed) : shared_(shared), random_(seed) {
-    must(uv_loop_init(&loop_) == 0, "uv_loop_init");
+    check(uv_loop_init(&loop_) == 0, "uv_loop_init");
     stop_.data = this;
-    must(uv_async_init(&loop_, &stop_, [](uv_async_t* stop) { static_cast<Server*>(stop->data)->end(); }) == 0,
-         "uv_async_init");
+    check(uv_async_init(&loop_, &stop_, [](uv_async_t* stop) { static_cast<Server*>(stop->data)->end(); }) == 0,
+          "uv_async_init");
     open();
   }
 
   void run() {
     uv_run(&loop_, UV_RUN_DEFAULT);
-    must(uv_loop_close(&loop_) == 0, "a handle is left");
-    must(open_ == 0, "a listener did not say that it is closed");
+    check(uv_loop_close(&loop_) == 0, "a handle is still open");
+    check(open_ == 0, "closed() was not called for each listener");
   }
 
-  // From any thread.
+  // Callable from any thread.
   void stop() { uv_async_send(&stop_); }
 
   uint64_t answered() const { return answered_; }
@@ -64,20 +68,22 @@ class Server final : public Listener::Host, public Readiness::Host {
     return true;
   }
   void hold(Listener* listener, bool outstanding) override {
-    must(listener->requests().empty() != outstanding || listener->fd() < 0, "told of requests that are not there");
+    check(listener->requests().empty() != outstanding || listener->fd() < 0,
+          "hold() does not agree with the outstanding requests");
   }
 
   void deliver(Listener* listener, size_t count, Listener::Capacity) override {
-    must(listener == listener_, "a closed listener delivers");
+    check(listener == listener_, "a closed listener has delivered completions");
     for (size_t i = 0; i < count; i++) {
       int fd = slots_[i].result;
-      must(fd >= 0 || fd == -ETIMEDOUT, "a request was rejected");
+      check(fd >= 0 || fd == -ETIMEDOUT, "a request was rejected");
       if (fd < 0) continue;
-      must(sockaddrs::to_text(slots_[i].address, slots_[i].address_length) == "127.0.0.1", "another peer's address");
+      check(sockaddrs::to_text(slots_[i].address, slots_[i].address_length) == "127.0.0.1",
+            "wrong address of the peer");
       if (one_in(2)) {
         answer(fd);
       } else {
-        must(readiness_.watch(&loop_, fd, one_in(2)) == 0, "watch");
+        check(readiness_.watch(&loop_, fd, one_in(2)) == 0, "watch");
       }
     }
     if (one_in(20)) {
@@ -98,7 +104,7 @@ class Server final : public Listener::Host, public Readiness::Host {
       char word;
       int fd = events[i].fd;
       if (sys::recv(fd, &word, 1, MSG_DONTWAIT) != 1) continue;
-      must(readiness_.unwatch(fd) == 0, "unwatch");
+      check(readiness_.unwatch(fd) == 0, "unwatch");
       answer(fd);
     }
   }
@@ -110,24 +116,24 @@ class Server final : public Listener::Host, public Readiness::Host {
 
   void open() {
     int fd = sys::dup_cloexec(shared_);
-    must(fd >= 0, "dup");
-    must(Listener::create(&loop_, fd, {1 + random_() % 8, false}, this, &listener_) == 0, "create");
+    check(fd >= 0, "dup");
+    check(Listener::create(&loop_, fd, {1 + random_() % 8, false}, this, &listener_) == 0, "create");
     open_++;
     ask();
   }
 
-  // Some requests without an end, so that clients are always asked for, and others that are cancelled or run out.
+  // Adds some requests that time out or are cancelled, and one without a deadline, so that every client is accepted.
   void ask() {
     while (listener_->requests().size() < kRequests) {
       Listener::Ref ref = listener_->ask(one_in(2) ? -1 : static_cast<int64_t>(random_() % 3));
-      if (one_in(4)) must(listener_->cancel(ref), "a new request is not outstanding");
+      if (one_in(4)) check(listener_->cancel(ref), "a new request is not outstanding");
     }
     listener_->ask(-1);
   }
 
   void answer(int fd) {
-    must(owned_.remove(fd), "not owned");
-    must(sys::send(fd, "!", 1) == 1, "send");
+    check(owned_.remove(fd), "not owned");
+    check(sys::send(fd, "!", 1) == 1, "send");
     sys::close(fd);
     answered_++;
   }
@@ -146,7 +152,7 @@ class Server final : public Listener::Host, public Readiness::Host {
   uv_async_t stop_;
   Listener* listener_ = nullptr;
   Listener::Completion slots_[Listener::kMaxBatch];
-  OwnedFds owned_;
+  FdBitSet owned_;
   Readiness readiness_{this};
   int open_ = 0;
   uint64_t answered_ = 0;
@@ -160,20 +166,20 @@ size_t open_fds() {
 
 void client(sockaddr_in address) {
   int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  must(fd >= 0, "socket");
-  must(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0, "connect");
-  must(sys::send(fd, "?", 1) == 1 || errno == EPIPE || errno == ECONNRESET, "send of a client");
-  // Answered before it spoke, it may find a reset behind the answer.
+  check(fd >= 0, "socket");
+  check(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0, "connect");
+  check(sys::send(fd, "?", 1) == 1 || errno == EPIPE || errno == ECONNRESET, "client: send");
+  // If the server answered before the client sent its byte, a reset can follow the answer.
   char answer[2];
-  must(sys::recv(fd, answer, 1) == 1 && answer[0] == '!', "a client got no answer");
-  must(sys::recv(fd, answer, 2) <= 0, "a client got two answers");
+  check(sys::recv(fd, answer, 1) == 1 && answer[0] == '!', "a client received no answer");
+  check(sys::recv(fd, answer, 2) <= 0, "a client received two answers");
   sys::close(fd);
 }
 
 }  // namespace
 
 int main(int count, char** arguments) {
-  must(count > 1, "how many clients?");
+  check(count > 1, "usage: listeners <clients> [seed]");
   const uint64_t clients_of_thread = strtoull(arguments[1], nullptr, 10) / kThreads;
   unsigned seed = count > 2 ? static_cast<unsigned>(strtoul(arguments[2], nullptr, 10)) : std::random_device{}();
   fprintf(stderr, "%s %s %u\n", arguments[0], arguments[1], seed);
@@ -184,9 +190,9 @@ int main(int count, char** arguments) {
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t length = sizeof address;
-  must(sys::bind(shared, reinterpret_cast<sockaddr*>(&address), length) == 0, "bind");
-  must(sys::listen(shared, 511) == 0, "listen");
-  must(sys::getsockname(shared, reinterpret_cast<sockaddr*>(&address), &length) == 0, "getsockname");
+  check(sys::bind(shared, reinterpret_cast<sockaddr*>(&address), length) == 0, "bind");
+  check(sys::listen(shared, 511) == 0, "listen");
+  check(sys::getsockname(shared, reinterpret_cast<sockaddr*>(&address), &length) == 0, "getsockname");
 
   std::vector<std::unique_ptr<Server>> servers;
   std::vector<std::thread> threads;
@@ -207,8 +213,8 @@ int main(int count, char** arguments) {
 
   uint64_t answered = 0;
   for (auto& server : servers) answered += server->answered();
-  must(answered == kThreads * clients_of_thread, "not every answer was one client's");
-  uv_library_shutdown();  // which has a pipe for signals
-  must(open_fds() == fds, "an fd is left");
+  check(answered == kThreads * clients_of_thread, "the number of answers differs from the number of clients");
+  uv_library_shutdown();  // closes the signal pipe of libuv
+  check(open_fds() == fds, "an fd is still open");
   return 0;
 }

@@ -26,7 +26,7 @@ const samples: Record<string, Sample> = {
     alpnProtocols: [],
     newest: 'TLSv1.2',
   },
-  'Node, TLS 1.3 only, with nothing': {
+  'Node, TLS 1.3 only, without SNI and ALPN': {
     capture: () => helloOfNode({ minVersion: 'TLSv1.3' }),
     serverName: undefined,
     alpnProtocols: [],
@@ -39,7 +39,7 @@ const samples: Record<string, Sample> = {
     alpnProtocols: ['imap', 'h2'],
     newest: 'TLSv1.2',
   },
-  'openssl s_client, TLS 1.2 only, with nothing': {
+  'openssl s_client, TLS 1.2 only, without SNI and ALPN': {
     capture: () => helloOfOpenssl('-tls1_2', '-noservername'),
     serverName: undefined,
     alpnProtocols: [],
@@ -52,7 +52,7 @@ const samples: Record<string, Sample> = {
     newest: 'TLSv1.3',
     oldest: 'TLSv1.3',
   },
-  'openssl s_client, all versions, with nothing': {
+  'openssl s_client, all versions, without SNI and ALPN': {
     capture: () => helloOfOpenssl('-noservername'),
     serverName: undefined,
     alpnProtocols: [],
@@ -62,7 +62,7 @@ const samples: Record<string, Sample> = {
 
 const captured = new Map<string, Promise<Buffer>>()
 
-/** Each is made once. */
+/** Returns the captured hello of a sample. Captures each sample once. */
 function capture(name: string): Promise<Buffer> {
   const hello = captured.get(name) ?? (samples[name] as Sample).capture()
   captured.set(name, hello)
@@ -75,7 +75,7 @@ function helloOf(bytes: Buffer): ClientHello {
   return parsed.hello
 }
 
-/** What comes out when no more is given than was said to be needed. */
+/** Parses `bytes` as they arrive: passes exactly as many bytes as the parser last asked for. */
 function followed(bytes: Buffer): ClientHello {
   for (let given = 0; ; ) {
     const parsed = parseClientHello(bytes.subarray(0, given))
@@ -105,7 +105,7 @@ describe('A ClientHello', () => {
 
   for (const [name, sample] of Object.entries(samples)) {
     describe(`of ${name}`, () => {
-      it('is read', async () => {
+      it('is parsed', async () => {
         const hello = helloOf(await capture(name))
         assert.equal(hello.serverName, sample.serverName)
         assert.deepEqual(hello.alpnProtocols, sample.alpnProtocols)
@@ -113,13 +113,13 @@ describe('A ClientHello', () => {
         if (sample.oldest !== undefined) assert.equal(hello.versions.at(-1), sample.oldest)
       })
 
-      it('needs more wherever it is cut, and never more than the whole', async () => {
+      it('asks for more bytes at every cut, and never for more than the whole', async () => {
         const bytes = await capture(name)
         neededAtEveryCut(bytes)
         assert.deepEqual(followed(bytes), helloOf(bytes))
       })
 
-      it('is the same in any number of records', async () => {
+      it('parses to the same result in any number of records', async () => {
         const bytes = await capture(name)
         const expected = helloOf(bytes)
         const message = bytes.subarray(5)
@@ -137,12 +137,12 @@ describe('A ClientHello', () => {
         assert.deepEqual(helloOf(single), expected)
       })
 
-      it('is the same whatever follows it', async () => {
+      it('parses to the same result with any bytes after it', async () => {
         const bytes = await capture(name)
         assert.deepEqual(helloOf(Buffer.concat([bytes, Buffer.from('GET / HTTP/1.1\r\n')])), helloOf(bytes))
       })
 
-      it('never makes an exception when one of its bytes is another', async () => {
+      it('never makes the parser throw when one of its bytes changes', async () => {
         const bytes = await capture(name)
         for (let at = 0; at < bytes.length; at++) {
           for (const value of [0, 1, 0x7f, 0xff, (bytes[at] as number) ^ 1]) {
@@ -155,23 +155,23 @@ describe('A ClientHello', () => {
     })
   }
 
-  it('without extensions has no name and no protocols', () => {
+  it('has no server name and no protocols without extensions', () => {
     const hello = helloOf(inRecords(helloMessage()))
     assert.equal(hello.serverName, undefined)
     assert.deepEqual(hello.alpnProtocols, [])
     assert.equal(hello.versions[0], 'TLSv1.2')
   })
 
-  it('of before TLS 1.2 offers nothing newer than its version', () => {
+  it('offers no version newer than its legacy version before TLS 1.2', () => {
     assert.equal(helloOf(inRecords(helloMessage({ legacyVersion: 0x0301 }))).versions[0], 'TLSv1')
   })
 
-  it('offers versions in its own order, without those that nobody knows', () => {
+  it('lists its known versions in its own order', () => {
     const message = helloMessage(withExtensions(versions(0x0a0a, 0x0303, 0x7f1c, 0x0304)))
     assert.deepEqual(helloOf(inRecords(message)).versions, ['TLSv1.2', 'TLSv1.3'])
   })
 
-  it('may have extensions that nobody knows, and names of other types before the host name', () => {
+  it('may have unknown extensions, and names of other types before the host name', () => {
     const names = Buffer.concat([Buffer.from([9]), vector(2, 'other'), Buffer.from([0]), vector(2, 'HOST.test')])
     const message = helloMessage(
       withExtensions(extension(0x0a0a, Buffer.alloc(0)), extension(0, vector(2, names)), alpn('h2', 'x')),
@@ -180,7 +180,7 @@ describe('A ClientHello', () => {
     assert.deepEqual(helloOf(inRecords(message)).alpnProtocols, ['h2', 'x'])
   })
 
-  it('reads back what was written', () => {
+  it('parses to the values that were encoded', () => {
     const name = fc.stringMatching(/^[a-z0-9.-]{1,255}$/)
     const protocols = fc.array(fc.stringMatching(/^[a-z0-9/.]{1,40}$/), { minLength: 1, maxLength: 8 })
     fc.assert(
@@ -195,36 +195,36 @@ describe('A ClientHello', () => {
     )
   })
 
-  it('of 64 KiB in the smallest records is read in time that is proportional to its length', () => {
+  it('of 64 KiB in the smallest records is parsed in linear time', () => {
     const message = helloMessage(withExtensions(extension(21, Buffer.alloc(11_000)), serverName('a.test')))
     const bytes = inRecords(message, [...message.keys()])
-    // Many times: were each as long as the square of its length, this would take minutes.
+    // Repeated: with quadratic time for each, this would take minutes.
     for (let i = 0; i < 50; i++) assert.equal(helloOf(bytes).serverName, 'a.test')
   })
 
-  describe('that lies', () => {
+  describe('with a wrong length or count', () => {
     const lies: Record<string, HelloParts> = {
-      'about its session id': { sessionId: vector(1, 'id', 200) },
-      'about its cipher suites': { ciphers: vector(2, 'ab', 60_000) },
-      'about its compression methods': { compression: vector(1, '\0', 200) },
-      'about all extensions, too long': { extensions: vector(2, alpn('h2'), 1) },
-      'about all extensions, too short': { extensions: vector(2, alpn('h2'), -1) },
-      'about one extension': withExtensions(extension(0, Buffer.alloc(4), 1)),
-      'about the list of names': withExtensions(extension(0, vector(2, Buffer.from([0, 0, 1, 97]), 1))),
-      'about a name': withExtensions(extension(0, vector(2, Buffer.concat([Buffer.from([0]), vector(2, 'a', 1)])))),
-      'about the list of protocols': withExtensions(extension(16, vector(2, vector(1, 'h2'), 1))),
-      'about a protocol': withExtensions(extension(16, vector(2, vector(1, 'h2', 1)))),
-      'about the versions': withExtensions(extension(43, vector(1, Buffer.from([3, 4]), 2))),
-      'with half a version': withExtensions(extension(43, vector(1, Buffer.from([3, 4, 3])))),
-      'with half an extension': { extensions: vector(2, Buffer.from([0, 0, 0])) },
-      'with something behind its extensions': { extensions: vector(2, ''), trailing: Buffer.from([0]) },
-      'with half of the length of its extensions': { trailing: Buffer.from([0]) },
+      'of its session id': { sessionId: vector(1, 'id', 200) },
+      'of its cipher suites': { ciphers: vector(2, 'ab', 60_000) },
+      'of its compression methods': { compression: vector(1, '\0', 200) },
+      'of all extensions (too long)': { extensions: vector(2, alpn('h2'), 1) },
+      'of all extensions (too short)': { extensions: vector(2, alpn('h2'), -1) },
+      'of one extension': withExtensions(extension(0, Buffer.alloc(4), 1)),
+      'of the list of names': withExtensions(extension(0, vector(2, Buffer.from([0, 0, 1, 97]), 1))),
+      'of a name': withExtensions(extension(0, vector(2, Buffer.concat([Buffer.from([0]), vector(2, 'a', 1)])))),
+      'of the list of protocols': withExtensions(extension(16, vector(2, vector(1, 'h2'), 1))),
+      'of a protocol': withExtensions(extension(16, vector(2, vector(1, 'h2', 1)))),
+      'of the versions': withExtensions(extension(43, vector(1, Buffer.from([3, 4]), 2))),
+      'that ends within a version': withExtensions(extension(43, vector(1, Buffer.from([3, 4, 3])))),
+      'that ends within an extension': { extensions: vector(2, Buffer.from([0, 0, 0])) },
+      'that leaves bytes after its extensions': { extensions: vector(2, ''), trailing: Buffer.from([0]) },
+      'of all extensions (only its first byte)': { trailing: Buffer.from([0]) },
     }
     for (const [how, parts] of Object.entries(lies)) {
-      it(`${how} is none`, () => assert.equal(parseClientHello(inRecords(helloMessage(parts))), null))
+      it(`${how} is rejected`, () => assert.equal(parseClientHello(inRecords(helloMessage(parts))), null))
     }
 
-    it('about its own length, too short, is none', () => {
+    it('of the message, too short, is rejected', () => {
       for (let length = 0; length < 40; length++) {
         const message = helloMessage()
         message.writeUIntBE(length, 1, 3)
@@ -232,7 +232,7 @@ describe('A ClientHello', () => {
       }
     })
 
-    it('about its own length, too long, is waited for', () => {
+    it('of the message, too long, asks for the missing bytes', () => {
       const message = helloMessage()
       message.writeUIntBE(0xffffff, 1, 3)
       const bytes = inRecords(message)
@@ -241,7 +241,7 @@ describe('A ClientHello', () => {
     })
   })
 
-  describe('is none', () => {
+  describe('is rejected', () => {
     const others: Record<string, string | number[]> = {
       'when it is an HTTP request': 'GET / HTTP/1.1\r\nHost: a.test\r\n\r\n',
       'when it is an HTTP/2 preface': 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
@@ -249,23 +249,23 @@ describe('A ClientHello', () => {
       'when it is the hello of SSL 2': [0x80, 0x2e, 1, 3, 1, 0, 3, 0, 0, 0, 0x10],
       'when it is an alert': [21, 3, 1, 0, 2, 2, 40],
       'when it is the hello of a server': [22, 3, 3, 0, 4, 2, 0, 0, 0],
-      'when it is of a version 4 of records': [22, 4, 0, 0, 4],
+      'when its record version is 4': [22, 4, 0, 0, 4],
       'when its record is empty': [22, 3, 1, 0, 0],
-      'when its record is longer than records may be': [22, 3, 1, 0x40, 1],
-      'when a second record is of another type': [22, 3, 1, 0, 2, 1, 0, 23, 3, 3, 0, 1, 0],
+      'when its record is longer than the maximum': [22, 3, 1, 0x40, 1],
+      'when its second record has another type': [22, 3, 1, 0, 2, 1, 0, 23, 3, 3, 0, 1, 0],
     }
     for (const [when, bytes] of Object.entries(others)) {
       it(when, () => assert.equal(parseClientHello(Buffer.from(bytes as string)), null))
     }
 
-    it('as soon as that is clear', () => {
+    it('at the first byte that rules it out', () => {
       assert.equal(parseClientHello(Buffer.from('G')), null)
       assert.equal(parseClientHello(Buffer.from([22, 2])), null)
       assert.equal(parseClientHello(Buffer.from([22, 3, 1, 0, 100, 2])), null)
     })
   })
 
-  it('never makes an exception of random bytes, and always needs more than it has', () => {
+  it('never makes the parser throw with random bytes, or ask for bytes that it already has', () => {
     const prefixes = [
       Buffer.alloc(0),
       Buffer.from([22, 3]),

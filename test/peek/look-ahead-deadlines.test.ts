@@ -26,15 +26,15 @@ const looks: Record<string, { bytes: Buffer; look: Look }> = {
   },
 }
 
-// Half of the fds of a wait are the other process's.
+// The other process holds the client half of these fds.
 const counts = [1, 64, 65, 200, 5000]
 
 function needsFds(context: Mocha.Context, count: number): void {
   const hard = spawnSync('sh', ['-c', 'ulimit -Hn'], { encoding: 'utf8' }).stdout.trim()
-  if (hard !== 'unlimited' && Number(hard) < count + 200) skip(context, `no more than ${hard} fds may be open here`)
+  if (hard !== 'unlimited' && Number(hard) < count + 200) skip(context, `the fd limit is ${hard}`)
 }
 
-/** So many connections of one peer. */
+/** Accepts `count` connections of one peer. */
 async function connected(count: number): Promise<{ peer: ScriptedPeer; connections: Connection[] }> {
   const listener: Listener = await listen({ host })
   const peer = scriptedPeer(listener)
@@ -47,7 +47,7 @@ async function connected(count: number): Promise<{ peer: ScriptedPeer; connectio
   return { peer, connections }
 }
 
-/** What became of them, each outcome once. */
+/** The distinct outcomes of the look-aheads. */
 async function outcomes(looked: Promise<unknown>[]): Promise<string[]> {
   const settled = await Promise.allSettled(looked)
   return [...new Set(settled.map((one) => (one.status === 'fulfilled' ? 'seen' : String(codeOf(one.reason)))))]
@@ -64,7 +64,7 @@ for (const [name, { bytes, look }] of Object.entries(looks)) {
     leaveNoFds()
 
     for (const count of counts) {
-      it(`of 0 ms sees what is there already, on ${count} at once`, async function () {
+      it(`of 0 ms lets ${count} look-aheads at once see bytes that have already arrived`, async function () {
         needsFds(this, count)
         const { peer, connections } = await connected(count)
         await peer.send(bytes)
@@ -72,11 +72,11 @@ for (const [name, { bytes, look }] of Object.entries(looks)) {
         assert.deepEqual(await outcomes(connections.map((connection) => look(connection, { timeout: 0 }))), ['seen'])
       })
 
-      it(`refuses none of ${count} whose bytes came while the loop stood still`, async function () {
+      it(`rejects none of ${count} look-aheads whose bytes arrive while the event loop is blocked`, async function () {
         needsFds(this, count)
         const { peer, connections } = await connected(count)
         const looked = connections.map((connection) => look(connection, { timeout: 50 }))
-        // Two pieces, and the deadline is over when the loop polls again.
+        // Two pieces. The deadline has passed when the loop polls again.
         const sent = Promise.all([peer.send(bytes.subarray(0, 3)), peer.send(bytes.subarray(3))])
         for (const { fd } of connections) awaitBytes(fd, bytes.length)
         standStill(60)
@@ -85,24 +85,24 @@ for (const [name, { bytes, look }] of Object.entries(looks)) {
       })
     }
 
-    it('comes on 200 at once of which nothing is there', async () => {
+    it('rejects 200 look-aheads at once when no bytes have arrived', async () => {
       const { connections } = await connected(200)
       const looked = connections.map((connection) => look(connection, { timeout: 0 }))
       assert.deepEqual(await outcomes(looked), ['ERR_PEEK_TIMEOUT'])
     })
 
-    it('comes when what is there is not enough, and takes none of it', async () => {
+    it('rejects when too few bytes have arrived, and consumes none of them', async () => {
       const { connection, client } = await pair()
       client.write(bytes.subarray(0, 3))
       awaitBytes(connection.fd)
       await assert.rejects(look(connection, { timeout: 0 }), {
         code: 'ERR_PEEK_TIMEOUT',
-        message: /: 3 bytes are there$/,
+        message: /: 3 bytes received$/,
       })
       assert.ok((await connection.peek(3)).equals(bytes.subarray(0, 3)))
     })
 
-    it('leaves the loop to others while 5,000 are seen', async function () {
+    it('does not block the event loop while 5,000 look-aheads complete', async function () {
       needsFds(this, 5000)
       const { peer, connections } = await connected(5000)
       await peer.send(bytes)
@@ -113,7 +113,7 @@ for (const [name, { bytes, look }] of Object.entries(looks)) {
       cleanUp(() => clearInterval(timer))
       await Promise.all(connections.map((connection) => look(connection, {}).then(() => seen++)))
       clearInterval(timer)
-      // Timers run between the turns, of which each sees 1,024.
+      // Timers run between the event loop turns, each of which completes 1,024.
       assert.ok(
         seenAt.some((count) => count > 0 && count < 5000),
         String(seenAt),

@@ -15,7 +15,7 @@ const looks: Record<string, (connection: Connection, options?: LookAheadOptions)
   proxyHeader: (connection, options) => connection.proxyHeader(options),
 }
 
-/** A ClientHello in as few records as may be, of `size` bytes with their headers. */
+/** A ClientHello of `size` bytes with its record headers, in as few records as possible. */
 function helloOfSize(size: number): Buffer {
   const name = extension(0, vector(2, Buffer.concat([Buffer.from([0]), vector(2, 'a.test')])))
   const longestRecord = 2 ** 14
@@ -29,23 +29,23 @@ function helloOfSize(size: number): Buffer {
   return padded(size - padded(size - 1000).length + size - 1000)
 }
 
-describe('A look at a peer', () => {
+describe('A look-ahead', () => {
   lookedBefore()
   leaveNoFds()
 
   for (const [name, look] of Object.entries(looks)) {
     describe(`by ${name}`, () => {
-      it('runs out when it says nothing', async () => {
+      it('times out when the peer sends nothing', async () => {
         const { connection, client } = await pair()
         await assert.rejects(look(connection, { timeout: 20 }), {
           code: 'ERR_PEEK_TIMEOUT',
-          message: /: 0 bytes are there$/,
+          message: /: 0 bytes received$/,
         })
         client.end('hello')
         assert.equal(await text(temporary(connection.toSocket())), 'hello')
       })
 
-      it('that ends its side before it says anything sees that, and the peer still gets an answer', async () => {
+      it('sees that the peer half-closes before it sends, and the peer still receives an answer', async () => {
         for (const before of [false, true]) {
           const { connection, client } = await pair()
           if (before) client.end()
@@ -60,7 +60,7 @@ describe('A look at a peer', () => {
     })
   }
 
-  it('reads a ClientHello of 64 KiB', async () => {
+  it('parses a ClientHello of 64 KiB', async () => {
     const { connection, client } = await pair()
     const bytes = helloOfSize(65_536)
     assert.equal(bytes.length, 65_536)
@@ -71,7 +71,7 @@ describe('A look at a peer', () => {
     assert.ok((await buffer(temporary(connection.toSocket()))).equals(bytes))
   })
 
-  it('does not wait for more of a ClientHello than it may be long', async () => {
+  it('does not wait for more than the maximum length of a ClientHello', async () => {
     const { connection, client } = await pair()
     const bytes = helloOfSize(65_536 + 17)
     client.write(bytes)
@@ -83,7 +83,7 @@ describe('A look at a peer', () => {
   const protocol = 0x11
   const addresses = ipv4Addresses([192, 0, 2, 1], [192, 0, 2, 2], 1234, 443)
 
-  it('waits no longer than its timeout for a PROXY header that says that it is longer', async () => {
+  it('times out when a PROXY header is shorter than its length field', async () => {
     const { connection, client } = await pair()
     const lying = header2({ protocol, addresses, lie: 1000 })
     client.write(lying)
@@ -94,13 +94,13 @@ describe('A look at a peer', () => {
   })
 
   for (const [how, bytes] of [
-    ['too short for its addresses', header2({ protocol, addresses, lie: -1 })],
+    ['is too small for its addresses', header2({ protocol, addresses, lie: -1 })],
     [
-      'so long that the request behind it belongs to it',
+      'includes the request after the header',
       Buffer.concat([header2({ protocol, addresses, lie: 18 }), Buffer.from('GET / HTTP/1.1\r\n\r\n')]),
     ],
   ] as const) {
-    it(`fails and takes nothing when a PROXY header says that it is ${how}`, async () => {
+    it(`fails and consumes nothing when the length of a PROXY header ${how}`, async () => {
       const { connection, client } = await pair()
       client.write(bytes)
       await assert.rejects(connection.proxyHeader(forever), { code: 'ERR_PROXY_HEADER' })

@@ -20,7 +20,7 @@ const hello = inRecords(helloMessage({ extensions: vector(2, extension(21, Buffe
 
 const { POLLPRI } = binding.constants as { POLLPRI: number }
 
-// From socket(7), for sockets that others have made.
+// From socket(7), for sockets that were not made here.
 const SOL_SOCKET = 1
 const SO_ERROR = 4
 const SO_RCVBUF = 8
@@ -42,7 +42,7 @@ const ways: Record<string, () => ListenOptions> = {
   'a unix path': () => ({ path: join(temporaryDirectory(), 'socket') }),
 }
 
-/** A connection with a peer that can do what Node's sockets cannot. `option` is set on the listening socket. */
+/** A connection to a peer with abilities that Node's sockets lack. `option` is set on the listening socket. */
 async function scripted(options: ListenOptions = { host: '127.0.0.1' }, option?: [name: number, value: number]) {
   const listener = await listen(options)
   if (option) assert.equal(binding.setOption(listener.fd, SOL_SOCKET, ...option), 0)
@@ -54,7 +54,7 @@ async function scripted(options: ListenOptions = { host: '127.0.0.1' }, option?:
   return { connection, peer }
 }
 
-/** Everything that is left to read when the peer ends its side. */
+/** Reads the remaining bytes until the peer half-closes. */
 async function rest(connection: Connection, peer: ScriptedPeer): Promise<Buffer> {
   const received = buffer(temporary(connection.toSocket()))
   await peer.end()
@@ -62,7 +62,7 @@ async function rest(connection: Connection, peer: ScriptedPeer): Promise<Buffer>
 }
 
 for (const [way, options] of Object.entries(ways)) {
-  describe(`A look over ${way}`, () => {
+  describe(`A look-ahead over ${way}`, () => {
     lookedBefore()
     leaveNoFds()
 
@@ -73,7 +73,7 @@ for (const [way, options] of Object.entries(ways)) {
     for (const [name, { bytes, look }] of Object.entries(looks)) {
       const part = bytes.subarray(0, 10)
 
-      it(`by ${name} is refused at once when urgent data keeps the rest from it, and changes nothing`, async () => {
+      it(`by ${name} rejects at once when urgent data blocks the remaining bytes, and consumes nothing`, async () => {
         const { connection, peer } = await scripted(options())
         const refused = assert.rejects(look(connection, forever), {
           code: 'ERR_PEEK_STOPPED',
@@ -86,15 +86,15 @@ for (const [way, options] of Object.entries(ways)) {
         await assert.rejects(look(connection, forever), { code: 'ERR_PEEK_STOPPED' })
         await assert.rejects(look(connection, { timeout: 0 }), { code: 'ERR_PEEK_STOPPED' })
         assert.ok((await connection.peek(10)).equals(part))
-        // What is urgent is not part of the stream.
+        // Urgent data is not part of the stream.
         assert.ok((await rest(connection, peer)).equals(bytes))
       })
 
-      it(`by ${name} is refused with the same reason when the urgent data comes behind the event that it looks for`, async () => {
+      it(`by ${name} rejects with the same reason when urgent data arrives after the readiness event`, async () => {
         const { connection, peer } = await scripted(options())
         const { receive } = binding
         let sent: Promise<void> | undefined
-        // The event was about the first bytes. By the time of the look, the urgent byte has arrived as well.
+        // The event reported the first bytes. When the look-ahead reads, the urgent byte has arrived as well.
         binding.receive = (...args: Parameters<typeof receive>) => {
           if (sent === undefined) {
             sent = peer.send('!', 'urgent')
@@ -114,7 +114,7 @@ for (const [way, options] of Object.entries(ways)) {
         await sent
       })
 
-      it(`by ${name} is refused, and not told of an end, when the peer ends its side behind urgent data`, async () => {
+      it(`by ${name} rejects with ERR_PEEK_STOPPED when the peer half-closes after urgent data`, async () => {
         const { connection, peer } = await scripted(options())
         await peer.send(part)
         await peer.send('!', 'urgent')
@@ -122,7 +122,7 @@ for (const [way, options] of Object.entries(ways)) {
         await assert.rejects(look(connection, forever), { code: 'ERR_PEEK_STOPPED' })
       })
 
-      it(`by ${name} passes urgent data that comes first`, async () => {
+      it(`by ${name} skips urgent data that comes first`, async () => {
         const { connection, peer } = await scripted(options())
         const looked = look(connection)
         await peer.send('!', 'urgent')
@@ -131,10 +131,10 @@ for (const [way, options] of Object.entries(ways)) {
         assert.ok(await looked)
       })
 
-      it(`by ${name} begins with the first byte, whatever SO_PEEK_OFF the socket has`, async function () {
+      it(`by ${name} starts at the first byte regardless of the socket's SO_PEEK_OFF`, async function () {
         const { connection, peer } = await scripted(options())
         const error = binding.setOption(connection.fd, SOL_SOCKET, SO_PEEK_OFF, 3)
-        if (error !== 0) skip(this, `the kernel knows no SO_PEEK_OFF of such a socket (${error})`)
+        if (error !== 0) skip(this, `the kernel has no SO_PEEK_OFF for such a socket (${error})`)
         await peer.send(bytes)
         using again = Connection.fromFd(connection.detach())
         const seen = await look(again)
@@ -144,9 +144,9 @@ for (const [way, options] of Object.entries(ways)) {
       })
     }
 
-    it('is refused at urgent data, too, where that stays in the stream', async () => {
+    it('rejects at urgent data that stays in the stream (SO_OOBINLINE)', async () => {
       const { connection, peer } = await scripted(options(), [SO_OOBINLINE, 1])
-      // A unix socket does not inherit it.
+      // A unix socket does not inherit the option.
       assert.equal(binding.setOption(connection.fd, SOL_SOCKET, SO_OOBINLINE, 1), 0)
       const refused = assert.rejects(connection.peek(10, forever), { code: 'ERR_PEEK_STOPPED' })
       await peer.send('hel')
@@ -157,10 +157,10 @@ for (const [way, options] of Object.entries(ways)) {
       assert.equal(String(await rest(connection, peer)), 'hel!lo')
     })
 
-    it('begins with the first byte, whatever SO_PEEK_OFF the listening socket has', async function () {
+    it("starts at the first byte regardless of the listening socket's SO_PEEK_OFF", async function () {
       const { connection, peer } = await scripted(options())
       if (binding.setOption(connection.fd, SOL_SOCKET, SO_PEEK_OFF, -1) !== 0) {
-        skip(this, 'the kernel knows no SO_PEEK_OFF of such a socket')
+        skip(this, 'the kernel has no SO_PEEK_OFF for such a socket')
       }
       const second = await scripted(options(), [SO_PEEK_OFF, 3])
       await second.peer.send('hello')
@@ -168,7 +168,7 @@ for (const [way, options] of Object.entries(ways)) {
       await peer.end()
     })
 
-    it('is not refused when enough is before the urgent data', async () => {
+    it('resolves when enough bytes precede the urgent data', async () => {
       const { connection, peer } = await scripted(options())
       await peer.send(`${line}hello`)
       await peer.send('!', 'urgent')
@@ -180,12 +180,12 @@ for (const [way, options] of Object.entries(ways)) {
   })
 }
 
-describe('A look over a unix socket', () => {
+describe('A look-ahead over a unix socket', () => {
   lookedBefore()
   leaveNoFds()
 
   for (const [name, { bytes, look }] of Object.entries(looks)) {
-    it(`by ${name} is refused at once when file descriptors keep the rest from it`, async () => {
+    it(`by ${name} rejects at once when file descriptors block the remaining bytes`, async () => {
       const { connection, peer } = await scripted({ path: join(temporaryDirectory(), 'socket') })
       const refused = assert.rejects(look(connection, forever), {
         code: 'ERR_PEEK_STOPPED',
@@ -201,7 +201,7 @@ describe('A look over a unix socket', () => {
 })
 
 for (const host of ['127.0.0.1', '::1']) {
-  describe(`A look through a small receive buffer at ${host}`, () => {
+  describe(`A look-ahead through a small receive buffer at ${host}`, () => {
     lookedBefore()
     leaveNoFds()
 
@@ -211,14 +211,14 @@ for (const host of ['127.0.0.1', '::1']) {
 
     const bufferOf = ({ fd }: Connection) => binding.getOption(fd, SOL_SOCKET, SO_RCVBUF)
 
-    // The smallest, as the kernel doubles it, and some between it and the default.
+    // The smallest size, as the kernel doubles it, and some sizes between it and the default.
     for (const size of [1, 1500, 8000, 30_000]) {
-      it(`of ${size} bytes sees more than that holds, and leaves it as it was`, async () => {
+      it(`of ${size} bytes sees more bytes than fit, and restores the buffer size`, async () => {
         for (const { bytes, look } of Object.values(looks)) {
           const { connection, peer } = await scripted({ host }, [SO_RCVBUF, size])
           const before = bufferOf(connection)
           const looked = look(connection, forever)
-          // The peer can send the last of it when there is room.
+          // The peer can send the last bytes when there is room.
           const sent = peer.send(bytes)
           assert.ok(await looked)
           assert.equal(bufferOf(connection), before)
@@ -227,7 +227,7 @@ for (const host of ['127.0.0.1', '::1']) {
       })
     }
 
-    it('has all that it saw for the next reader', async () => {
+    it('leaves all bytes that it saw to the next reader', async () => {
       const { connection, peer } = await scripted({ host }, [SO_RCVBUF, 1])
       const { bytes, look } = looks.peek as (typeof looks)[string]
       const sent = peer.send(Buffer.concat([bytes, bytes, bytes, bytes]))
@@ -238,7 +238,7 @@ for (const host of ['127.0.0.1', '::1']) {
       assert.ok((await received).equals(Buffer.concat([bytes, bytes, bytes, bytes])))
     })
 
-    it('leaves the buffer as it was when it is aborted or runs out', async () => {
+    it('restores the buffer size when it is aborted or times out', async () => {
       const { connection, peer } = await scripted({ host }, [SO_RCVBUF, 1])
       const before = bufferOf(connection)
       await peer.send('x'.repeat(500))
@@ -254,10 +254,10 @@ for (const host of ['127.0.0.1', '::1']) {
       assert.equal(bufferOf(connection), before)
     })
 
-    it('is refused at once when the system allows no larger one', async () => {
+    it('rejects at once when the system allows no larger buffer', async () => {
       const { connection, peer } = await scripted({ host }, [SO_RCVBUF, 1])
       const { setOption } = binding
-      // As with a small net.core.rmem_max: the kernel takes the call and sets less.
+      // As with a small net.core.rmem_max: the call succeeds, and the kernel sets a smaller size.
       binding.setOption = (fd, level, name, value) =>
         setOption(fd, level, name, name === SO_RCVBUF ? Math.min(Number(value), 4000) : value)
       cleanUp(() => Object.assign(binding, { setOption }))
@@ -267,7 +267,7 @@ for (const host of ['127.0.0.1', '::1']) {
       assert.equal((await connection.peek(500)).length, 500)
     })
 
-    it('does not touch the default buffer', async () => {
+    it('does not resize the default buffer', async () => {
       const { connection, client } = await pair({ host })
       const names: number[] = []
       const { setOption } = binding
@@ -286,22 +286,22 @@ for (const host of ['127.0.0.1', '::1']) {
   })
 }
 
-describe('A look at a peer that ends', () => {
+describe('A look-ahead at the end of a connection', () => {
   lookedBefore()
   leaveNoFds()
 
   for (const [end, how] of [
-    ['end', 'an end'],
+    ['end', 'a half-close'],
     ['reset', 'a reset'],
   ] as const) {
-    it(`takes a whole PROXY header before ${how}`, async () => {
+    it(`consumes a complete PROXY header before ${how}`, async () => {
       const { connection, peer } = await scripted()
       await peer.send(line)
       await peer[end]()
       assert.equal((await connection.proxyHeader(forever))?.source?.address, '192.0.2.1')
     })
 
-    it(`says that it ended within a PROXY header, by ${how}`, async () => {
+    it(`rejects with ERR_PEEK_ENDED when ${how} truncates a PROXY header`, async () => {
       const { connection, peer } = await scripted()
       await peer.send(line.slice(0, 20))
       await peer[end]()
@@ -312,7 +312,7 @@ describe('A look at a peer that ends', () => {
     })
   }
 
-  it('leaves the error of its reset to the next reader', async () => {
+  it('leaves the error of a reset to the next reader', async () => {
     const { connection, peer } = await scripted()
     await peer.send('hello')
     await peer.reset()
@@ -320,24 +320,24 @@ describe('A look at a peer that ends', () => {
     assert.equal(binding.getOption(connection.fd, SOL_SOCKET, SO_ERROR), constants.errno.ECONNRESET)
   })
 
-  it('does not take an event for an end', async () => {
+  it('does not mistake an event for the end of the stream', async () => {
     const { connection, client } = await pair()
     client.write('PROXY')
     const counted = countLooks()
     const looked = connection.proxyHeader(forever)
     await until(() => counted.count > 0)
-    // As for an fd that had this number before.
+    // As for another fd that had this number before.
     binding.watchers?.get(connection.fd)?.(true, false)
     client.write(line.slice(5))
     assert.equal((await looked)?.source?.address, '192.0.2.1')
   })
 
-  it('does not take a message in the error queue for an end', async function () {
+  it('does not mistake a message in the error queue for the end of the stream', async function () {
     const { connection, client } = await pair()
-    // MSG_ZEROCOPY of send(2): the kernel says by a message that it no longer needs the bytes.
+    // MSG_ZEROCOPY of send(2): the kernel notifies the sender with such a message when it no longer needs the bytes.
     const script = 'import socket; s = socket.socket(fileno=3); s.setsockopt(1, 60, 1); s.send(b"x", 0x4000000)'
     const sent = spawnSync('python3', ['-c', script], { stdio: ['ignore', 'ignore', 'pipe', connection.fd] })
-    if (sent.status !== 0) skip(this, `no MSG_ZEROCOPY here: ${sent.stderr}`)
+    if (sent.status !== 0) skip(this, `MSG_ZEROCOPY is not supported: ${sent.stderr}`)
     const POLLERR = 8
     await until(() => binding.poll(connection.fd) & POLLERR)
     for (const look of ['proxyHeader', 'peek', 'clientHello'] as const) {
@@ -350,7 +350,7 @@ describe('A look at a peer that ends', () => {
     assert.equal((await looked)?.source?.address, '192.0.2.1')
   })
 
-  it('says EBADF at its deadline when the fd was closed behind it', async () => {
+  it('rejects with EBADF at its deadline when other code has closed the fd', async () => {
     const { connection } = await pair()
     const looked = connection.peek(5, { timeout: 20 })
     closeSync(connection.fd)

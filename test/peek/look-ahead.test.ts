@@ -20,7 +20,7 @@ import { localhost, upgraded } from '../tls-peers.js'
 const forever = { timeout: -1 }
 const claimed = { code: 'ERR_CONNECTION_CLAIMED' }
 
-// The kernel counts some 768 bytes for each that is sent alone, and lets a unix socket send no more than 208 KiB unread.
+// The kernel accounts about 768 bytes for each byte that is sent alone. A unix socket holds at most 208 KiB unread.
 const mostUnixPieces = 200
 
 const ways: Record<string, () => ListenOptions> = {
@@ -28,7 +28,7 @@ const ways: Record<string, () => ListenOptions> = {
   'a unix path': () => ({ path: join(temporaryDirectory(), 'socket') }),
 }
 
-/** Sends byte by byte; each has been looked at before the next one goes. */
+/** Sends byte by byte. Waits until each byte was looked at before it sends the next. */
 async function drip(client: net.Socket, bytes: Buffer, looks: { count: number }): Promise<void> {
   client.setNoDelay(true)
   for (const byte of bytes) {
@@ -38,7 +38,7 @@ async function drip(client: net.Socket, bytes: Buffer, looks: { count: number })
   }
 }
 
-/** Everything that is left to read, when the client ends its side with `last`. */
+/** Reads the remaining bytes. The client half-closes after `last`. */
 function rest(connection: Connection, client: net.Socket, last?: Buffer | string): Promise<Buffer> {
   const socket = temporary(connection.toSocket())
   if (last === undefined) client.end()
@@ -46,13 +46,13 @@ function rest(connection: Connection, client: net.Socket, last?: Buffer | string
   return buffer(socket)
 }
 
-describe('A look ahead', () => {
+describe('A look-ahead', () => {
   lookedBefore()
   leaveNoFds()
 
   for (const [way, options] of Object.entries(ways)) {
     describe(`over ${way}`, () => {
-      it('waits for as many bytes as were asked for, and leaves them', async () => {
+      it('waits for the requested number of bytes, and leaves them unread', async () => {
         const { connection, client } = await pair(options())
         const looks = countLooks()
         const peeked = connection.peek(5)
@@ -64,14 +64,14 @@ describe('A look ahead', () => {
         assert.equal(String(await rest(connection, client, '!')), 'hello, world!')
       })
 
-      it('sees what was there before', async () => {
+      it('sees bytes that have already arrived', async () => {
         const { connection, client } = await pair(options())
         client.end('hello')
         assert.equal(String(await connection.peek(5)), 'hello')
         assert.equal(String(await connection.peek(1)), 'h')
       })
 
-      it('sees all there is when the peer ends its side before', async () => {
+      it('sees all bytes when the peer half-closes early', async () => {
         const { connection, client } = await pair(options())
         const peeked = connection.peek(10)
         client.end('hello')
@@ -80,7 +80,7 @@ describe('A look ahead', () => {
         assert.equal(String(await text(temporary(connection.toSocket()))), 'hello')
       })
 
-      it('sees nothing when the peer ends its side at once', async () => {
+      it('sees nothing when the peer half-closes at once', async () => {
         const { connection, client } = await pair(options())
         const peeked = connection.peek(10)
         client.end()
@@ -98,7 +98,7 @@ describe('A look ahead', () => {
         assert.ok((await rest(connection, client, 'd')).equals(Buffer.concat([sent, Buffer.from('d')])))
       })
 
-      it('runs out when the peer does not send enough', async () => {
+      it('times out when the peer sends too few bytes', async () => {
         const { connection, client } = await pair(options())
         client.write('hell')
         await assert.rejects(connection.peek(5, { timeout: 20 }), { code: 'ERR_PEEK_TIMEOUT' })
@@ -106,7 +106,7 @@ describe('A look ahead', () => {
         assert.equal(String(await connection.peek(5)), 'hello')
       })
 
-      it('sees what has come in time, however late the loop looks', async () => {
+      it('sees bytes that arrived before the deadline although the event loop was blocked', async () => {
         const { connection, client } = await pair(options())
         const peeked = connection.peek(5, { timeout: 1 })
         client.write('hello')
@@ -116,7 +116,7 @@ describe('A look ahead', () => {
         assert.equal(String(await connection.peek(5, { timeout: 0 })), 'hello')
       })
 
-      it('leaves the connection as it was when it is aborted', async () => {
+      it('leaves the connection unchanged when it is aborted', async () => {
         const { connection, client } = await pair(options())
         const signal = AbortSignal.abort(new Error('why'))
         await assert.rejects(connection.peek(5, { signal }), { code: 'ABORT_ERR', cause: signal.reason })
@@ -130,7 +130,7 @@ describe('A look ahead', () => {
         assert.equal(String(await rest(connection, client)), 'hello')
       })
 
-      it('is one at a time', async () => {
+      it('rejects while another look-ahead of the connection is pending', async () => {
         const { connection, client } = await pair(options())
         const peeked = connection.peek(5)
         await assert.rejects(connection.peek(5), { code: 'ERR_PEEK_PENDING' })
@@ -140,7 +140,7 @@ describe('A look ahead', () => {
         assert.equal(String(await peeked), 'hello')
       })
 
-      it('can be of many connections at once', async () => {
+      it('runs on many connections at once', async () => {
         const pairs = await Promise.all(Array.from({ length: 100 }, () => pair(options())))
         const peeked = pairs.map(({ connection }) => connection.peek(3))
         for (const [index, { client }] of pairs.entries()) client.write(String(index).padStart(3, '0'))
@@ -157,7 +157,7 @@ describe('A look ahead', () => {
         toSocket: (connection) => temporary(connection.toSocket()),
       }
       for (const [name, claim] of Object.entries(claims)) {
-        it(`ends when the connection is claimed by ${name}`, async () => {
+        it(`rejects when ${name}() claims the connection`, async () => {
           const { connection } = await pair(options())
           const peeked = connection.peek(5, forever)
           claim(connection)
@@ -168,7 +168,7 @@ describe('A look ahead', () => {
         })
       }
 
-      it('keeps nothing from a socket that is made meanwhile', async () => {
+      it('loses no bytes of a socket that toSocket() makes meanwhile', async () => {
         const { connection, client } = await pair(options())
         const looks = countLooks()
         const peeked = connection.peek(50, forever)
@@ -179,7 +179,7 @@ describe('A look ahead', () => {
         assert.equal(String(await received), 'hello, world')
       })
 
-      it('can be made again of an fd that was detached meanwhile', async () => {
+      it('works again on an fd that was detached meanwhile', async () => {
         const { connection, client } = await pair(options())
         const peeked = connection.peek(5, forever)
         using again = Connection.fromFd(connection.detach())
@@ -189,7 +189,7 @@ describe('A look ahead', () => {
         assert.equal(String(await second), 'hello')
       })
 
-      it('looks once for each arrival of a client that sends byte by byte, and not in between', async () => {
+      it('calls recv(2) once for each arrival of a client that sends byte by byte', async () => {
         const { connection, client } = await pair(options())
         const looks = countLooks()
         const drops = Buffer.alloc(way === 'TCP' ? 2000 : mostUnixPieces, 'x')
@@ -201,21 +201,21 @@ describe('A look ahead', () => {
         assert.equal((await rest(connection, client)).length, drops.length + 1)
       })
 
-      it('rests while what is there is not enough', async () => {
+      it('does not poll while too few bytes have arrived', async () => {
         const { connection, client } = await pair(options())
         client.write('x')
         await connection.peek(1)
         const looks = countLooks()
         const turns = loopTurns()
         await assert.rejects(connection.peek(2, { timeout: 300 }), { code: 'ERR_PEEK_TIMEOUT' })
-        // Level-triggered, these would be thousands.
+        // With level-triggered polling there would be thousands of turns.
         if (turns !== undefined) assert.ok((loopTurns() as number) - turns < 50)
         assert.ok(looks.count <= 2, `${looks.count} looks`)
       })
     })
   }
 
-  it('fails when the peer resets the connection', async () => {
+  it('rejects when the peer resets the connection', async () => {
     for (const look of ['clientHello', 'proxyHeader', 'peek'] as const) {
       const { connection, client } = await pair()
       const looked = look === 'peek' ? connection.peek(5) : connection[look]()
@@ -225,14 +225,14 @@ describe('A look ahead', () => {
     }
   })
 
-  it('fails when the peer has reset the connection before', async () => {
+  it('rejects when the peer has already reset the connection', async () => {
     const { connection, client } = await pair()
     client.resetAndDestroy()
     await once(client, 'close')
     await assert.rejects(connection.peek(5), { code: 'ECONNRESET', syscall: 'recv' })
   })
 
-  it('takes only lengths and options that make sense', async () => {
+  it('rejects invalid lengths and options', async () => {
     const { connection } = await pair()
     for (const length of [0, -1, 1.5, Number.NaN, 70_000]) {
       await assert.rejects(connection.peek(length), { code: 'ERR_OUT_OF_RANGE' })
@@ -244,11 +244,11 @@ describe('A look ahead', () => {
       await assert.rejects(connection.peek(5, options), { code: 'ERR_INVALID_ARG_TYPE' })
     }
     await assert.rejects(connection.peek(5, { timeout: Number.NaN }), { code: 'ERR_OUT_OF_RANGE' })
-    // Nothing of that is a look.
+    // A rejected call leaves no pending look-ahead.
     await assert.rejects(connection.peek(5, { timeout: 1 }), { code: 'ERR_PEEK_TIMEOUT' })
   })
 
-  it('can end when everything else of the process does', async () => {
+  it('does not keep the process alive', async () => {
     const child = startNode('looking.mjs')
     const closed = once(child, 'close')
     child.stderr?.pipe(process.stderr)
@@ -256,7 +256,7 @@ describe('A look ahead', () => {
     createInterface({ input: child.stdout as NodeJS.ReadableStream }).on('line', (line) => lines.push(line))
     const says = async (line: string) => {
       await until(() => lines.includes(line) || child.exitCode !== null)
-      assert.ok(lines.includes(line), `it ended without "${line}": ${lines.join(', ')}`)
+      assert.ok(lines.includes(line), `the process ended without "${line}": ${lines.join(', ')}`)
     }
     await until(() => lines.length > 0 || child.exitCode !== null)
     const client = await dial({ host: '127.0.0.1', port: Number(lines[0]) })
@@ -267,12 +267,12 @@ describe('A look ahead', () => {
       await says(word)
     }
     client.write('3')
-    // The client is still there.
+    // The client is still connected.
     assert.deepEqual(await closed, [0, null])
     assert.deepEqual(lines.slice(1), ['looking', 'alive', 'still alive', 'saw 123', 'nothing to do'])
   })
 
-  it('goes with its worker, however that ends, and no fd is left', async function () {
+  it('ends with its worker thread, and leaks no fd', async function () {
     this.timeout(120_000)
     const { code, signal, stdout, stderr } = await runNode('worker-peeks.mjs')
     assert.deepEqual({ code, signal, stderr }, { code: 0, signal: null, stderr: '' })
@@ -282,7 +282,7 @@ describe('A look ahead', () => {
   })
 })
 
-/** How often the event loop has gone round; undefined where Node does not tell. */
+/** The number of event loop turns; undefined where Node does not count them. */
 function loopTurns(): number | undefined {
   const { uvMetricsInfo } = performance.nodeTiming as { uvMetricsInfo?: { loopCount: number } }
   return uvMetricsInfo?.loopCount
@@ -293,7 +293,7 @@ for (const [way, options] of Object.entries(ways)) {
     lookedBefore()
     leaveNoFds()
 
-    it('reads what the client offers, and leaves it for toTLS', async () => {
+    it("returns the client's offer, and leaves the bytes for toTLS", async () => {
       const { connection, listener, client } = await pair(options())
       client.destroy()
       connection.close()
@@ -318,7 +318,7 @@ for (const [way, options] of Object.entries(ways)) {
       assert.equal(await text(secure), 'hello')
     })
 
-    it('waits for all of it, in any number of pieces and records', async () => {
+    it('waits for the whole ClientHello, in any number of segments and records', async () => {
       const { connection, client } = await pair(options())
       const message = (await helloOfNode({ servername: 'a.test' })).subarray(5)
       const bytes = inRecords(message, [1, 3, 4, 50, 200])
@@ -333,21 +333,21 @@ for (const [way, options] of Object.entries(ways)) {
       assert.ok((await rest(connection, client)).equals(bytes))
     })
 
-    it('is null when the client sends something else, which is still there', async () => {
+    it('resolves with null for other bytes, and leaves them unread', async () => {
       const { connection, client } = await pair(options())
       client.write('GET / HTTP/1.1\r\n\r\n')
       assert.equal(await connection.clientHello(forever), null)
       assert.equal(String(await rest(connection, client)), 'GET / HTTP/1.1\r\n\r\n')
     })
 
-    it('is null when the client ends its side in the midst of it', async () => {
+    it('resolves with null when the client half-closes within the ClientHello', async () => {
       const { connection, client } = await pair(options())
       client.end((await helloOfNode({})).subarray(0, 100))
       assert.equal(await connection.clientHello(forever), null)
       assert.equal((await connection.peek(1000)).length, 100)
     })
 
-    it('is null when 64 KiB of it do not suffice', async () => {
+    it('resolves with null when the ClientHello is longer than 64 KiB', async () => {
       const { connection, client } = await pair(options())
       const endless = helloMessage({ extensions: extension(21, Buffer.alloc(60_000)) })
       endless.writeUIntBE(0xffffff, 1, 3)
@@ -369,7 +369,7 @@ for (const [way, options] of Object.entries(ways)) {
     }
 
     for (const [version, header] of Object.entries(headers)) {
-      it(`takes exactly one header of version ${version}`, async () => {
+      it(`consumes exactly one header of version ${version}`, async () => {
         const { connection, client } = await pair(options())
         client.write(Buffer.concat([header, header, Buffer.from('hello')]))
         const read = await connection.proxyHeader()
@@ -378,7 +378,7 @@ for (const [way, options] of Object.entries(ways)) {
         assert.ok((await rest(connection, client, '!')).equals(Buffer.concat([header, Buffer.from('hello!')])))
       })
 
-      it(`takes nothing of a header of version ${version} before all of it is there`, async () => {
+      it(`consumes nothing before a header of version ${version} is complete`, async () => {
         const { connection, client } = await pair(options())
         const looks = countLooks()
         const reading = connection.proxyHeader()
@@ -389,7 +389,7 @@ for (const [way, options] of Object.entries(ways)) {
         assert.equal((await rest(connection, client)).length, 0)
       })
 
-      it(`leaves the handshake behind a header of version ${version} for clientHello and toTLS`, async () => {
+      it(`leaves the handshake after a header of version ${version} for clientHello and toTLS`, async () => {
         const { connection, client } = await pair(options())
         client.write(header)
         const { ca } = await certificates()
@@ -401,7 +401,7 @@ for (const [way, options] of Object.entries(ways)) {
         assert.equal(await text(secure), 'hello')
       })
 
-      it(`fails when the peer ends its side in the midst of a header of version ${version}`, async () => {
+      it(`rejects when the peer half-closes within a header of version ${version}`, async () => {
         const { connection, client } = await pair(options())
         client.end(header.subarray(0, -1))
         await assert.rejects(connection.proxyHeader(), { code: 'ERR_PEEK_ENDED' })
@@ -409,7 +409,7 @@ for (const [way, options] of Object.entries(ways)) {
       })
     }
 
-    it('takes the longest header there is', async () => {
+    it('consumes a header of the maximum length', async () => {
       const { connection, client } = await pair(options())
       const longest = header2({ protocol: 0x11, addresses, tlvs: [tlv(4, Buffer.alloc(65_535 - 15))] })
       client.write(Buffer.concat([longest, Buffer.from('hello')]))
@@ -419,17 +419,17 @@ for (const [way, options] of Object.entries(ways)) {
     })
 
     const wrong: Record<string, Buffer> = {
-      'a port that is none': Buffer.from('PROXY TCP4 192.0.2.1 192.0.2.2 1234 99999\r\nhello'),
-      'a line without an end': Buffer.from(`PROXY TCP4 ${' '.repeat(97)}`),
-      'a checksum that is wrong': (() => {
+      'an invalid port': Buffer.from('PROXY TCP4 192.0.2.1 192.0.2.2 1234 99999\r\nhello'),
+      'an unterminated line': Buffer.from(`PROXY TCP4 ${' '.repeat(97)}`),
+      'a wrong checksum': (() => {
         const bytes = Buffer.from(headers[2] as Buffer)
         bytes[20] = 1
         return bytes
       })(),
-      'a version that nobody knows': header2({ version: 3, protocol: 0x11, addresses }),
+      'an unknown version': header2({ version: 3, protocol: 0x11, addresses }),
     }
     for (const [what, bytes] of Object.entries(wrong)) {
-      it(`fails and takes nothing when there is ${what}`, async () => {
+      it(`rejects and consumes nothing when the header has ${what}`, async () => {
         const { connection, client } = await pair(options())
         client.write(bytes)
         await assert.rejects(connection.proxyHeader(forever), { code: 'ERR_PROXY_HEADER' })
@@ -437,7 +437,7 @@ for (const [way, options] of Object.entries(ways)) {
       })
     }
 
-    it('is null when something else comes, which is still there', async () => {
+    it('resolves with null for other bytes, and leaves them unread', async () => {
       const { connection, client } = await pair(options())
       client.write('GET / HTTP/1.1\r\n\r\n')
       assert.equal(await connection.proxyHeader(forever), null)

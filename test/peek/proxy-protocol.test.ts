@@ -19,7 +19,7 @@ function malformed(bytes: Buffer | string): void {
   assert.ok(isMalformed(parsed), JSON.stringify(parsed))
 }
 
-/** Wherever it is cut more is needed, never more than the whole, and who gives just that gets the header. */
+/** Asserts that the parser asks for more bytes at every cut, at most for the whole, and then finds the header. */
 function neededAtEveryCut(bytes: Buffer): void {
   for (let given = 0; given < bytes.length; given++) {
     const parsed = parse(bytes.subarray(0, given))
@@ -37,7 +37,7 @@ const unspecified = { family: 'UNSPEC', transport: 'UNSPEC', source: undefined, 
 describe('A PROXY header of version 1', () => {
   const longest = `PROXY UNKNOWN ${'f'.repeat(107 - 16)}\r\n`
 
-  it('names the ends of a TCP4 connection', () => {
+  it('gives the source and destination of a TCP4 connection', () => {
     assert.deepEqual(headerOf('PROXY TCP4 192.168.0.1 10.0.0.255 56324 443\r\n'), {
       version: 1,
       command: 'PROXY',
@@ -49,7 +49,7 @@ describe('A PROXY header of version 1', () => {
     })
   })
 
-  it('names the ends of a TCP6 connection', () => {
+  it('gives the source and destination of a TCP6 connection', () => {
     const full = 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff'
     const header = headerOf(`PROXY TCP6 ${full} ::1 65535 0\r\n`)
     assert.equal(header.family, 'IPv6')
@@ -63,7 +63,7 @@ describe('A PROXY header of version 1', () => {
     ['TCP4', 'IPv4', '192.168.0.1', '2001:db8::ff'],
     ['TCP4', 'IPv4', '192.168.0.1', '::ffff:10.0.0.255'],
   ] as const) {
-    it(`is of the family of its source, whatever its destination is of: ${name} ${from} ${to}`, () => {
+    it(`has the family of its source regardless of its destination: ${name} ${from} ${to}`, () => {
       const line = `PROXY ${name} ${from} ${to} 56324 443\r\n`
       neededAtEveryCut(Buffer.from(line))
       assert.deepEqual(headerOf(line), {
@@ -78,7 +78,7 @@ describe('A PROXY header of version 1', () => {
     })
   }
 
-  it('says nothing of an UNKNOWN client, whatever comes before the end of the line', () => {
+  it('has no addresses for an UNKNOWN client, with any bytes before the end of the line', () => {
     for (const line of [
       'PROXY UNKNOWN\r\n',
       'PROXY UNKNOWN ::1 ::1 1 2\r\n',
@@ -94,7 +94,7 @@ describe('A PROXY header of version 1', () => {
     headerOf('PROXY TCP4 1.1.1.1 2.2.2.2 3 4\r\n\r\n', 2)
   })
 
-  it('has 107 bytes at most', () => {
+  it('has at most 107 bytes', () => {
     assert.equal(longest.length, 107)
     headerOf(longest)
     malformed(longest.replace('UNKNOWN', 'UNKNOWN '))
@@ -109,7 +109,7 @@ describe('A PROXY header of version 1', () => {
     'PROXY UNKNOWN\r\n',
     longest,
   ]) {
-    it(`needs more wherever it is cut: ${line.slice(0, 24).trim()}`, () => neededAtEveryCut(Buffer.from(line)))
+    it(`asks for more bytes at every cut: ${line.slice(0, 24).trim()}`, () => neededAtEveryCut(Buffer.from(line)))
   }
 
   const wrong: Record<string, string[]> = {
@@ -129,7 +129,7 @@ describe('A PROXY header of version 1', () => {
       `TCP6 ${address} ::1 1 2`,
       `TCP6 ::1 ${address} 1 2`,
     ]),
-    'the number of its words': [
+    'the number of its fields': [
       'TCP4',
       'TCP4 1.1.1.1 2.2.2.2 1',
       'TCP4 1.1.1.1 2.2.2.2 1 2 3',
@@ -153,7 +153,7 @@ describe('A PROXY header of version 1', () => {
     })
   }
 
-  it('reads back what was written', () => {
+  it('parses to the values that were encoded', () => {
     const port = fc.nat(65535)
     const v4 = fc.record({ name: fc.constant('TCP4'), from: fc.ipV4(), to: fc.ipV4(), fromPort: port, toPort: port })
     const v6 = fc.record({ name: fc.constant('TCP6'), from: fc.ipV6(), to: fc.ipV6(), fromPort: port, toPort: port })
@@ -176,7 +176,7 @@ describe('A PROXY header of version 2', () => {
   const unix = unixAddresses('/run/client', '')
   const plain4 = header2({ protocol: 0x11, addresses: ipv4 })
 
-  it('names the ends of an IPv4 connection', () => {
+  it('gives the source and destination of an IPv4 connection', () => {
     assert.deepEqual(headerOf(plain4), {
       version: 2,
       command: 'PROXY',
@@ -188,28 +188,28 @@ describe('A PROXY header of version 2', () => {
     })
   })
 
-  it('names the ends of an IPv6 connection', () => {
+  it('gives the source and destination of an IPv6 connection', () => {
     const header = headerOf(header2({ protocol: 0x21, addresses: ipv6 }))
     assert.equal(header.family, 'IPv6')
     assert.deepEqual(header.source, { address: '2001:db8::1', port: 65535 })
     assert.deepEqual(header.destination, { address: '::1', port: 0 })
   })
 
-  it('names the ends of a unix connection', () => {
+  it('gives the source and destination of a unix connection', () => {
     const header = headerOf(header2({ protocol: 0x31, addresses: unix }))
     assert.equal(header.family, 'UNIX')
     assert.deepEqual(header.source, { address: '/run/client', port: undefined })
     assert.deepEqual(header.destination, { address: '', port: undefined })
   })
 
-  it('names unix paths that fill their field, and abstract ones', () => {
+  it('gives unix paths that fill their field, and abstract names', () => {
     const full = `/${'p'.repeat(107)}`
     const header = headerOf(header2({ protocol: 0x31, addresses: unixAddresses(full, '\0abstract') }))
     assert.equal(header.source?.address, full)
     assert.equal(header.destination?.address, '\0abstract')
   })
 
-  it('says whether it is of datagrams', () => {
+  it('tells datagrams from streams', () => {
     for (const [protocol, transport] of [
       [0x12, 'DGRAM'],
       [0x11, 'STREAM'],
@@ -218,13 +218,13 @@ describe('A PROXY header of version 2', () => {
     }
   })
 
-  it('says nothing of an unspecified client, whatever it has for addresses', () => {
+  it('has no addresses for an unspecified client, with any address bytes', () => {
     for (const addresses of [Buffer.alloc(0), Buffer.from([1, 2, 3]), ipv4]) {
       assert.deepEqual(headerOf(header2({ protocol: 0, addresses })), { version: 2, command: 'PROXY', ...unspecified })
     }
   })
 
-  it('says nothing of the proxy itself, whatever it has for addresses', () => {
+  it('has no addresses for a LOCAL connection, with any address bytes', () => {
     for (const protocol of [0x00, 0x11, 0x21, 0x31]) {
       for (const addresses of [Buffer.alloc(0), Buffer.from([1, 2, 3]), ipv4]) {
         const header = headerOf(header2({ command: 0, protocol, addresses }))
@@ -233,12 +233,12 @@ describe('A PROXY header of version 2', () => {
     }
   })
 
-  it('ends after its length', () => {
+  it('ends where its length field says', () => {
     headerOf(Buffer.concat([plain4, Buffer.from('GET /')]), 5)
     headerOf(Buffer.concat([plain4, plain4]), plain4.length)
   })
 
-  it('may be as long as its length can say', () => {
+  it('may be as long as its length field allows', () => {
     const value = Buffer.alloc(65_535 - 12 - 3, 1)
     const header = headerOf(header2({ protocol: 0x11, addresses: ipv4, tlvs: [tlv(0xe0, value)] }))
     assert.deepEqual(header.tlvs, [{ type: 0xe0, value }])
@@ -247,7 +247,7 @@ describe('A PROXY header of version 2', () => {
   describe('with TLVs', () => {
     const withTlvs = (...tlvs: Buffer[]) => header2({ protocol: 0x11, addresses: ipv4, tlvs })
 
-    it('gives all of them in their order, unknown ones too', () => {
+    it('returns all of them in order, including unknown types', () => {
       const { tlvs } = headerOf(withTlvs(tlv(4, ''), tlv(0xe5, 'custom'), tlv(4, 'padding'), tlv(1, 'h2')))
       assert.deepEqual(
         tlvs.map(({ type, value }) => [type, value.toString()]),
@@ -260,7 +260,7 @@ describe('A PROXY header of version 2', () => {
       )
     })
 
-    it('names the known ones', () => {
+    it('parses the known types', () => {
       const header = headerOf(withTlvs(tlv(1, 'h2'), tlv(2, 'shop.example'), tlv(5, '\0id'), tlv(0x30, 'blue')))
       assert.equal(header.alpn, 'h2')
       assert.equal(header.authority, 'shop.example')
@@ -269,7 +269,7 @@ describe('A PROXY header of version 2', () => {
       assert.equal(header.ssl, undefined)
     })
 
-    it('says how the client came to the proxy over TLS', () => {
+    it('describes the TLS connection between the client and the proxy', () => {
       const details = [tlv(0x21, 'TLSv1.3'), tlv(0x22, 'client'), tlv(0x23, 'TLS_AES_128_GCM_SHA256'), tlv(0x7f, 'x')]
       const header = headerOf(withTlvs(tlv(0x20, Buffer.concat([Buffer.from([7, 0, 0, 0, 0]), ...details]))))
       assert.deepEqual(header.ssl, {
@@ -283,7 +283,7 @@ describe('A PROXY header of version 2', () => {
       })
     })
 
-    it('says that a certificate was verified only when there was one and it was', () => {
+    it('reports a certificate as verified only when the client sent one and verification succeeded', () => {
       const verified = (client: number, ...verify: number[]) =>
         headerOf(withTlvs(tlv(0x20, Buffer.from([client, ...verify])))).ssl?.verified
       assert.equal(verified(1, 0, 0, 0, 0), false)
@@ -293,31 +293,31 @@ describe('A PROXY header of version 2', () => {
       assert.equal(verified(3, 1, 0, 0, 0), false)
     })
 
-    it('is malformed when one ends beyond the header', () => {
+    it('is malformed when a TLV extends beyond the header', () => {
       malformed(withTlvs(tlv(1, 'h2', 1)))
       malformed(withTlvs(tlv(1, 'h2', 60_000)))
       malformed(withTlvs(Buffer.from([4])))
       malformed(withTlvs(tlv(4, ''), Buffer.from([4, 0])))
     })
 
-    it('is malformed when that of TLS lies', () => {
+    it('is malformed when the lengths in its TLS TLV are wrong', () => {
       malformed(withTlvs(tlv(0x20, '')))
       malformed(withTlvs(tlv(0x20, Buffer.from([1, 0, 0, 0]))))
       malformed(withTlvs(tlv(0x20, Buffer.concat([Buffer.from([1, 0, 0, 0, 0]), tlv(0x21, 'TLSv1.3', 1)]))))
     })
 
-    it('is checked when it has a checksum', () => {
+    it('verifies a checksum', () => {
       assert.equal(checksum(Buffer.from('123456789')), 0xe3069283)
       for (const tlvs of [[], [tlv(1, 'h2')], [tlv(4, Buffer.alloc(1000))]]) {
         headerOf(header2({ protocol: 0x11, addresses: ipv4, checked: true, tlvs }))
       }
     })
 
-    it('is malformed when any of its bytes is not what the checksum says', () => {
+    it('is malformed when the checksum does not match', () => {
       const right = header2({ protocol: 0x11, addresses: ipv4, checked: true, tlvs: [tlv(0xe0, 'abc')] })
       const checksumEnd = right.length - tlv(0xe0, 'abc').length
       for (let at = 16; at < right.length; at++) {
-        // Another type, and there is no checksum.
+        // With this byte changed, the TLV has another type, and the header has no checksum.
         if (at === checksumEnd - 7) continue
         const wrong = Buffer.from(right)
         wrong[at] = (wrong[at] as number) ^ 0x10
@@ -325,13 +325,13 @@ describe('A PROXY header of version 2', () => {
       }
     })
 
-    it('is malformed when its checksum is not four bytes', () => {
+    it('is malformed when its checksum is not four bytes long', () => {
       for (const length of [0, 3, 5]) malformed(withTlvs(tlv(3, Buffer.alloc(length))))
     })
   })
 
   describe('is malformed', () => {
-    it('when it is of another version', () => {
+    it('when it has another version', () => {
       for (const version of [0, 1, 3, 15]) malformed(header2({ version, protocol: 0x11, addresses: ipv4 }))
     })
 
@@ -343,7 +343,7 @@ describe('A PROXY header of version 2', () => {
       for (const protocol of [0x13, 0x1f, 0x41, 0xf0, 0xff]) malformed(header2({ protocol, addresses: unix }))
     })
 
-    it('when it is too short for its addresses', () => {
+    it('when its length is too small for its addresses', () => {
       for (const [protocol, addresses] of [
         [0x11, ipv4],
         [0x21, ipv6],
@@ -357,7 +357,7 @@ describe('A PROXY header of version 2', () => {
     })
   })
 
-  it('that says that it is longer is waited for', () => {
+  it('asks for the missing bytes when its length field exceeds it', () => {
     const lying = header2({ protocol: 0x11, addresses: ipv4, lie: 100 })
     assert.deepEqual(parse(lying), { needed: lying.length + 100 })
     malformed(Buffer.concat([lying, Buffer.alloc(100, 0xff)]))
@@ -371,13 +371,13 @@ describe('A PROXY header of version 2', () => {
     LOCAL: header2({ command: 0, protocol: 0 }),
   }
   for (const [name, bytes] of Object.entries(whole)) {
-    it(`needs more wherever it is cut: ${name}`, () => neededAtEveryCut(bytes))
+    it(`asks for more bytes at every cut: ${name}`, () => neededAtEveryCut(bytes))
   }
 
-  it('reads back what was written', () => {
+  it('parses to the values that were encoded', () => {
     const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length })
     const ends = fc.record({ from: bytes(4), to: bytes(4), fromPort: fc.nat(65535), toPort: fc.nat(65535) })
-    // Those that mean something have tests of their own.
+    // The known types have their own tests.
     const custom = fc.record({ type: fc.integer({ min: 0xe0, max: 0xef }), value: fc.uint8Array({ maxLength: 100 }) })
     const property = fc.property(
       ends,
@@ -405,7 +405,7 @@ describe('A PROXY header of version 2', () => {
     fc.assert(property)
   })
 
-  it('gives IPv6 addresses as Node writes them', () => {
+  it('formats IPv6 addresses as Node does', () => {
     const group = fc.oneof(fc.constant(0), fc.nat(0xffff))
     const groups = fc.array(group, { minLength: 8, maxLength: 8 })
     fc.assert(
@@ -419,11 +419,11 @@ describe('A PROXY header of version 2', () => {
   })
 })
 
-/** Node writes mapped addresses with dots, a URL does not. */
+/** Node writes IPv4-mapped addresses in dotted form, a URL does not. */
 const canonicalText = (address: string | undefined) => new URL(`http://[${address}]`).hostname
 
-describe('What is no PROXY header', () => {
-  it('is told at its first byte that differs', () => {
+describe('Input without a PROXY header', () => {
+  it('is recognized at the first byte that differs', () => {
     for (const start of ['PROXY ', '\r\n\r\n\0\r\nQUIT\n']) {
       for (let at = 0; at < start.length; at++) {
         assert.equal(parse(`${start.slice(0, at)}x`), null, JSON.stringify(start.slice(0, at)))
@@ -440,9 +440,9 @@ describe('What is no PROXY header', () => {
     }
   })
 
-  it('is needed to be seen when there is nothing yet', () => assert.deepEqual(parse(''), { needed: 1 }))
+  it('asks for one byte when it is empty', () => assert.deepEqual(parse(''), { needed: 1 }))
 
-  it('never makes an exception of random bytes, and always needs more than it has', () => {
+  it('never makes the parser throw with random bytes, or ask for bytes that it already has', () => {
     const prefixes = ['', 'PROXY ', 'PROXY TCP4 ', 'PROXY TCP6 ::1', '\r\n\r\n\0\r\nQUIT\n', '\r\n\r\n\0\r\nQUIT\n\x21']
     const sizes = Buffer.from([0x21, 0x11, 0, 60]).toString('latin1')
     fc.assert(

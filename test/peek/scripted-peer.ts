@@ -5,8 +5,8 @@ import { createInterface } from 'node:readline'
 import type { Listener } from '../../src/index.js'
 import { cleanUp, target } from '../helpers.js'
 
-// What Node's sockets cannot do: urgent data, file descriptors, thousands of connections that answer while this
-// process does nothing. Each line is a command in JSON, and is answered when it is done.
+// Does what Node's sockets cannot do: sends urgent data and file descriptors, and answers on thousands of connections
+// while this process is blocked. Each line is a command in JSON; the process answers when the command is done.
 const script = `
 import json, resource, socket, struct, sys
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -38,11 +38,11 @@ for line in sys.stdin:
     print('done', flush=True)
 `
 
-/** A client of another process, whose every step has been done when its promise resolves. */
+/** A client in another process. Each method resolves when its step is done. */
 export interface ScriptedPeer {
   connect(count?: number): Promise<void>
   send(bytes: Buffer | string, how?: 'urgent'): Promise<void>
-  /** With a file descriptor, by a unix socket. */
+  /** Sends bytes with a file descriptor over a unix socket. */
   sendFds(bytes: Buffer | string): Promise<void>
   end(): Promise<void>
   reset(): Promise<void>
@@ -60,7 +60,7 @@ export function scriptedPeer(listener: Listener): ScriptedPeer {
   const run = async (command: object) => {
     child.stdin.write(`${JSON.stringify(command)}\n`)
     const { done } = await lines.next()
-    if (done) throw new Error('the peer has ended')
+    if (done) throw new Error('the scripted peer has exited')
   }
   const hex = (bytes: Buffer | string) => Buffer.from(bytes as string, 'latin1').toString('hex')
   return {

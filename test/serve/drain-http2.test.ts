@@ -13,7 +13,7 @@ import { leaveNoFds } from '../leaks.js'
 const host = '127.0.0.1'
 const portOf = (listener: Listener) => (listener.address() as net.AddressInfo).port
 
-/** A server of HTTP/2 whose streams wait until the test answers them. */
+/** An HTTP/2 server that answers no stream before the test does. */
 async function serveStreams(server: http2.Http2Server | http2.Http2SecureServer = http2.createServer()) {
   const listener = await listen({ host })
   const streams: http2.ServerHttp2Stream[] = []
@@ -23,7 +23,7 @@ async function serveStreams(server: http2.Http2Server | http2.Http2SecureServer 
   return { listener, server, serving, streams }
 }
 
-/** A client session, and the last stream that each GOAWAY has named. */
+/** A client session, and the last stream ID of each GOAWAY that it received. */
 async function session(authority: string, options?: http2.SecureClientSessionOptions) {
   const client = http2.connect(authority, options)
   cleanUp(() => client.destroy())
@@ -37,7 +37,7 @@ async function session(authority: string, options?: http2.SecureClientSessionOpt
 describe('Serving.drain of HTTP/2', () => {
   leaveNoFds()
 
-  it('lets streams finish, and says with a GOAWAY which one was the last', async () => {
+  it('announces the last stream in a GOAWAY, and lets open streams finish', async () => {
     const { listener, serving, streams } = await serveStreams()
     const { client, goaways } = await session(`http://${host}:${portOf(listener)}`)
     const request = client.request()
@@ -52,7 +52,7 @@ describe('Serving.drain of HTTP/2', () => {
     assert.deepEqual({ idle, finished, destroyed }, { idle: 0, finished: 1, destroyed: 0 })
   })
 
-  it('refuses a stream that the client opens before it has heard of the end, so that it may try again', async () => {
+  it('refuses a stream that the client opens before it receives the GOAWAY, so that the client can retry', async () => {
     const { listener, serving, streams } = await serveStreams()
     const { client } = await session(`http://${host}:${portOf(listener)}`)
     const first = client.request()
@@ -75,7 +75,7 @@ describe('Serving.drain of HTTP/2', () => {
     await closed
   })
 
-  it('ends a session that begins when the drain has begun', async () => {
+  it('ends a session that is established after the drain has begun', async () => {
     const { localhost, ca } = await certificates()
     const { listener, serving } = await serveStreams(http2.createSecureServer(localhost))
     const socket = await connect(listener)
@@ -88,7 +88,7 @@ describe('Serving.drain of HTTP/2', () => {
     assert.equal((await draining).unused, 1)
   })
 
-  it('destroys at the deadline a session whose stream has no end', async () => {
+  it('destroys a session with an unfinished stream at the deadline', async () => {
     const { listener, serving, streams } = await serveStreams()
     const { client } = await session(`http://${host}:${portOf(listener)}`)
     const request = client.request()
@@ -100,7 +100,7 @@ describe('Serving.drain of HTTP/2', () => {
     await closed
   })
 
-  it('serves the two protocols of a secure server with allowHTTP1', async () => {
+  it('drains HTTP/1 and HTTP/2 connections of a secure server with allowHTTP1', async () => {
     const { localhost, ca } = await certificates()
     const server = http2.createSecureServer({ ...localhost, allowHTTP1: true })
     const { listener, serving, streams } = await serveStreams(server)

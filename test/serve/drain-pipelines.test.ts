@@ -9,30 +9,30 @@ import { listen, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { get, rawClient, responsesIn } from './pipelining.js'
 
-// How many pipelines, and which: a failure says how to repeat it.
+// PIPELINE_RUNS is the number of pipelines. A failure prints the seed and the path that repeat it.
 const { PIPELINE_RUNS = '400', PIPELINE_SEED, PIPELINE_PATH } = process.env
 
 /** A request, and how its handler answers. */
 interface Planned {
   kind: 'get' | 'head' | 'post' | 'chunked' | 'continue'
-  /** `held`: when the test says so. `begun`: the same, but for the head, which is sent at once. */
+  /** `held`: when the test releases it. `begun`: the same, but the handler sends the response head at once. */
   answer: 'at once' | 'next turn' | 'held' | 'begun'
   readsBody: boolean
-  /** Bytes of the answer. */
+  /** The size of the response body in bytes. */
   size: number
 }
 
 interface Step {
   do: 'send' | 'release' | 'turn'
-  /** Of the answers that are held. */
+  /** The index among the held responses. */
   which: number
 }
 
 interface Plan {
   requests: Planned[]
-  /** Where the bytes of all requests are cut, as fractions. */
+  /** Positions, as fractions, at which the bytes of all requests are cut into segments. */
   cuts: number[]
-  /** What happens before the drain, and after. */
+  /** The steps before the drain and after it has begun. */
   before: Step[]
   after: Step[]
   graces: { idleGrace: number; unusedGrace: number }
@@ -70,7 +70,7 @@ function bytesOf({ kind }: Planned, url: string): string {
   return `POST ${url} HTTP/1.1\r\nHost: a\r\n${expect}Content-Length: 11\r\n\r\nthe\r\n\r\nbody`
 }
 
-/** The requests as segments, and how many heads are whole at the end of each. */
+/** The requests as segments, with the number of complete request heads at the end of each segment. */
 function segmentsOf({ requests, cuts }: Plan): { bytes: string; heads: number }[] {
   const texts = requests.map((request, index) => bytesOf(request, `/${index}`))
   const all = texts.join('')
@@ -87,7 +87,7 @@ function segmentsOf({ requests, cuts }: Plan): { bytes: string; heads: number }[
   })
 }
 
-/** Does what the plan says, and compares what the client has with what the handlers have done. */
+/** Executes the plan, and compares the received responses with the handlers that ran. */
 async function run(listener: Listener, server: http.Server, plan: Plan, ca?: string): Promise<void> {
   const ran: string[] = []
   const held: (() => void)[] = []
@@ -139,13 +139,13 @@ async function run(listener: Listener, server: http.Server, plan: Plan, ca?: str
     responses.slice(0, -1).some(({ closes }) => closes),
     false,
   )
-  // Of what the server reads at once it handles all requests, or none.
+  // Of the requests in one read, the server handles either all or none.
   assert.ok([0, ...segments.map(({ heads }) => heads)].includes(ran.length), `${ran.length} handlers ran`)
   const { destroyed, unused } = report as unknown as DrainReport
   assert.deepEqual({ destroyed, unused }, { destroyed: 0, unused: ran.length === 0 ? 1 : 0 })
 }
 
-describe('Serving.drain and pipelined requests', () => {
+describe('Serving.drain with pipelined requests', () => {
   leaveNoFds()
 
   async function check(context: Mocha.Context, share: number, property: (plan: Plan) => Promise<void>): Promise<void> {
@@ -160,16 +160,16 @@ describe('Serving.drain and pipelined requests', () => {
       `run ${details.numRuns}: ${JSON.stringify(details.counterexample?.[0])}\n` +
         `${(details.errorInstance as Error)?.stack}\n` +
         `Again: PIPELINE_SEED=${details.seed} PIPELINE_PATH=${details.counterexamplePath} ` +
-        `npx mocha test/drain-pipelines.test.ts --grep '${context.test?.title}'`,
+        `npx mocha test/serve/drain-pipelines.test.ts --grep '${context.test?.title}'`,
     )
   }
 
-  it('answers every request whose handler has run, in order, and then ends the connection', async function () {
+  it('answers every request whose handler ran, in order, and then ends the connection', async function () {
     const listener = await listen({ host: '127.0.0.1' })
     await check(this, 1, (plan) => run(listener, http.createServer(), plan))
   })
 
-  it('does the same with TLS', async function () {
+  it('answers every request whose handler ran, in order, over TLS', async function () {
     const { localhost, ca } = await certificates()
     const listener = await listen({ host: '127.0.0.1' })
     await check(this, 0.4, (plan) => run(listener, https.createServer(localhost), plan, ca.cert))

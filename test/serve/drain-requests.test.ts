@@ -8,11 +8,11 @@ import { serve } from '../../src/index.js'
 import { certificates } from '../certificates.js'
 import { cleanUp, listen, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
-import { answer, get, heard, rawClient } from './pipelining.js'
+import { answer, answersTo, get, rawClient } from './pipelining.js'
 
 const hour = 3_600_000
 
-/** A server whose handlers have run, and which answers when the test says so. */
+/** A server with one client. Its requests stay unanswered until the test releases them. */
 async function serveHeld(server: http.Server = http.createServer(), ca?: string) {
   const listener = await listen({ host: '127.0.0.1' })
   const requests: http.IncomingMessage[] = []
@@ -30,10 +30,10 @@ async function serveHeld(server: http.Server = http.createServer(), ca?: string)
   return { listener, server, serving, requests, responses, client, release }
 }
 
-describe('Serving.drain and the requests of one connection', () => {
+describe('Serving.drain with several requests on one connection', () => {
   leaveNoFds()
 
-  it('answers two that had begun, and says behind the second that it was the last', async () => {
+  it('answers two requests in progress, with Connection: close on the second response only', async () => {
     const { serving, client, responses, release } = await serveHeld()
     client.socket.write(get('/0') + get('/1'))
     await until(() => responses.length === 2)
@@ -41,11 +41,11 @@ describe('Serving.drain and the requests of one connection', () => {
     release(0)
     await until(() => client.received.length > 0)
     release(1)
-    assert.equal(await heard(client), '/0 /1!')
+    assert.equal(await answersTo(client), '/0 /1!')
     assert.equal((await draining).finished, 1)
   })
 
-  it('answers them in order when the handlers answer in another', async () => {
+  it('sends the responses in order when the handlers finish in another order', async () => {
     const { serving, client, responses, release } = await serveHeld()
     client.socket.write(get('/0') + get('/1'))
     await until(() => responses.length === 2)
@@ -53,22 +53,22 @@ describe('Serving.drain and the requests of one connection', () => {
     client.socket.write(get('/2') + get('/3'))
     await until(() => responses.length === 4)
     for (const index of [3, 1, 2, 0]) release(index)
-    assert.equal(await heard(client), '/0 /1 /2 /3!')
+    assert.equal(await answersTo(client), '/0 /1 /2 /3!')
     await draining
   })
 
-  it('ends the connection behind the last when a head was written before the drain', async () => {
+  it('ends the connection after the last response when its head was written before the drain', async () => {
     const { serving, client, responses } = await serveHeld()
     client.socket.write(get('/0') + get('/1'))
     await until(() => responses.length === 2)
     for (const response of responses) response.writeHead(200, { 'x-request': response.req.url })
     const draining = serving.drain({ idleGrace: hour })
     for (const response of [...responses].reverse()) response.end(`answer ${response.req.url}`)
-    assert.equal(await heard(client), '/0 /1')
+    assert.equal(await answersTo(client), '/0 /1')
     assert.equal((await draining).destroyed, 0)
   })
 
-  it('runs no handler for a request that comes behind the head of the last response', async () => {
+  it('runs no handler for a request that arrives after the head of the last response', async () => {
     const { serving, client, requests, responses } = await serveHeld()
     client.socket.write(get('/0'))
     await until(() => responses.length === 1)
@@ -83,13 +83,13 @@ describe('Serving.drain and the requests of one connection', () => {
     )
     await until(() => socket.bytesRead - before > 500_000)
     responses[0]?.end('/0')
-    assert.equal(await heard(client), '/0!')
+    assert.equal(await answersTo(client), '/0!')
     assert.equal(responses.length, 1)
     assert.equal((await draining).finished, 1)
   })
 
   for (const kind of ['upgrade', 'connect', 'garbage']) {
-    it(`answers the last one when ${kind} comes behind its head`, async () => {
+    it(`completes the last response when ${kind} arrives after its head`, async () => {
       const { server, serving, client, requests, responses } = await serveHeld()
       let emitted = 0
       for (const event of ['upgrade', 'connect', 'clientError']) server.on(event, () => emitted++)
@@ -108,13 +108,13 @@ describe('Serving.drain and the requests of one connection', () => {
       client.socket.write(words[kind] as string)
       await until(() => socket.bytesRead > before)
       responses[0]?.end('/0')
-      assert.equal(await heard(client), '/0!')
+      assert.equal(await answersTo(client), '/0!')
       assert.equal(emitted, 0)
       assert.equal((await draining).destroyed, 0)
     })
   }
 
-  it('does not end an upgraded connection behind the response to an earlier request', async () => {
+  it('does not end an upgraded connection after the response to an earlier request', async () => {
     const { server, serving, client, responses, release } = await serveHeld()
     let upgraded = false
     server.on('upgrade', (_, socket) => {
@@ -136,31 +136,31 @@ describe('Serving.drain and the requests of one connection', () => {
     assert.equal((await draining).finished, 1)
   })
 
-  it('answers all that stand in one segment, with handlers that answer at once', async () => {
+  it('answers every request of one segment when the handlers answer synchronously', async () => {
     const { server, serving, client } = await serveHeld()
     server.removeAllListeners('request').on('request', (request, response) => answer(request, response))
     const draining = serving.drain({ idleGrace: hour })
     const post = 'POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody'
     client.socket.write(get('/0') + post + post.replace('/1', '/2') + get('/3'))
-    assert.equal(await heard(client), '/0 /1 /2 /3!')
+    assert.equal(await answersTo(client), '/0 /1 /2 /3!')
     await draining
   })
 
-  it('answers within the grace what is already there, unread, behind the newest', async () => {
+  it('answers an unread request behind the newest one within the grace period', async () => {
     const { serving, client, responses, release } = await serveHeld()
     client.socket.write(get('/0'))
     await until(() => responses.length === 1)
     const draining = serving.drain({ idleGrace: hour })
-    // The server reads it when this turn is over.
+    // The server reads it in the next turn of the event loop.
     client.socket.write(get('/1'))
     release(0)
     await until(() => responses.length === 2)
     release(1)
-    assert.equal(await heard(client), '/0 /1!')
+    assert.equal(await answersTo(client), '/0 /1!')
     await draining
   })
 
-  it('lets a client that goes on sending read the last response', async () => {
+  it('delivers the last response to a client that continues to send', async () => {
     const { serving, client, responses, release } = await serveHeld()
     client.socket.write(get('/0'))
     await until(() => responses.length === 1)
@@ -168,11 +168,11 @@ describe('Serving.drain and the requests of one connection', () => {
     await nextTurn()
     release(0, 1_000_000)
     client.socket.write('x'.repeat(5_000_000))
-    assert.equal(await heard(client), '/0!')
+    assert.equal(await answersTo(client), '/0!')
     assert.equal((await draining).finished, 1)
   })
 
-  it('waits no longer than a second for the end of a client that has gone silent, and calls that no cut', async () => {
+  it('waits at most one second for a silent client to end its side, and counts it as finished', async () => {
     const { serving, client, responses, release } = await serveHeld()
     client.socket.removeAllListeners('end')
     client.socket.write(get('/0'))
@@ -184,7 +184,7 @@ describe('Serving.drain and the requests of one connection', () => {
     assert.ok(elapsed >= 900, `${elapsed}`)
   })
 
-  it('does not count as destroyed at the deadline what only waits for the end of the client', async () => {
+  it('does not count a connection as destroyed at the deadline if only its client has yet to end', async () => {
     const { serving, client, responses, release } = await serveHeld()
     client.socket.removeAllListeners('end')
     client.socket.write(get('/0'))
@@ -195,7 +195,7 @@ describe('Serving.drain and the requests of one connection', () => {
     assert.deepEqual({ finished, destroyed }, { finished: 1, destroyed: 0 })
   })
 
-  it('lets handlers write heads in all the forms that writeHead() takes', async () => {
+  it('accepts every form of headers that writeHead() accepts', async () => {
     const { serving, client, responses } = await serveHeld()
     client.socket.write(get('/0'))
     await until(() => responses.length === 1)
@@ -207,23 +207,23 @@ describe('Serving.drain and the requests of one connection', () => {
     ]
     responses[0]?.writeHead(200, pairs as unknown as http.OutgoingHttpHeader[])
     responses[0]?.end('answer /0')
-    assert.equal(await heard(client), '/0!')
+    assert.equal(await answersTo(client), '/0!')
     assert.match(String(Buffer.concat(client.received)), /a=1\r\nset-cookie: b=2/)
     await draining
   })
 
-  it('replaces the Connection: keep-alive that a handler has set', async () => {
+  it('replaces a Connection: keep-alive header of a handler', async () => {
     const { serving, client, responses, release } = await serveHeld()
     client.socket.write(get('/0'))
     await until(() => responses.length === 1)
     responses[0]?.setHeader('Connection', 'keep-alive')
     const draining = serving.drain()
     release(0)
-    assert.equal(await heard(client), '/0!')
+    assert.equal(await answersTo(client), '/0!')
     await draining
   })
 
-  it('says it on the last response only, also when the application says it on each', async () => {
+  it('sends Connection: close on the last response only, even if the application sets it on each', async () => {
     const { serving, client, responses, release } = await serveHeld()
     client.socket.write(get('/0') + get('/1'))
     await until(() => responses.length === 2)
@@ -232,11 +232,11 @@ describe('Serving.drain and the requests of one connection', () => {
     release(0)
     await until(() => client.received.length > 0)
     release(1)
-    assert.equal(await heard(client), '/0 /1!')
+    assert.equal(await answersTo(client), '/0 /1!')
     await draining
   })
 
-  it('decides anew when a handler writes another head because the first was refused', async () => {
+  it('decides again whether a response is the last when writeHead() throws and is called again', async () => {
     const { serving, client, responses, release } = await serveHeld()
     client.socket.write(get('/0'))
     await until(() => responses.length === 1)
@@ -247,11 +247,11 @@ describe('Serving.drain and the requests of one connection', () => {
     if (responses[0]) responses[0].statusMessage = 'OK'
     release(0)
     release(1)
-    assert.equal(await heard(client), '/0 /1!')
+    assert.equal(await answersTo(client), '/0 /1!')
     await draining
   })
 
-  it('ends the connection also when an application has removed all listeners that can be removed', async () => {
+  it('ends the connection even if the application has removed all removable listeners', async () => {
     const { server, serving, client, responses } = await serveHeld()
     client.socket.write(get('/0'))
     await until(() => responses.length === 1)
@@ -260,7 +260,7 @@ describe('Serving.drain and the requests of one connection', () => {
     server.removeAllListeners('request')
     responses[0]?.removeAllListeners('close')
     responses[0]?.end('answer /0')
-    assert.equal(await heard(client), '/0')
+    assert.equal(await answersTo(client), '/0')
     assert.equal((await draining).destroyed, 0)
   })
 
@@ -278,12 +278,12 @@ describe('Serving.drain and the requests of one connection', () => {
     cleanUp(() => diagnostics.unsubscribe('http.server.request.start', enter))
     const draining = serving.drain()
     client.socket.write(get('/0') + get('/1'))
-    assert.equal(await heard(client), '/0 /1!')
+    assert.equal(await answersTo(client), '/0 /1!')
     assert.deepEqual(stores, ['/0', '/1'])
     await draining
   })
 
-  it('leaves a server as it was', async () => {
+  it('restores server.emit afterwards', async () => {
     const { server, serving, client, responses, release } = await serveHeld()
     client.socket.write(get('/0'))
     await until(() => responses.length === 1)
@@ -294,7 +294,7 @@ describe('Serving.drain and the requests of one connection', () => {
     assert.equal(Object.hasOwn(server, 'emit'), false)
   })
 
-  it('answers the last upload whole, and refuses no body of it', async () => {
+  it('receives the complete body of the last upload, and answers it', async () => {
     const { serving, client, requests, responses, release } = await serveHeld()
     client.socket.write('POST /0 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n')
     await until(() => responses.length === 1)
@@ -306,23 +306,23 @@ describe('Serving.drain and the requests of one connection', () => {
       await nextTurn()
     }
     client.socket.write('0\r\n\r\n')
-    assert.equal(await heard(client), '/0!')
+    assert.equal(await answersTo(client), '/0!')
     assert.equal(size, 10 * 0x4000)
     await draining
   })
 
-  it('answers an upload that its client has not finished', async () => {
+  it('answers an upload whose body is incomplete', async () => {
     const { serving, client, responses, release } = await serveHeld()
     client.socket.write('POST /0 HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n')
     await until(() => responses.length === 1)
     const draining = serving.drain()
     client.socket.write('a'.repeat(4_000_000))
     release(0)
-    assert.equal(await heard(client), '/0!')
+    assert.equal(await answersTo(client), '/0!')
     await draining
   })
 
-  it('answers as many as maxRequestsPerSocket says, and ends the connection', async () => {
+  it('answers maxRequestsPerSocket requests, and ends the connection', async () => {
     const server = http.createServer()
     server.maxRequestsPerSocket = 2
     const { serving, client, responses, release } = await serveHeld(server)
@@ -338,7 +338,7 @@ describe('Serving.drain and the requests of one connection', () => {
     assert.deepEqual({ error: client.error, destroyed: (await draining).destroyed }, { error: undefined, destroyed: 0 })
   })
 
-  it('says with TLS what it says without', async () => {
+  it('marks and completes the last response in the same way over TLS', async () => {
     const { localhost, ca } = await certificates()
     const { serving, client, responses, release } = await serveHeld(https.createServer(localhost), ca.cert)
     client.socket.write(get('/0') + get('/1'))
@@ -348,7 +348,7 @@ describe('Serving.drain and the requests of one connection', () => {
     await until(() => responses.length === 3)
     for (const index of [1, 0, 2]) release(index, 100_000)
     client.socket.write(get('/3').repeat(10_000))
-    assert.equal(await heard(client), '/0 /1 /2!')
+    assert.equal(await answersTo(client), '/0 /1 /2!')
     assert.equal((await draining).finished, 1)
   })
 })

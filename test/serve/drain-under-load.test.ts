@@ -15,13 +15,13 @@ const restarts = 50
 const clients = 8
 
 interface Load {
-  /** Requests that were answered. */
+  /** The number of requests answered. */
   answered: number
   failures: unknown[]
   stopped: boolean
 }
 
-/** `request` again and again, by several clients at once, until the load is stopped. */
+/** Several clients call `request` repeatedly and concurrently until the load is stopped. */
 function load(request: (client: number) => Promise<string>): { load: Load; ended: Promise<unknown> } {
   const load: Load = { answered: 0, failures: [], stopped: false }
   const client = async (_: unknown, number: number) => {
@@ -37,13 +37,13 @@ function load(request: (client: number) => Promise<string>): { load: Load; ended
   return { load, ended: Promise.all(Array.from({ length: clients }, client)) }
 }
 
-/** Drains and serves anew, each time after something was answered. */
+/** Drains and serves again, each time after at least one more request was answered. */
 async function restart(load: Load, start: () => Serving): Promise<void> {
   let serving = start()
   for (let i = 0; i < restarts; i++) {
     const before = load.answered
     await until(() => load.answered > before + clients || load.failures.length > 0)
-    // In constant load each connection brings another request soon; none is idle for so long.
+    // Under constant load, the next request of each connection arrives soon. None is idle for this long.
     const { destroyed } = await serving.drain({ timeout: -1, idleGrace: 3_600_000 })
     assert.equal(destroyed, 0)
     serving = start()
@@ -63,7 +63,7 @@ describe('50 drains and restarts on one listening socket under constant load', f
     return text(response)
   }
 
-  it('fail no request of clients with a connection for each', async () => {
+  it('fail no request of clients that open a connection for each request', async () => {
     const listener = await listen({ host })
     const options = { host, port: portOf(listener), agent: false }
     const running = load(() => get(options))
@@ -72,7 +72,7 @@ describe('50 drains and restarts on one listening socket under constant load', f
     assert.deepEqual(running.load.failures, [])
   })
 
-  it('fail no request of clients that keep their connections alive', async () => {
+  it('fail no request of clients with keep-alive connections', async () => {
     const listener = await listen({ host })
     const agents = Array.from({ length: clients }, () => new http.Agent({ keepAlive: true, maxSockets: 1 }))
     cleanUp(() => agents.forEach((agent) => void agent.destroy()))
@@ -83,7 +83,7 @@ describe('50 drains and restarts on one listening socket under constant load', f
     assert.deepEqual(running.load.failures, [])
   })
 
-  it('fail no request of clients with HTTP/2', async () => {
+  it('fail no request of HTTP/2 clients', async () => {
     const listener = await listen({ host })
     const sessions: http2.ClientHttp2Session[] = []
     const request = async (client: number): Promise<string> => {
@@ -98,7 +98,7 @@ describe('50 drains and restarts on one listening socket under constant load', f
       try {
         return await text(session.request())
       } catch (error) {
-        // RFC 9113, section 8.7: it has not been processed, and may be made anew.
+        // RFC 9113, section 8.7: the request has not been processed, and the client may retry it.
         if (!(error as Error).message.endsWith('NGHTTP2_REFUSED_STREAM')) throw error
         return request(client)
       }

@@ -19,11 +19,11 @@ const hour = 3_600_000
 const host = '127.0.0.1'
 const proxyHeader = 'PROXY TCP4 203.0.113.9 192.0.2.1 5555 80\r\n'
 const proxied: ServeOptions = { proxyProtocol: 'require', trust: ['127.0.0.0/8'] }
-// The beginning of a record that says it has 512 bytes of a ClientHello.
+// The beginning of a TLS record that announces 512 bytes of a ClientHello.
 const partOfHello = Buffer.from('16030102000100', 'hex')
 const preface = 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00'
 
-/** What is to be compared: everything but the time. */
+/** The compared part of a report: everything but the elapsed time. */
 const counts = ({ idle, unused, finished, destroyed }: DrainReport) => ({ idle, unused, finished, destroyed })
 const onlyUnused = { idle: 0, unused: 1, finished: 0, destroyed: 0 }
 
@@ -34,7 +34,7 @@ async function served(server: Parameters<typeof serve>[1], options?: ServeOption
   return { listener, serving }
 }
 
-/** A handshake that says which protocols the client speaks. */
+/** A TLS client that offers these ALPN protocols. */
 async function secureClient(listener: Listener, { ca }: Certificates, protocols: string[]): Promise<net.Socket> {
   const options = { ...target(listener), ca: ca.cert, servername: 'localhost', ALPNProtocols: protocols }
   const socket = tls.connect(options as tls.ConnectionOptions)
@@ -44,7 +44,7 @@ async function secureClient(listener: Listener, { ca }: Certificates, protocols:
   return socket
 }
 
-describe('Serving.drain of connections without a request', () => {
+describe('Serving.drain with connections that have sent no complete request', () => {
   lookedBefore()
   leaveNoFds()
 
@@ -71,41 +71,41 @@ describe('Serving.drain of connections without a request', () => {
     }
 
   const cases: [string, Make, Client, (ServeOptions & { makeTls?: true })?][] = [
-    ['http: the client has only connected', plain, sends('')],
-    ['http: a part of a request line', plain, sends('GET / HT')],
-    ['http: a part of a request head', plain, sends('GET / HTTP/1.1\r\nHost: a\r\n')],
+    ['http: no byte from the client', plain, sends('')],
+    ['http: a partial request line', plain, sends('GET / HT')],
+    ['http: a partial request head', plain, sends('GET / HTTP/1.1\r\nHost: a\r\n')],
     ['http: an empty line', plain, sends('\r\n')],
     ['http: a PROXY header', plain, sends(proxyHeader), proxied],
-    ['http: a part of a PROXY header', plain, sends(proxyHeader.slice(0, 20)), proxied],
-    ['http: nothing, where a PROXY header must come', plain, sends(''), proxied],
-    ['http with tls: the client has only connected', plain, sends(''), { makeTls: true }],
-    ['http with tls: a part of a ClientHello', plain, sends(partOfHello), { makeTls: true }],
+    ['http: a partial PROXY header', plain, sends(proxyHeader.slice(0, 20)), proxied],
+    ['http: no byte where a PROXY header is required', plain, sends(''), proxied],
+    ['http with tls: no byte from the client', plain, sends(''), { makeTls: true }],
+    ['http with tls: a partial ClientHello', plain, sends(partOfHello), { makeTls: true }],
     ['http with tls: a handshake', plain, shakesHands('http/1.1'), { makeTls: true }],
     ['http with tls: a PROXY header', plain, sends(proxyHeader), { ...proxied, makeTls: true }],
-    ['https: the client has only connected', secure, sends('')],
-    ['https: a part of a ClientHello', secure, sends(partOfHello)],
+    ['https: no byte from the client', secure, sends('')],
+    ['https: a partial ClientHello', secure, sends(partOfHello)],
     ['https: a handshake', secure, shakesHands('http/1.1')],
-    ['https: a handshake and a part of a request line', secure, shakesHands('http/1.1', 'GET /')],
+    ['https: a handshake and a partial request line', secure, shakesHands('http/1.1', 'GET /')],
     ['https: a PROXY header', secure, sends(proxyHeader), proxied],
-    ['h2c: the client has only connected', plain2, sends('')],
+    ['h2c: no byte from the client', plain2, sends('')],
     ['h2c: a preface', plain2, sends(Buffer.from(preface, 'latin1'))],
-    ['h2: the client has only connected', secure2, sends('')],
-    ['h2: a part of a ClientHello', secure2, sends(partOfHello)],
+    ['h2: no byte from the client', secure2, sends('')],
+    ['h2: a partial ClientHello', secure2, sends(partOfHello)],
     ['h2: a handshake', secure2, shakesHands('h2')],
     ['h2: a handshake and a preface', secure2, shakesHands('h2', preface)],
-    ['h2 with HTTP/1: the client has only connected', both, sends('')],
+    ['h2 with HTTP/1: no byte from the client', both, sends('')],
     ['h2 with HTTP/1: a handshake for HTTP/1', both, shakesHands('http/1.1')],
-    ['a function: a part of a PROXY header', () => (() => {}) as never, sends(proxyHeader.slice(0, 20)), proxied],
-    ['a function with tls: a part of a ClientHello', () => (() => {}) as never, sends(partOfHello), { makeTls: true }],
+    ['a function: a partial PROXY header', () => (() => {}) as never, sends(proxyHeader.slice(0, 20)), proxied],
+    ['a function with tls: a partial ClientHello', () => (() => {}) as never, sends(partOfHello), { makeTls: true }],
   ]
   for (const [name, make, connect, { makeTls, ...options } = {}] of cases) {
-    it(`ends them when their grace is over; ${name}`, async () => {
+    it(`ends them when unusedGrace has elapsed; ${name}`, async () => {
       const all = await certificates()
       const withTls = makeTls ? { tls: all.localhost } : {}
       const { listener, serving } = await served(make(all), { ...options, ...withTls })
       const client = await connect(listener, all)
       await until(() => serving.connections === 1)
-      // What the client has sent has been read.
+      // Five turns are enough for the server to read what the client has sent.
       for (let i = 0; i < 5; i++) await nextTurn()
       assert.deepEqual(counts(await serving.drain({ timeout: -1, idleGrace: hour, unusedGrace: 1 })), onlyUnused)
       if (client !== undefined) await until(() => client.socket.destroyed)
@@ -113,7 +113,7 @@ describe('Serving.drain of connections without a request', () => {
     })
   }
 
-  it('ends them after a second of their own', async () => {
+  it('ends them after one second by default', async () => {
     const { listener, serving } = await served(http.createServer())
     const client = await rawClient(listener)
     await until(() => serving.connections === 1)
@@ -123,7 +123,7 @@ describe('Serving.drain of connections without a request', () => {
     assert.deepEqual({ ended: client.ended, error: client.error }, { ended: true, error: undefined })
   })
 
-  it('does not tell the application of it', async () => {
+  it("does not emit 'clientError'", async () => {
     const server = http.createServer()
     let errors = 0
     server.on('clientError', (_error, socket) => {
@@ -139,7 +139,7 @@ describe('Serving.drain of connections without a request', () => {
     assert.equal(client.error, undefined)
   })
 
-  it('counts as idle one that has had an answer, and has sent a part of another request', async () => {
+  it('counts a connection as idle after a response, even with a partial second request', async () => {
     const { listener, serving } = await served(http.createServer((_, response) => response.end('ok')))
     const client = await rawClient(listener)
     client.socket.write(get('/'))
@@ -150,7 +150,7 @@ describe('Serving.drain of connections without a request', () => {
     assert.deepEqual(counts(report), { idle: 1, unused: 0, finished: 0, destroyed: 0 })
   })
 
-  it('answers the request that comes in its grace', async () => {
+  it('answers a request that is completed within unusedGrace', async () => {
     const { listener, serving } = await served(http.createServer((_, response) => response.end('ok')))
     const client = await rawClient(listener)
     client.socket.write('GET / HT')
@@ -166,7 +166,7 @@ describe('Serving.drain of connections without a request', () => {
     )
   })
 
-  it('answers a request that is there already, unread, when its grace is over', async () => {
+  it('answers a request that is received but unread when unusedGrace elapses', async () => {
     const server = http.createServer((_, response) => response.end('ok'))
     const accepted = once(server, 'connection') as Promise<[net.Socket]>
     const { listener, serving } = await served(server)
@@ -181,7 +181,7 @@ describe('Serving.drain of connections without a request', () => {
     assert.equal(responsesIn(client, () => false).length, 1)
   })
 
-  it('gives a client whose request comes too late a clean end and no byte of an answer', async () => {
+  it('ends the connection cleanly, without any response, when the request arrives too late', async () => {
     let ran = 0
     const { listener, serving } = await served(http.createServer(() => ran++))
     const client = await rawClient(listener)
@@ -199,7 +199,7 @@ describe('Serving.drain of connections without a request', () => {
     )
   })
 
-  it('leaves other protocols alone, in which the server may speak first', async () => {
+  it('does not apply unusedGrace to other protocols, in which the server may send first', async () => {
     const server = net.createServer((socket) => socket.on('data', (bytes) => socket.end(bytes)))
     const { listener, serving } = await served(server)
     const client = await rawClient(listener)
@@ -211,7 +211,7 @@ describe('Serving.drain of connections without a request', () => {
     assert.equal(String(Buffer.concat(client.received)), 'hello')
   })
 
-  it('leaves an upgraded connection alone, also behind TLS', async () => {
+  it('does not apply unusedGrace to an upgraded connection over TLS', async () => {
     const { localhost, ca } = await certificates()
     const server = https.createServer(localhost)
     server.on('upgrade', (_, socket) => {
@@ -231,7 +231,7 @@ describe('Serving.drain of connections without a request', () => {
     assert.deepEqual(counts(await draining), { idle: 0, unused: 0, finished: 1, destroyed: 0 })
   })
 
-  it('waits no longer than a second for HTTP/2 clients that do not end their side', async () => {
+  it('waits at most one second for an HTTP/2 client that does not end its side', async () => {
     const { listener, serving } = await served(http2.createServer())
     const client = await rawClient(listener)
     client.socket.removeAllListeners('end')
@@ -255,7 +255,7 @@ describe('Serving.drain of connections without a request', () => {
     assert.deepEqual(counts(await draining), { idle: 1, unused: 1, finished: 1, destroyed: 1 })
   })
 
-  it('refuses a wrong grace', async () => {
+  it('rejects an invalid unusedGrace', async () => {
     const { serving } = await served(http.createServer())
     assert.throws(() => serving.drain({ unusedGrace: -1 }), { code: 'ERR_OUT_OF_RANGE' })
     assert.throws(() => serving.drain({ unusedGrace: '1' as unknown as number }), { code: 'ERR_INVALID_ARG_TYPE' })

@@ -16,10 +16,10 @@ import { lookedBefore } from '../looked-before.js'
 
 const host = '127.0.0.1'
 
-/** What is to be compared: everything but the time. */
+/** The compared part of a report: everything but the elapsed time. */
 const counts = ({ idle, finished, destroyed }: DrainReport) => ({ idle, finished, destroyed })
 
-/** A server whose requests wait until the test answers them. */
+/** A server whose requests stay unanswered until the test answers them. */
 async function serveHeld(server: http.Server | https.Server = http.createServer()) {
   const listener = await listen({ host })
   const responses: http.ServerResponse[] = []
@@ -29,34 +29,34 @@ async function serveHeld(server: http.Server | https.Server = http.createServer(
   return { listener, server, serving, responses }
 }
 
-/** A client that speaks HTTP/1.1 word by word, and everything that it was told. */
-async function speaker(listener: Listener) {
+/** A client that sends raw HTTP/1.1 requests, and the text that it has received. */
+async function rawHttpClient(listener: Listener) {
   const socket = await connect(listener)
-  const heard = { text: '' }
-  socket.on('data', (bytes) => (heard.text += bytes))
+  const received = { text: '' }
+  socket.on('data', (bytes) => (received.text += bytes))
   socket.on('end', () => socket.end())
-  return { socket, heard, ask: () => socket.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n') }
+  return { socket, received, ask: () => socket.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n') }
 }
 
 const answersIn = (words: string) => words.match(/HTTP\/1.1 200 OK/g)?.length ?? 0
 
-/** A client that has been answered once, and whose connection is kept alive. */
-async function idleSpeaker(listener: Listener, responses: http.ServerResponse[]) {
-  const client = await speaker(listener)
+/** A client with one answered request and an idle keep-alive connection. */
+async function idleHttpClient(listener: Listener, responses: http.ServerResponse[]) {
+  const client = await rawHttpClient(listener)
   const before = responses.length
   client.ask()
   await until(() => responses.length === before + 1)
   responses.at(-1)?.end('ok')
-  await until(() => client.heard.text.endsWith('ok'))
+  await until(() => client.received.text.endsWith('ok'))
   return client
 }
 
 describe('Serving.drain', () => {
   leaveNoFds()
 
-  it('ends what is idle, and nothing is left', async () => {
+  it('ends idle connections, and stops listening', async () => {
     const { listener, server, serving, responses } = await serveHeld()
-    const clients = [await idleSpeaker(listener, responses), await idleSpeaker(listener, responses)]
+    const clients = [await idleHttpClient(listener, responses), await idleHttpClient(listener, responses)]
     const report = await serving.drain({ idleGrace: 0 })
     assert.deepEqual(counts(report), { idle: 2, finished: 0, destroyed: 0 })
     for (const { socket } of clients) await gone(socket)
@@ -64,69 +64,69 @@ describe('Serving.drain', () => {
     assert.ok(listener.fd >= 0)
   })
 
-  it('answers requests in flight with Connection: close', async () => {
+  it('answers requests in progress with Connection: close', async () => {
     const { listener, serving, responses } = await serveHeld()
-    const client = await speaker(listener)
+    const client = await rawHttpClient(listener)
     client.ask()
     await until(() => responses.length === 1)
     const draining = serving.drain()
     responses[0]?.end('the answer')
     assert.deepEqual(counts(await draining), { idle: 0, finished: 1, destroyed: 0 })
     await gone(client.socket)
-    assert.match(client.heard.text, /Connection: close\r\n.*the answer/s)
+    assert.match(client.received.text, /Connection: close\r\n.*the answer/s)
   })
 
-  it('lets a response that has begun come to its end, and then ends the connection', async () => {
+  it('completes a response that has begun, and then ends the connection', async () => {
     const { listener, serving, responses } = await serveHeld()
-    const client = await speaker(listener)
+    const client = await rawHttpClient(listener)
     client.ask()
     await until(() => responses.length === 1)
     responses[0]?.write('the beginning ')
-    await until(() => client.heard.text.includes('the beginning'))
+    await until(() => client.received.text.includes('the beginning'))
     const draining = serving.drain({ idleGrace: 3_600_000 })
     responses[0]?.end('and the end')
     assert.equal((await draining).destroyed, 0)
     await gone(client.socket)
-    assert.match(client.heard.text, /and the end/)
-    assert.doesNotMatch(client.heard.text, /Connection: close/)
+    assert.match(client.received.text, /and the end/)
+    assert.doesNotMatch(client.received.text, /Connection: close/)
   })
 
-  it('answers a request that comes on an idle connection meanwhile, and says that it was the last', async () => {
+  it('answers a request that arrives on an idle connection with Connection: close', async () => {
     const { listener, serving, responses } = await serveHeld()
-    const client = await idleSpeaker(listener, responses)
+    const client = await idleHttpClient(listener, responses)
     const draining = serving.drain({ idleGrace: 3_600_000 })
     client.ask()
     await until(() => responses.length === 2)
     responses[1]?.end('the last')
     assert.deepEqual(counts(await draining), { idle: 0, finished: 1, destroyed: 0 })
     await gone(client.socket)
-    assert.match(client.heard.text, /Connection: close\r\n.*the last/s)
+    assert.match(client.received.text, /Connection: close\r\n.*the last/s)
   })
 
-  it('answers a request that is there already, unread, when its connection would be ended', async () => {
+  it('answers a request that is received but unread when the idle connection would be ended', async () => {
     const { listener, server, serving, responses } = await serveHeld()
     const accepted = once(server, 'connection') as Promise<[net.Socket]>
-    const client = await idleSpeaker(listener, responses)
+    const client = await idleHttpClient(listener, responses)
     const { fd } = handleBeneath((await accepted)[0]) as Handle
     const draining = serving.drain({ idleGrace: 0 })
     client.ask()
     awaitBytes(fd)
-    // The grace is over, and its timer is what the loop looks at first.
+    // The grace period has elapsed, and the event loop runs its timer before it polls.
     standStill(5)
     await until(() => responses.length === 2 || client.socket.readableEnded)
     responses[1]?.end('heard')
     assert.deepEqual(counts(await draining), { idle: 0, finished: 1, destroyed: 0 })
     await gone(client.socket)
-    assert.match(client.heard.text, /heard/)
+    assert.match(client.received.text, /heard/)
   })
 
   it('waits for the request of a client that has only connected', async () => {
     const { listener, serving, responses } = await serveHeld()
-    const client = await speaker(listener)
+    const client = await rawHttpClient(listener)
     await until(() => serving.connections === 1)
-    const idle = await idleSpeaker(listener, responses)
+    const idle = await idleHttpClient(listener, responses)
     const draining = serving.drain({ idleGrace: 0 })
-    // When the idle one has gone, this one would have gone too.
+    // If the drain ended silent connections at once, this client's would have ended before the idle one.
     await gone(idle.socket)
     client.ask()
     await until(() => responses.length === 2)
@@ -134,9 +134,9 @@ describe('Serving.drain', () => {
     assert.deepEqual(counts(await draining), { idle: 1, finished: 1, destroyed: 0 })
   })
 
-  it('ends a connection whose responses insist on keeping it alive', async () => {
+  it('ends a connection whose response says Connection: keep-alive', async () => {
     const { listener, serving, responses } = await serveHeld()
-    const client = await speaker(listener)
+    const client = await rawHttpClient(listener)
     client.ask()
     await until(() => responses.length === 1)
     const draining = serving.drain({ idleGrace: 3_600_000 })
@@ -144,28 +144,28 @@ describe('Serving.drain', () => {
     responses[0]?.end('mine')
     assert.equal((await draining).destroyed, 0)
     await gone(client.socket)
-    assert.match(client.heard.text, /keep-alive.*mine/s)
+    assert.match(client.received.text, /keep-alive.*mine/s)
   })
 
-  it('destroys what is left at the deadline', async () => {
+  it('destroys the remaining connections at the deadline', async () => {
     const { listener, serving, responses } = await serveHeld()
-    const stuck = await speaker(listener)
+    const stuck = await rawHttpClient(listener)
     stuck.ask()
     const silent = await connect(listener)
     await until(() => responses.length === 1 && serving.connections === 2)
     assert.deepEqual(counts(await serving.drain({ timeout: 0 })), { idle: 0, finished: 0, destroyed: 2 })
     await gone(stuck.socket)
     await gone(silent)
-    assert.equal(answersIn(stuck.heard.text), 0)
+    assert.equal(answersIn(stuck.received.text), 0)
   })
 
-  it('has clients that come meanwhile wait in the backlog for whoever serves next', async () => {
+  it('leaves new clients in the backlog for the next Serving', async () => {
     const { listener, server, serving, responses } = await serveHeld()
-    const first = await speaker(listener)
+    const first = await rawHttpClient(listener)
     first.ask()
     await until(() => responses.length === 1)
     const draining = serving.drain()
-    const second = await speaker(listener)
+    const second = await rawHttpClient(listener)
     second.ask()
     await until(() => listener.backlog().queued === 1)
     responses[0]?.end()
@@ -174,16 +174,16 @@ describe('Serving.drain', () => {
     cleanUp(() => next.drain({ timeout: 0 }))
     await until(() => responses.length === 2)
     responses[1]?.end('by the next')
-    await until(() => second.heard.text.includes('by the next'))
+    await until(() => second.received.text.includes('by the next'))
   })
 
-  it('closes the listener if told so', async () => {
+  it('closes the listener with closeListener: true', async () => {
     const { listener, serving } = await serveHeld()
     await serving.drain({ closeListener: true })
     assert.equal(listener.fd, -1)
   })
 
-  it('gives the same promise the second time, and ends with close()', async () => {
+  it('returns the same promise when called again, after which close() resolves', async () => {
     const { listener, serving } = await serveHeld()
     const client = await connect(listener)
     await until(() => serving.connections === 1)
@@ -194,23 +194,23 @@ describe('Serving.drain', () => {
     await serving.close()
   })
 
-  it('lets an upgraded connection go on until it ends', async () => {
+  it('lets an upgraded connection continue until it ends', async () => {
     const { listener, server, serving } = await serveHeld()
     server.on('upgrade', (_, socket) => {
       socket.write('HTTP/1.1 101 Switching Protocols\r\n\r\n')
       socket.pipe(socket)
     })
-    const client = await speaker(listener)
+    const client = await rawHttpClient(listener)
     client.socket.write('GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n')
-    await until(() => client.heard.text.includes('101'))
+    await until(() => client.received.text.includes('101'))
     const draining = serving.drain({ idleGrace: 0 })
     client.socket.write('still there')
-    await until(() => client.heard.text.includes('still there'))
+    await until(() => client.received.text.includes('still there'))
     client.socket.end()
     assert.deepEqual(counts(await draining), { idle: 0, finished: 1, destroyed: 0 })
   })
 
-  it('refuses wrong options', async () => {
+  it('rejects invalid options', async () => {
     const { serving } = await serveHeld()
     assert.throws(() => serving.drain({ timeout: '1' as unknown as number }), { code: 'ERR_INVALID_ARG_TYPE' })
     assert.throws(() => serving.drain({ idleGrace: -1 }), { code: 'ERR_OUT_OF_RANGE' })
@@ -231,7 +231,7 @@ describe('Serving.drain of a function', () => {
     return { listener, serving, errors }
   }
 
-  it("says so by 'drain', and waits until the last connection has ended", async () => {
+  it("emits 'drain', and waits until the last connection has ended", async () => {
     const sockets: net.Socket[] = []
     const { listener, serving } = await serveFunction((connection) => sockets.push(connection.toSocket()))
     const client = await connect(listener)
@@ -242,7 +242,7 @@ describe('Serving.drain of a function', () => {
     assert.deepEqual({ ...counts(report), goodbye }, { idle: 0, finished: 1, destroyed: 0, goodbye: 'goodbye' })
   })
 
-  it('resets at the deadline what the function has not claimed, and calls that no error', async () => {
+  it("resets unclaimed connections at the deadline, without an 'error' event", async () => {
     const { listener, serving, errors } = await serveFunction((connection) => connection.peek(10, { timeout: -1 }))
     const client = await connect(listener)
     await until(() => serving.connections === 1)
@@ -255,7 +255,7 @@ describe('Serving.drain of a function', () => {
 describe('Serving.drain with TLS', () => {
   leaveNoFds()
 
-  /** What OpenSSL's client says of the end of its connection. */
+  /** OpenSSL's client, whose stderr reports a connection that ends without a close_notify. */
   async function opensslClient(listener: Listener, lines: string) {
     const { port } = listener.address() as net.AddressInfo
     const args = ['s_client', '-connect', `${host}:${port}`, '-ign_eof', '-quiet', '-verify_quiet']
@@ -282,7 +282,7 @@ describe('Serving.drain with TLS', () => {
     assert.doesNotMatch(complaints, truncated)
   })
 
-  it('sends a close_notify also where it destroys at the deadline', async () => {
+  it('sends a close_notify when it destroys a connection at the deadline', async () => {
     const { localhost } = await certificates()
     const listener = await listen({ host })
     const serving = serve(
@@ -296,7 +296,7 @@ describe('Serving.drain with TLS', () => {
     assert.doesNotMatch((await client.said)[1], truncated)
   })
 
-  it('lets a handshake that is under way, and the request behind it, come to their end', async () => {
+  it('lets a handshake in progress, and the request after it, finish', async () => {
     const { localhost, ca } = await certificates()
     const { listener, serving, responses } = await serveHeld(https.createServer(localhost))
     const raw = await connect(listener)

@@ -17,7 +17,7 @@ import { needs, needsFamilyOf } from '../needs.js'
 import { dialTLS } from '../tls-peers.js'
 import { echoed, runProxy } from './proxies.js'
 
-/** HAProxy between a socket of its own, whose address is the result's, and `back`. */
+/** Runs HAProxy in front of `back`. Returns the listener whose socket HAProxy inherits. */
 async function haproxy(back: Listener, bind: string, server: string, options?: ListenOptions): Promise<Listener> {
   const front = await listen(options ?? { host: '127.0.0.1' })
   const { port } = back.address() as net.AddressInfo
@@ -50,7 +50,7 @@ describe('proxyHeader behind HAProxy', () => {
     ['send-proxy-v2', 2],
     ['send-proxy-v2 proxy-v2-options crc32c', 2],
   ] as const) {
-    it(`names the client over IPv4: ${server}`, async () => {
+    it(`returns the address of an IPv4 client: ${server}`, async () => {
       const back = await listen({ host: '127.0.0.1' })
       const front = await haproxy(back, '', server)
       const [connection, client] = await Promise.all([back.accept(), connect(front)])
@@ -64,7 +64,7 @@ describe('proxyHeader behind HAProxy', () => {
       if (server.endsWith('crc32c')) assert.ok(header.tlvs.some(({ type }) => type === 3))
     })
 
-    it(`names the client over IPv6: ${server}`, async function () {
+    it(`returns the address of an IPv6 client: ${server}`, async function () {
       needsFamilyOf(this, '::1')
       const back = await listen({ host: '127.0.0.1' })
       const front = await haproxy(back, '', server, { host: '::1' })
@@ -77,7 +77,7 @@ describe('proxyHeader behind HAProxy', () => {
     })
   }
 
-  it('says how the client came to the proxy over TLS', async () => {
+  it("returns the TLS details of the client's connection to the proxy", async () => {
     const { ca, localhost, client: own } = await certificates()
     const directory = temporaryDirectory()
     writeFileSync(join(directory, 'server.pem'), `${localhost.cert}\n${localhost.key}`)
@@ -105,7 +105,7 @@ describe('proxyHeader behind HAProxy', () => {
     })
   })
 
-  it("tells the proxy's own health checks", async () => {
+  it('recognizes the health checks of the proxy', async () => {
     const back = await listen({ host: '127.0.0.1' })
     await haproxy(back, '', 'send-proxy-v2 check inter 10s')
     using connection = await back.accept()
@@ -127,8 +127,8 @@ describe('serve behind HAProxy', () => {
     response.end(`${socket.remoteAddress} through ${proxyOf(socket)?.remoteAddress}`)
   }
 
-  /** What is told to a client from another of this host's addresses than the proxy's. */
-  async function told(front: Listener, request: typeof https.get, options: https.RequestOptions): Promise<string> {
+  /** The response to a client whose address, 127.0.0.2, differs from the proxy's. */
+  async function answerTo(front: Listener, request: typeof https.get, options: https.RequestOptions): Promise<string> {
     const { port } = front.address() as net.AddressInfo
     const [response] = await once(
       request({ host: '127.0.0.1', port, localAddress: '127.0.0.2', agent: false, ...options }),
@@ -138,15 +138,15 @@ describe('serve behind HAProxy', () => {
   }
 
   for (const server of ['send-proxy', 'send-proxy-v2 proxy-v2-options crc32c']) {
-    it(`has an http server see the client: ${server}`, async () => {
+    it(`shows an http server the client's address: ${server}`, async () => {
       const back = await listen({ host: '127.0.0.1' })
       const serving = serve(back, http.createServer(introduce), { proxyProtocol: 'require', trust: ['127.0.0.1'] })
       cleanUp(() => serving.drain({ timeout: 0 }))
       const front = await haproxy(back, '', server)
-      assert.equal(await told(front, http.get, {}), '127.0.0.2 through 127.0.0.1')
+      assert.equal(await answerTo(front, http.get, {}), '127.0.0.2 through 127.0.0.1')
     })
 
-    it(`has an https server see the client: ${server}`, async () => {
+    it(`shows an https server the client's address: ${server}`, async () => {
       const { localhost, ca } = await certificates()
       const back = await listen({ host: '127.0.0.1' })
       const secure = https.createServer(localhost, introduce)
@@ -154,7 +154,7 @@ describe('serve behind HAProxy', () => {
       cleanUp(() => serving.drain({ timeout: 0 }))
       const front = await haproxy(back, '', server)
       const options = { ca: ca.cert, servername: 'localhost' }
-      assert.equal(await told(front, https.get, options), '127.0.0.2 through 127.0.0.1')
+      assert.equal(await answerTo(front, https.get, options), '127.0.0.2 through 127.0.0.1')
     })
   }
 })
@@ -163,7 +163,7 @@ describe('proxyHeader for curl', () => {
   lookedBefore()
   leaveNoFds()
 
-  it('takes what --haproxy-protocol sends', async function () {
+  it('reads the header that --haproxy-protocol sends', async function () {
     needs(this, 'curl', '--version')
     const listener = await listen({ host: '127.0.0.1' })
     const { port } = listener.address() as net.AddressInfo

@@ -11,7 +11,7 @@ import { needs, needsFamilyOf, skip } from '../needs.js'
 import { dialTLS, localhost, upgraded } from '../tls-peers.js'
 import { echoed, runProxy } from './proxies.js'
 
-/** Where the module is that forwards streams; undefined when nginx was built with it inside. */
+/** The path of nginx's stream module; undefined when it is compiled in. */
 function streamModule(context: Mocha.Context): string | undefined {
   const built = needs(context, 'nginx', '-V')
   if (/--with-stream(\s|$)/.test(built)) return undefined
@@ -20,14 +20,14 @@ function streamModule(context: Mocha.Context): string | undefined {
 }
 
 /**
- * nginx between a socket of its own, whose address is the result's, and `back`. It takes a PROXY header from `believes`,
- * and names the client that it has read there.
+ * Runs nginx in front of `back`. Returns the listener whose socket nginx inherits. nginx reads the PROXY header of peers
+ * with the address `trusted`, and forwards the client address of that header.
  */
 async function nginx(
   back: Listener,
   module: string | undefined,
   options?: ListenOptions,
-  believes?: string,
+  trusted?: string,
 ): Promise<Listener> {
   const front = await listen(options ?? { host: '127.0.0.1' })
   const address = front.address() as net.AddressInfo | string
@@ -42,8 +42,8 @@ async function nginx(
     'events {}',
     'stream {',
     '  server {',
-    `    listen ${typeof address === 'string' ? `unix:${address}` : `${bracketed(address)}:${address.port}`}${believes ? ' proxy_protocol' : ''};`,
-    ...(believes === undefined ? [] : [`    set_real_ip_from ${believes};`]),
+    `    listen ${typeof address === 'string' ? `unix:${address}` : `${bracketed(address)}:${address.port}`}${trusted ? ' proxy_protocol' : ''};`,
+    ...(trusted === undefined ? [] : [`    set_real_ip_from ${trusted};`]),
     `    proxy_pass 127.0.0.1:${port};`,
     '    proxy_protocol on;',
     '    proxy_half_close on;',
@@ -51,14 +51,14 @@ async function nginx(
     '}',
   ]
   writeFileSync(join(directory, 'nginx.conf'), `${lines.join('\n')}\n`)
-  // The variable names sockets that it inherits; the one in the configuration is known by its address.
+  // NGINX names the inherited sockets. nginx finds the one of the `listen` directive by its address.
   runProxy(front, 'nginx', ['-p', directory, '-c', 'nginx.conf', '-e', 'stderr'], { NGINX: '3;' })
   return front
 }
 
 const bracketed = ({ address, family }: net.AddressInfo) => (family === 'IPv6' ? `[${address}]` : address)
 
-/** A proxy that names this client, as if it had come to an address of the same family. */
+/** Connects as a proxy that names `client`, with a destination address of the same family. */
 async function connectAndName(front: Listener, protocol: 'TCP4' | 'TCP6', client: string): Promise<net.Socket> {
   const socket = await connect(front)
   socket.write(`PROXY ${protocol} ${client} ${client} 5555 80\r\n`)
@@ -78,7 +78,7 @@ describe('proxyHeader behind nginx', () => {
     ['IPv4', '127.0.0.1'],
     ['IPv6', '::1'],
   ] as const) {
-    it(`names the client over ${family}`, async function () {
+    it(`returns the address of an ${family} client`, async function () {
       needsFamilyOf(this, host)
       const back = await listen({ host: '127.0.0.1' })
       const front = await nginx(back, module, { host })
@@ -101,7 +101,7 @@ describe('proxyHeader behind nginx', () => {
     ['127.0.0.1', 'TCP6', 'IPv6', '2001:db8::9'],
     ['::1', 'TCP4', 'IPv4', '203.0.113.9'],
   ] as const) {
-    it(`names a client over ${family} that another proxy has named to it at ${host}`, async function () {
+    it(`returns the address of an ${family} client that another proxy names to nginx at ${host}`, async function () {
       needsFamilyOf(this, host)
       if (!needs(this, 'nginx', '-V').includes('--with-stream_realip_module')) skip(this, 'nginx has no realip module')
       const back = await listen({ host: '127.0.0.1' })
@@ -115,7 +115,7 @@ describe('proxyHeader behind nginx', () => {
     })
   }
 
-  it('does not name a client of a unix socket', async () => {
+  it('returns no address for a client of a unix socket', async () => {
     const back = await listen({ host: '127.0.0.1' })
     const front = await nginx(back, module, { path: join(temporaryDirectory(), 'socket') })
     const [connection, client] = await Promise.all([back.accept(), connect(front)])
@@ -124,7 +124,7 @@ describe('proxyHeader behind nginx', () => {
     assert.equal(header.source, undefined)
   })
 
-  it('leaves a TLS handshake that passes through for clientHello and toTLS', async () => {
+  it('leaves a forwarded TLS handshake for clientHello and toTLS', async () => {
     const back = await listen({ host: '127.0.0.1' })
     const front = await nginx(back, module)
     const client = await dialTLS({ ...target(front), ALPNProtocols: ['h2', 'http/1.1'] })

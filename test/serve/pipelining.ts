@@ -1,4 +1,4 @@
-// Requests of HTTP/1 on one connection, sent in any pieces, and what comes back.
+// HTTP/1 requests on one connection, written in arbitrary segments, and the received responses.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import type http from 'node:http'
@@ -8,23 +8,23 @@ import type { Listener } from '../../src/index.js'
 import { cleanUp, target, until } from '../helpers.js'
 
 export interface Response {
-  /** Which request it answers: what the server has put into `x-request`. */
+  /** The URL of the request, from the `x-request` header that the server sets. */
   request: string | undefined
   closes: boolean
   body: string
 }
 
-/** A client that writes bytes, and ends its side when the server has. */
+/** A client that writes raw bytes, and ends its side when the server ends its own. */
 export interface RawClient {
   socket: net.Socket
   received: Buffer[]
-  /** The server has ended its side. */
+  /** Whether the server has ended its side. */
   ended: boolean
-  /** A reset, for instance. */
+  /** The first error of the socket, for instance a reset. */
   error: Error | undefined
 }
 
-/** Behind the handshake when `ca` is given. */
+/** Connects a client. With `ca`, over TLS, and resolves after the handshake. */
 export async function rawClient(listener: Listener, ca?: string): Promise<RawClient> {
   const options = { ...target(listener), allowHalfOpen: true } as net.NetConnectOpts
   const socket =
@@ -41,11 +41,11 @@ export async function rawClient(listener: Listener, ca?: string): Promise<RawCli
   return client
 }
 
-/** The whole responses in what a client has received; throws where there is a part of one. */
+/** Parses the received bytes into complete responses. Throws when one is incomplete. */
 export function responsesIn({ received }: RawClient, isHead: (request: string | undefined) => boolean): Response[] {
   let rest = Buffer.concat(received).toString('latin1')
   const take = (length: number) => {
-    if (rest.length < length) throw new Error(`a response is cut off: ${JSON.stringify(rest.slice(0, 200))}`)
+    if (rest.length < length) throw new Error(`incomplete response: ${JSON.stringify(rest.slice(0, 200))}`)
     const taken = rest.slice(0, length)
     rest = rest.slice(length)
     return taken
@@ -76,8 +76,11 @@ export function responsesIn({ received }: RawClient, isHead: (request: string | 
   return responses
 }
 
-/** All responses, when the client has ended: the URL of each request, and `!` where the connection is said to close. */
-export async function heard(client: RawClient): Promise<string> {
+/**
+ * Waits for the end of the connection. Returns the request URLs of all responses, with a `!` after each that announces
+ * `Connection: close`.
+ */
+export async function answersTo(client: RawClient): Promise<string> {
   await until(() => client.socket.destroyed)
   assert.equal(client.error, undefined)
   assert.equal(client.ended, true)
@@ -86,7 +89,7 @@ export async function heard(client: RawClient): Promise<string> {
     .join(' ')
 }
 
-/** Answers with its number, the URL of the request. */
+/** Responds with the URL of the request, in a header and in the body. */
 export function answer(request: http.IncomingMessage, response: http.ServerResponse, padding = 0): void {
   response.setHeader('x-request', request.url as string)
   response.end(`answer ${request.url}${' '.repeat(padding)}`)

@@ -8,8 +8,8 @@ import { temporary } from '../descriptors.js'
 import { cleanUp } from '../helpers.js'
 
 /**
- * Runs a proxy in the foreground until the current test ends. It inherits `front`, a socket that listens already, as its
- * fd 3: there is no port to choose and nothing to wait for.
+ * Runs a proxy in the foreground until the current test ends. The proxy inherits `front`, a listening socket, as fd 3.
+ * The test therefore neither chooses a port nor waits until the proxy listens.
  */
 export function runProxy(front: Listener, program: string, args: string[], env: NodeJS.ProcessEnv = {}): void {
   const stdio = ['ignore', 'ignore', 'pipe', front.fd] as const
@@ -19,16 +19,16 @@ export function runProxy(front: Listener, program: string, args: string[], env: 
   let over = false
   cleanUp(async () => {
     over = true
-    // Not SIGKILL: it would leave the workers of a master behind.
+    // SIGKILL would leave the worker processes of a master running.
     child.kill('SIGTERM')
     await closed
   })
   closed.then(async () => {
-    if (!over) console.log(`      ${program} ended: ${await said}`)
+    if (!over) console.log(`      ${program} exited: ${await said}`)
   })
 }
 
-/** What the header says, when `client` has said hello and got it back. */
+/** Returns the PROXY header of `connection`, after `client` has sent a message and received its echo. */
 export async function echoed(connection: Connection, client: net.Socket): Promise<ProxyHeader> {
   const header = await connection.proxyHeader()
   const socket = temporary(connection.toSocket())

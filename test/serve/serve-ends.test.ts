@@ -14,7 +14,7 @@ const answering = (answer: string) => endLater(net.createServer((socket) => sock
 describe('The end of serving', () => {
   leaveNoFds()
 
-  it('closes the listener when the server is closed', async () => {
+  it('closes the listener when the server closes', async () => {
     const server = answering('hello')
     const { listener } = await served(server)
     const closed = once(listener, 'close')
@@ -23,7 +23,7 @@ describe('The end of serving', () => {
     await closed
   })
 
-  it('closes the listener at once, while connections of the server go on', async () => {
+  it('closes the listener at once, while open connections of the server continue', async () => {
     const server = net.createServer()
     const to = { host: '127.0.0.1', port: reservedPort() }
     const serving = await served(server, undefined, to)
@@ -40,7 +40,7 @@ describe('The end of serving', () => {
     assert.equal(serving.connections, 0)
   })
 
-  it('leaves the listener open at serving.close(); whoever waits is served by who comes next', async () => {
+  it('leaves the listener open after serving.close(), and the next server accepts the waiting clients', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     for (const answer of ['one', 'two', 'three']) {
       const [client] = await fillBacklog(listener, 1)
@@ -55,7 +55,7 @@ describe('The end of serving', () => {
     }
   })
 
-  it('lets the same server be served again', async () => {
+  it('allows the same server to be served again', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const server = answering('hello')
     for (const _ of [1, 2, 3]) {
@@ -70,7 +70,7 @@ describe('The end of serving', () => {
     assert.deepEqual([listener.listenerCount('accept'), listener.listenerCount('close')], [0, 0])
   })
 
-  it('closes the listener at serving.close() when it is told to, and waits for connections', async () => {
+  it('closes the listener after serving.close({ closeListener: true }), and waits for open connections', async () => {
     const server = net.createServer()
     const serving = await served(server)
     const { socket } = await connected(server)
@@ -84,7 +84,7 @@ describe('The end of serving', () => {
     assert.equal(await countOf(server), 0)
   })
 
-  it('comes with the signal, and with asyncDispose, which leave the listener open', async () => {
+  it('follows an abort of the signal, or asyncDispose, and leaves the listener open', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const ends = new AbortController()
     const first = serve(listener, answering('first'), { signal: ends.signal })
@@ -99,10 +99,10 @@ describe('The end of serving', () => {
   })
 
   for (const [when, maxConnections] of [
-    ['it waits for clients', 2],
-    ['there is no room for another client', 1],
+    ['accept requests are pending', 2],
+    ['the connection limit is reached', 1],
   ] as const) {
-    it(`comes when the listener is closed while ${when}: the server is closed too`, async () => {
+    it(`follows listener.close() while ${when}, and closes the server too`, async () => {
       const server = net.createServer()
       const serving = await served(server, { maxConnections })
       const { socket } = await connected(server)
@@ -116,7 +116,7 @@ describe('The end of serving', () => {
     })
   }
 
-  it('comes when the listener is detached: the fd is not touched', async () => {
+  it('follows listener.detach(), and leaves the fd open', async () => {
     const server = answering('hello')
     const serving = await served(server)
     const closed = Promise.all([once(server, 'close'), once(serving, 'close')])
@@ -128,7 +128,7 @@ describe('The end of serving', () => {
     assert.equal(await text(client), 'still here')
   })
 
-  it("gives nobody else to a server that is closed in its own 'connection' handler", async () => {
+  it("delivers no further connection to a server that closes in its own 'connection' handler", async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const clients = await fillBacklog(listener, 10)
     const server = endLater(net.createServer())
@@ -144,7 +144,7 @@ describe('The end of serving', () => {
     assert.deepEqual([sockets, listener.fd], [1, -1])
   })
 
-  it("gives the server all that were accepted when serving is closed in its 'connection' handler", async () => {
+  it("delivers every accepted connection when a 'connection' handler closes the serving", async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const clients = await fillBacklog(listener, 10)
     const server = answering('hello')
@@ -156,7 +156,7 @@ describe('The end of serving', () => {
     assert.equal(listener.backlog().queued, 0)
   })
 
-  it('closes a socket that is reset while its end is being sent', async () => {
+  it('closes a socket that is reset while its end is pending', async () => {
     const server = net.createServer()
     const serving = await served(server)
     const { socket, client } = await connected(server)
@@ -166,7 +166,7 @@ describe('The end of serving', () => {
     assert.equal(serving.connections, 0)
   })
 
-  it('waits for the connections, and only those, that a function has', async () => {
+  it('waits for the connections that a function owns', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     const sockets: net.Socket[] = []
     const serving = serve(listener, (connection) => sockets.push(connection.toSocket()))
@@ -183,7 +183,7 @@ describe('The end of serving', () => {
     ['server', ['server error EBADF accept', 'server close', 'serving close', '0 0 false', '']],
     ['function', ['serving error EBADF accept4', 'serving close', '0 0 undefined', '']],
   ] as const) {
-    it(`comes with an 'error' of a ${target} when accepting fails for good`, async () => {
+    it(`follows a permanent accept error, which emits an 'error' event on the ${target}`, async () => {
       const { code, stdout, stderr } = await runNode('served-closed-behind.mjs', [target])
       assert.equal(code, 0, stderr)
       assert.deepEqual(
@@ -194,8 +194,8 @@ describe('The end of serving', () => {
   }
 })
 
-describe('A process in which a server is served', () => {
-  /** What the server answers, in a process that ends when it has. */
+describe('A process that serves a server', () => {
+  /** Returns the response of the server, from a process that exits when it has answered. */
   async function answerOf(...args: string[]): Promise<string> {
     const child = startNode('kept-alive.mjs', args)
     child.stdin?.end()
@@ -209,7 +209,7 @@ describe('A process in which a server is served', () => {
   const printedBy = async (...args: string[]) => (await runNode('kept-alive.mjs', args)).stdout
 
   for (const way of ['listen', 'serve']) {
-    it(`lives for as long as the server listens, unless that is unref'd; by ${way}`, async () => {
+    it(`stays alive while the server listens, unless unref() was called; through ${way}`, async () => {
       assert.equal(await answerOf(way, 'open'), 'hello')
       assert.match(await printedBy(way, 'open', 'unref'), /idle/)
       assert.match(await printedBy(way, 'unref', 'open'), /idle/)
@@ -218,11 +218,11 @@ describe('A process in which a server is served', () => {
     })
   }
 
-  it("lives when a server that was unref'd had the listener before", async () => {
+  it('stays alive if unref() was called on a server that then closed and is served again', async () => {
     assert.equal(await answerOf('serve', 'other', 'open'), 'hello')
   })
 
-  it('may be a cluster worker: the listener is its own, not one of the primary process', async () => {
+  it('can be a cluster worker, with its own listener instead of one in the primary process', async () => {
     const { stdout, stderr, code } = await runNode('served-in-cluster.mjs')
     assert.equal(code, 0, stderr)
     assert.deepEqual(JSON.parse(stdout), { answeredByWorker: true, asked: 0, code: 0 })

@@ -18,22 +18,22 @@ import {
 } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 
-/** Errors of a serving, as they come. */
+/** Collects the 'error' events of a serving. */
 function errorsOf(serving: Serving): Error[] {
   const errors: Error[] = []
   serving.on('error', (error) => errors.push(error))
   return errors
 }
 
-/** A client that is ended before it says anything, perhaps before it knows that it was connected. */
-async function turnedAway(listener: Listener): Promise<void> {
+/** A client that waits until the server closes its connection, possibly before 'connect'. */
+async function connectUntilClosed(listener: Listener): Promise<void> {
   const client = net.connect(target(listener)).on('error', () => {})
   cleanUp(() => client.destroy())
   await gone(client)
 }
 
-/** What a client gets until its connection is ended. */
-async function heard(client: net.Socket): Promise<string> {
+/** Returns the text that the client receives before its connection ends. */
+async function receivedBy(client: net.Socket): Promise<string> {
   const said = await text(client)
   client.destroy()
   return said
@@ -46,26 +46,26 @@ async function servedBy(handler: ConnectionHandler): Promise<{ listener: Listene
 
 const answer = (connection: Connection) => connection.toSocket().resume().end('hello')
 
-describe('A function that is served', () => {
+describe('A served function', () => {
   leaveNoFds()
 
-  it('gets each connection, and owns it', async () => {
+  it('receives every connection, and owns it', async () => {
     const { listener, serving } = await servedBy((connection) => {
       assert.ok(connection instanceof Connection)
       connection.toSocket().resume().end(`port ${connection.remotePort}`)
     })
     for (const client of await Promise.all([connect(listener), connect(listener), connect(listener)])) {
       const { localPort } = client
-      assert.equal(await heard(client), `port ${localPort}`)
+      assert.equal(await receivedBy(client), `port ${localPort}`)
     }
     assert.equal(serving.listener, listener)
     await serving.close()
   })
 
-  it('gets those of a unix socket', async () => {
+  it('receives connections of a unix socket', async () => {
     const listener = await listen({ path: join(temporaryDirectory(), 'socket') })
     const serving = serve(listener, answer)
-    assert.equal(await heard(await connect(listener)), 'hello')
+    assert.equal(await receivedBy(await connect(listener)), 'hello')
     await serving.close()
   })
 
@@ -73,11 +73,11 @@ describe('A function that is served', () => {
     ['closes', (connection) => connection.close()],
     ['resets', (connection) => connection.reset()],
     ['detaches', (connection) => closeSync(connection.detach())],
-    ['makes a socket of', (connection) => connection.toSocket().destroy()],
-    ['makes a socket of, which it resets,', (connection) => connection.toSocket().resetAndDestroy()],
+    ['converts to a socket and destroys', (connection) => connection.toSocket().destroy()],
+    ['converts to a socket and resets', (connection) => connection.toSocket().resetAndDestroy()],
   ]
   for (const [what, end] of ways) {
-    it(`frees the place of a connection that it ${what}, at once or later`, async () => {
+    it(`frees the slot of a connection that it ${what}, inside the handler or later`, async () => {
       const held: Connection[] = []
       const { listener, serving } = await servedBy((connection) => held.push(connection))
       const client = await connect(listener)
@@ -89,13 +89,13 @@ describe('A function that is served', () => {
       await serving.close()
 
       const again = serve(listener, end)
-      await turnedAway(listener)
+      await connectUntilClosed(listener)
       await until(() => again.connections === 0)
       await again.close()
     })
   }
 
-  it('keeps the place of a socket until that is closed on both sides', async () => {
+  it('occupies a slot until both sides of the socket are closed', async () => {
     const sockets: net.Socket[] = []
     const { listener, serving } = await servedBy((connection) => sockets.push(connection.toSocket()))
     const client = await connect(listener)
@@ -129,7 +129,7 @@ describe('A function that is served', () => {
       },
     ],
   ] as const) {
-    it(`may be one that ${fails}: the connection is reset, there is an 'error', and it goes on`, async () => {
+    it(`keeps serving after it ${fails}: the connection is reset and 'error' emitted`, async () => {
       const boom = new Error('boom')
       let calls = 0
       const { listener, serving } = await servedBy((connection) => {
@@ -137,41 +137,41 @@ describe('A function that is served', () => {
       })
       const errors = errorsOf(serving)
       for (const round of [1, 2]) {
-        await turnedAway(listener)
+        await connectUntilClosed(listener)
         await until(() => errors.length === round)
         assert.equal(errors.at(-1), boom)
-        assert.equal(await heard(await connect(listener)), 'hello')
+        assert.equal(await receivedBy(await connect(listener)), 'hello')
       }
       await until(() => serving.connections === 0)
       await serving.close()
     })
   }
 
-  it("has an 'error' that nobody handles become an uncaught exception, also while Node reads a directory", async () => {
+  it("causes an uncaught exception when 'error' has no handler, even while Node reads a directory", async () => {
     const captured = captureExceptions()
     const thrown = new Error('boom')
     const { listener, serving } = await servedBy(async () => {
       await new Promise<void>((resolve) => whileReadingDirectory(resolve))
       throw thrown
     })
-    await turnedAway(listener)
+    await connectUntilClosed(listener)
     await until(() => captured.length === 1)
     assert.equal(captured[0], thrown)
     await serving.close()
   })
 
-  it('has its socket destroyed when it throws after it has made one', async () => {
+  it('loses its socket if it throws after toSocket(): the socket is destroyed', async () => {
     const { listener, serving } = await servedBy((connection) => {
       connection.toSocket()
       throw new Error('boom')
     })
     const errors = errorsOf(serving)
-    await turnedAway(listener)
+    await connectUntilClosed(listener)
     await until(() => errors.length === 1 && serving.connections === 0)
     await serving.close()
   })
 
-  it('may throw when it has detached the fd, which is not touched', async () => {
+  it('keeps the fd if it throws after detach()', async () => {
     const fds: number[] = []
     const { listener, serving } = await servedBy((connection) => {
       fds.push(connection.detach())
@@ -183,11 +183,11 @@ describe('A function that is served', () => {
     assert.equal(serving.connections, 0)
     const taken = Connection.fromFd(fds[0] as number)
     taken.toSocket().resume().end('hello')
-    assert.equal(await heard(client), 'hello')
+    assert.equal(await receivedBy(client), 'hello')
     await serving.close()
   })
 
-  it('may drop a connection: it is closed when it is collected, and its place is free', async () => {
+  it('frees the slot of an unclaimed connection when it is garbage collected and closed', async () => {
     const { listener, serving } = await servedBy(() => {})
     const warnings: Error[] = []
     const note = (warning: Error) => warnings.push(warning)
@@ -205,24 +205,24 @@ describe('A function that is served', () => {
     await serving.close()
   })
 
-  it('may close the serving, and gets those who were accepted with it', async () => {
+  it('can close the serving, and still receives connections that were already accepted', async () => {
     const { listener, serving } = await servedBy((connection) => {
       void serving.close()
       answer(connection)
     })
     const client = await connect(listener)
-    assert.equal(await heard(client), 'hello')
+    assert.equal(await receivedBy(client), 'hello')
     await serving.close()
     assert.equal(listener.address() === null, false)
     assert.equal(listener.pending, 0)
   })
 
-  it('may close the listener', async () => {
+  it('can close the listener', async () => {
     const { listener, serving } = await servedBy((connection) => {
       listener.close()
       answer(connection)
     })
-    assert.equal(await heard(await connect(listener)), 'hello')
+    assert.equal(await receivedBy(await connect(listener)), 'hello')
     await serving.close()
     assert.equal(listener.address(), null)
   })

@@ -33,7 +33,7 @@ const kinds = [
 const get = 'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n'
 const hello: Handler = (_, response) => response.end('hello')
 
-/** Says it, and resolves when the answer ends as expected. */
+/** Sends a request, and resolves when the received text ends with `ending`. */
 async function ask(client: net.Socket, request: string, ending: string): Promise<string> {
   let answer = ''
   const note = (chunk: Buffer) => (answer += chunk)
@@ -46,7 +46,7 @@ async function ask(client: net.Socket, request: string, ending: string): Promise
 
 for (const { kind, make, dial } of kinds) {
   for (const { name, open } of waysIn) {
-    describe(`An ${kind}.Server that gets its clients through ${name}`, () => {
+    describe(`An ${kind}.Server that gets its connections through ${name}`, () => {
       leaveNoFds()
 
       async function opened(options: Options, handler?: Handler) {
@@ -55,7 +55,7 @@ for (const { kind, make, dial } of kinds) {
         return server
       }
 
-      /** One client that was answered and is idle, and one that waits for its answer. */
+      /** One client with an answered request and an idle connection, and one with a pending request. */
       async function idleAndBusy() {
         const waiting: http.ServerResponse[] = []
         const server = await opened({}, (request, response) => {
@@ -69,7 +69,7 @@ for (const { kind, make, dial } of kinds) {
         return { server, idle, busy, response: waiting[0] as http.ServerResponse }
       }
 
-      it('answers one request after another on a connection, and knows it as its own', async () => {
+      it('answers successive requests on a connection, and appears as socket.server', async () => {
         const sockets = new Set<net.Socket>()
         const server = await opened({}, (request, response) => {
           sockets.add(request.socket)
@@ -83,17 +83,17 @@ for (const { kind, make, dial } of kinds) {
         assert.equal(await countOf(server), 1)
       })
 
-      it('has noDelay set, as is its default', async () => {
+      it('sets noDelay by default', async () => {
         const server = await opened({ keepAlive: true, keepAliveInitialDelay: 9000 }, hello)
         const [[socket]] = await Promise.all([once(server, 'connection'), dial(server)])
         const { fd } = (socket as unknown as { _handle: { fd: number } })._handle
         assert.deepEqual(socketOptions(fd), { noDelay: true, keepAlive: true, keepIdle: 9 })
       })
 
-      // The clocks of a connection's first request run before it is read, and would end it under load.
+      // The timeouts of the first request start before it is read, and could end the connection under load.
       const patient = { headersTimeout: 0, requestTimeout: 0, connectionsCheckingInterval: 5 }
 
-      it('answers 408 to one whose headers take longer than headersTimeout', async () => {
+      it('responds with 408 when the headers take longer than headersTimeout', async () => {
         const server = await opened(patient, hello)
         const client = await dial(server)
         await ask(client, get, 'hello')
@@ -102,7 +102,7 @@ for (const { kind, make, dial } of kinds) {
         assert.match(await text(client), /^HTTP\/1\.1 408 /)
       })
 
-      it('answers 408 to one whose request takes longer than requestTimeout', async () => {
+      it('responds with 408 when a request takes longer than requestTimeout', async () => {
         const server = await opened(patient, (request, response) => {
           if (request.method === 'GET') response.end('hello')
         })
@@ -119,12 +119,12 @@ for (const { kind, make, dial } of kinds) {
         const client = await dial(server)
         const [socket] = await accepted
         await ask(client, get, 'hello')
-        // Node 20 always adds a second.
+        // Node 20 always adds one second.
         await until(() => socket.timeout === ('keepAliveTimeoutBuffer' in server ? 20 : 1020))
         await gone(client)
       })
 
-      it("emits 'timeout' when nothing happens on a socket for as long as setTimeout() says", async () => {
+      it("emits 'timeout' after the inactivity period of setTimeout()", async () => {
         const server = await opened({}, hello)
         const timeout = once(server.setTimeout(20), 'timeout')
         const client = await dial(server)
@@ -133,7 +133,7 @@ for (const { kind, make, dial } of kinds) {
         socket.destroy()
       })
 
-      it('ends those that are idle, and no others, at closeIdleConnections()', async () => {
+      it('ends only idle connections in closeIdleConnections()', async () => {
         const { server, idle, busy, response } = await idleAndBusy()
         server.closeIdleConnections()
         await gone(idle)
@@ -142,14 +142,14 @@ for (const { kind, make, dial } of kinds) {
         assert.match(await text(busy), /hello$/)
       })
 
-      it('ends all at closeAllConnections()', async () => {
+      it('ends all connections in closeAllConnections()', async () => {
         const { server, idle, busy } = await idleAndBusy()
         server.closeAllConnections()
         await Promise.all([gone(idle), gone(busy)])
         await until(async () => (await countOf(server)) === 0)
       })
 
-      it('ends those that are idle when it is closed, and is closed when the others have been answered', async () => {
+      it("ends idle connections in close(), and emits 'close' after the last response", async () => {
         const { server, idle, busy, response } = await idleAndBusy()
         const closed = closing(server)
         await gone(idle)
@@ -159,7 +159,7 @@ for (const { kind, make, dial } of kinds) {
         assert.equal(await closed, undefined)
       })
 
-      it('answers again, under all its limits, when it was closed and listens again', async () => {
+      it('answers again, with all timeouts, when it listens again after close()', async () => {
         const server = await opened(patient, hello)
         await closing(server)
         await open(server)
@@ -170,7 +170,7 @@ for (const { kind, make, dial } of kinds) {
         assert.match(await text(client), /^HTTP\/1\.1 408 /)
       })
 
-      it('hands over the socket of a client that upgrades', async () => {
+      it("passes the socket of an upgrade request to 'upgrade'", async () => {
         const server = await opened({})
         server.on('upgrade', (_request, socket, head) => socket.end(`upgraded after ${head}`))
         const client = await dial(server)
@@ -178,14 +178,14 @@ for (const { kind, make, dial } of kinds) {
         assert.equal(await text(client), 'upgraded after this')
       })
 
-      it('answers 400 to what is not HTTP', async () => {
+      it('responds with 400 to bytes that are not HTTP', async () => {
         const server = await opened({}, hello)
         const client = await dial(server)
         client.write('this is not HTTP\r\n\r\n')
         assert.match(await text(client), /^HTTP\/1\.1 400 /)
       })
 
-      it('publishes its requests and responses', async () => {
+      it('publishes its requests and responses to diagnostics_channel', async () => {
         const published: string[] = []
         const server = await opened({}, hello)
         for (const channel of ['http.server.request.start', 'http.server.response.finish']) {
@@ -200,7 +200,7 @@ for (const { kind, make, dial } of kinds) {
         assert.deepEqual(published, ['http.server.request.start', 'http.server.response.finish'])
       })
 
-      it('handles requests in the asynchronous context in which it was made to listen', async () => {
+      it('handles requests in the async context of the listen call', async () => {
         const context = new AsyncLocalStorage<string>()
         const server = await make({}, (_, response) => response.end(`in ${context.getStore()}`))
         await context.run('listening', () => open(server))

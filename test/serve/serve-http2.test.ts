@@ -46,7 +46,7 @@ const request = (session: http2.ClientHttp2Session, path = '/') => text(session.
 
 for (const { kind, secure, make } of kinds) {
   for (const { name, open } of waysIn) {
-    describe(`A server of ${kind} that gets its clients through ${name}`, () => {
+    describe(`A server for ${kind} that gets its connections through ${name}`, () => {
       leaveNoFds()
 
       async function opened() {
@@ -55,7 +55,7 @@ for (const { kind, secure, make } of kinds) {
         return server
       }
 
-      it('answers requests, and knows its connection', async () => {
+      it('answers requests, and sees the address of the client', async () => {
         const server = await opened()
         server.on('request', (request, response) => {
           response.end(`${request.httpVersion} from port ${request.socket.remotePort}`)
@@ -66,7 +66,7 @@ for (const { kind, secure, make } of kinds) {
         assert.equal(await countOf(server), 1)
       })
 
-      it('is closed when its last stream has ended', async () => {
+      it("emits 'close' after its last stream has ended", async () => {
         const server = await opened()
         const streams: http2.ServerHttp2Stream[] = []
         server.on('stream', (stream) => streams.push(stream))
@@ -82,7 +82,7 @@ for (const { kind, secure, make } of kinds) {
         assert.equal(await closed, undefined)
       })
 
-      it('ends a session with a GOAWAY when it is told to', async () => {
+      it('sends a GOAWAY when a session is closed', async () => {
         const server = await opened()
         server.on('session', (session) => session.close())
         const session = await connectTo(server, secure)
@@ -90,7 +90,7 @@ for (const { kind, secure, make } of kinds) {
         await until(async () => (await countOf(server)) === 0)
       })
 
-      it("emits 'timeout' when nothing happens on a session for as long as setTimeout() says", async () => {
+      it("emits 'timeout' after the inactivity period of setTimeout()", async () => {
         const server = await opened()
         const timeout = once(server.setTimeout(20), 'timeout')
         await connectTo(server, secure)
@@ -98,7 +98,7 @@ for (const { kind, secure, make } of kinds) {
         session.destroy()
       })
 
-      it('publishes its streams', async function () {
+      it('publishes its streams to diagnostics_channel', async function () {
         if (process.versions.node.startsWith('20.')) {
           skip(this, `Node ${process.versions.node} publishes nothing of http2`)
         }
@@ -121,7 +121,7 @@ for (const { kind, secure, make } of kinds) {
 const get = 'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n'
 
 for (const { name, open } of waysIn) {
-  describe(`An http2 server with allowHTTP1 that gets its clients through ${name}`, () => {
+  describe(`An http2 server with allowHTTP1 that gets its connections through ${name}`, () => {
     leaveNoFds()
 
     async function opened() {
@@ -147,7 +147,7 @@ for (const { name, open } of waysIn) {
       assert.equal(await text(response), '1.1')
     })
 
-    it('ends HTTP/1 connections that are idle at closeIdleConnections() and at close()', async () => {
+    it('ends idle HTTP/1 connections in closeIdleConnections() and close()', async () => {
       const server = (await opened()) as unknown as https.Server
       server.on('request', (_, response) => response.end('hello'))
       for (const end of [() => server.closeIdleConnections(), () => server.close()]) {

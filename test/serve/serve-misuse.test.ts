@@ -65,10 +65,10 @@ function seqpacketListener(): Listener {
   return listener
 }
 
-describe('serve, told something wrong', () => {
+describe('serve with invalid arguments', () => {
   leaveNoFds()
 
-  /** Nothing has happened: the listener and the server are free for whoever serves next. */
+  /** Asserts that the call throws and has no side effects: the listener and the server can still be served. */
   function refused(listener: Listener, target: unknown, options: unknown, code: string, message: RegExp = /./): void {
     assert.throws(() => serve(listener, target as ConnectionHandler, options as ServeOptions), { code, message })
     assert.equal(listener.pending, 0)
@@ -76,36 +76,36 @@ describe('serve, told something wrong', () => {
     if (target instanceof net.Server) assert.equal(target.listening, false)
   }
 
-  it('refuses what is no listener', async () => {
+  it('rejects a value that is not a Listener', async () => {
     const { fd } = await listen({ host: '127.0.0.1' })
     for (const listener of [undefined, null, {}, fd, net.createServer(), Listener])
       assert.throws(() => serve(listener as Listener, () => {}), { code: wrongType, message: /"listener"/ })
   })
 
-  it('refuses what is neither a server nor a function', async () => {
+  it('rejects a target that is neither a server nor a function', async () => {
     const listener = await listen({ host: '127.0.0.1' })
     for (const target of [undefined, null, {}, 'server', 3000, { listen() {} }, new net.Socket()]) {
       refused(listener, target, undefined, wrongType, /"target"/)
     }
   })
 
-  it("refuses a framework's application, which would take the connection for a request", async () => {
+  it('rejects the application object of a framework, which would handle the connection as a request', async () => {
     refused(await listen({ host: '127.0.0.1' }), application, undefined, wrongValue, /'target'.*framework/)
   })
 
   for (const [options, code, message] of wrongOptions) {
-    it(`refuses the options ${JSON.stringify(options)?.slice(0, 60)} with ${code}`, async () => {
+    it(`rejects the options ${JSON.stringify(options)?.slice(0, 60)} with ${code}`, async () => {
       const listener = await listen({ host: '127.0.0.1' })
       refused(listener, () => {}, options, code, message)
       refused(listener, http.createServer(), options, code, message)
     })
   }
 
-  it("refuses the option 'tls' for a server that has TLS of its own", async () => {
+  it("rejects the option 'tls' for a server that has its own TLS", async () => {
     refused(await listen({ host: '127.0.0.1' }), tls.createServer(), { tls: {} }, wrongValue, /'options.tls'/)
   })
 
-  it('refuses a listener that is closed or detached', async () => {
+  it('rejects a closed or detached listener', async () => {
     for (const end of ['close', 'detach'] as const) {
       const listener = await listen({ host: '127.0.0.1' })
       const fd = listener[end]()
@@ -114,13 +114,13 @@ describe('serve, told something wrong', () => {
     }
   })
 
-  it('refuses to serve a server over a seqpacket socket, which a function can take', async () => {
+  it('rejects a server on a seqpacket socket, but accepts a function', async () => {
     const listener = seqpacketListener()
     refused(listener, net.createServer(), undefined, 'ERR_SOCKET_TYPE')
     await serve(listener, () => {}).close()
   })
 
-  it('refuses a server that is listening, which goes on', async () => {
+  it('rejects a listening server, which continues to listen', async () => {
     const server = net.createServer().listen(0)
     const listener = await listen({ host: '127.0.0.1' })
     assert.throws(() => serve(listener, server), { code: 'ERR_SERVER_ALREADY_LISTEN' })
@@ -129,7 +129,7 @@ describe('serve, told something wrong', () => {
     await new Promise((resolve) => server.close(resolve))
   })
 
-  it('takes an option that is undefined for one that is not there', async () => {
+  it('treats an undefined option as absent', async () => {
     const listener = await listen({ path: join(temporaryDirectory(), 'socket') })
     const names = ['maxConnections', 'alarm', 'proxyProtocol', 'trust', 'tls', 'handshakeTimeout', 'signal']
     const options = Object.fromEntries(names.map((name) => [name, undefined]))

@@ -21,7 +21,7 @@ const makers: { kind: string; make(options: tls.TlsOptions): tls.Server }[] = [
 ]
 
 for (const { name, open } of waysIn) {
-  describe(`A tls.Server that gets its clients through ${name}`, () => {
+  describe(`A tls.Server that gets its connections through ${name}`, () => {
     leaveNoFds()
 
     async function opened(options: tls.TlsOptions = {}) {
@@ -30,7 +30,7 @@ for (const { name, open } of waysIn) {
       return server
     }
 
-    it('makes the handshake, and counts the connection until it is closed', async () => {
+    it('completes the handshake, and counts the connection until it closes', async () => {
       const server = await opened({ ALPNProtocols: ['one', 'two'] })
       const [[secure], client] = await Promise.all([
         once(server, 'secureConnection'),
@@ -45,7 +45,7 @@ for (const { name, open } of waysIn) {
       await until(async () => (await countOf(server)) === 0)
     })
 
-    it('chooses the certificate by name, and resumes sessions', async () => {
+    it('selects the certificate by server name, and resumes sessions', async () => {
       const server = await opened()
       server.addContext('a.test', (await certificates()).a)
       server.on('secureConnection', (secure) => secure.end(`${secure.isSessionReused()}`))
@@ -58,7 +58,7 @@ for (const { name, open } of waysIn) {
       assert.equal(await text(second), 'true')
     })
 
-    it("emits 'tlsClientError' for one that does not speak TLS, and goes on", async () => {
+    it("emits 'tlsClientError' for a client that does not speak TLS, and continues", async () => {
       const server = await opened()
       server.on('secureConnection', (secure) => secure.end('hello'))
       const failed = once(server, 'tlsClientError')
@@ -69,7 +69,7 @@ for (const { name, open } of waysIn) {
       assert.equal(await text(await dialTLS(addressOf(server))), 'hello')
     })
 
-    it('is closed when its last connection has ended', async () => {
+    it("emits 'close' after its last connection has ended", async () => {
       const server = await opened()
       const [[secure]] = await Promise.all([once(server, 'secureConnection'), dialTLS(addressOf(server))])
       const closed = closing(server)
@@ -80,17 +80,17 @@ for (const { name, open } of waysIn) {
   })
 }
 
-/** What it has for its handshakes, in ms, which Node tells nobody. */
+/** The handshake timeout of a tls.Server in ms, which Node exposes only under a symbol. */
 const timeoutsOf = (server: net.Server) =>
   Object.getOwnPropertySymbols(server)
     .filter(({ description }) => description === 'handshake-timeout')
     .map((symbol) => (server as unknown as Record<symbol, unknown>)[symbol])
 
-describe('A handshake that takes too long', () => {
+describe('A TLS handshake that takes too long', () => {
   leaveNoFds()
 
   for (const { kind, make } of makers) {
-    it(`is ended at the deadline of the ${kind}`, async () => {
+    it(`ends at the deadline of the ${kind}`, async () => {
       const server = make(await localhost({ handshakeTimeout: 20 }))
       const serving = await served(server)
       const failed = once(server, 'tlsClientError')
@@ -101,7 +101,7 @@ describe('A handshake that takes too long', () => {
       assert.equal(server.listening, true)
     })
 
-    it(`is ended at that of serve, which the ${kind} has for as long as it is served`, async () => {
+    it(`ends at the deadline of serve(), which the ${kind} uses while it is served`, async () => {
       const server = make(await localhost({ handshakeTimeout: 60_000 }))
       const serving = await served(server, { handshakeTimeout: 20 })
       const { client } = await connected(server)
@@ -112,7 +112,7 @@ describe('A handshake that takes too long', () => {
     })
   }
 
-  it('is ended at that of serve also when the server is served anew as soon as it is closed', async () => {
+  it('ends at the deadline of serve() even if the server is served again in its close callback', async () => {
     const server = await serverToLend({ handshakeTimeout: 60_000 })
     await served(server, { handshakeTimeout: 20 })
     const listener = await listen({ host: '127.0.0.1' })
@@ -125,10 +125,10 @@ describe('A handshake that takes too long', () => {
     assert.deepEqual(timeoutsOf(server), [60_000])
   })
 
-  it("is refused where there is the option 'tls'", async () => {
+  it("is refused with the option 'tls'", async () => {
     const server = net.createServer()
     const serving = await served(server, { tls: await localhost(), handshakeTimeout: 20 })
-    server.on('connection', () => assert.fail('it got a socket'))
+    server.on('connection', () => assert.fail('unexpected connection event'))
     const refused = once(serving, 'refused')
     const client = await dial(server)
     const [{ error, remoteAddress, remotePort }] = (await refused) as [Refusal]
@@ -140,13 +140,13 @@ describe('A handshake that takes too long', () => {
     assert.equal(serving.connections, 0)
   })
 
-  it('is waited for when there is no deadline', async () => {
+  it('stays pending without a deadline', async () => {
     for (const make of [() => serverToLend({ handshakeTimeout: 20 }), async () => net.createServer()]) {
       const server = await make()
       const options = server instanceof tls.Server ? {} : { tls: await localhost() }
       const serving = await served(server, { ...options, handshakeTimeout: 0 })
       const early = await dial(server)
-      // Whoever has a deadline of its own, the same 20 ms, ends later than the first would have.
+      // A later handshake that has a deadline of 20 ms ends after the first one would have.
       const other = await serverToLend({ handshakeTimeout: 20 })
       await served(other)
       await gone(await dial(other))
@@ -176,7 +176,7 @@ describe("The option 'tls' of serve", () => {
     ['options', () => localhost()],
     ['a tls.Server', () => serverToLend()],
   ] as const) {
-    it(`makes the handshakes of a net.Server with ${kind}`, async () => {
+    it(`secures the connections of a net.Server with ${kind}`, async () => {
       const server = net.createServer((socket) => socket.end(`secure: ${(socket as tls.TLSSocket).encrypted}`))
       const serving = await served(server, { tls: await options() })
       assert.equal(await text(await dialTLS(addressOf(server))), 'secure: true')
@@ -184,8 +184,8 @@ describe("The option 'tls' of serve", () => {
     })
   }
 
-  it('makes an http.Server one of https, under its limits', async () => {
-    // The clock of a connection's first request runs before it is read, and would end it under load.
+  it('makes an http.Server an HTTPS server, with its timeouts', async () => {
+    // The timeout of the first request starts before it is read, and could end the connection under load.
     const options = { headersTimeout: 0, requestTimeout: 0, connectionsCheckingInterval: 5 }
     const server = http.createServer(options, (request, response) => {
       response.end(`secure: ${(request.socket as tls.TLSSocket).encrypted}`)
@@ -202,18 +202,18 @@ describe("The option 'tls' of serve", () => {
     assert.match(answer, /secure: true.*HTTP\/1\.1 408 /s)
   })
 
-  it('refuses whoever does not speak TLS, and goes on', async () => {
+  it('refuses a client that does not speak TLS, and continues', async () => {
     const server = net.createServer((socket) => socket.end('hello'))
     const serving = await served(server, { tls: await localhost() })
     const refused = once(serving, 'refused')
-    const stranger = await dial(server)
-    stranger.write('GET / HTTP/1.1\r\n\r\n')
+    const plainClient = await dial(server)
+    plainClient.write('GET / HTTP/1.1\r\n\r\n')
     assert.equal(codeOf(((await refused) as [Refusal])[0].error), 'ERR_SSL_HTTP_REQUEST')
-    await gone(stranger)
+    await gone(plainClient)
     assert.equal(await text(await dialTLS(addressOf(server))), 'hello')
   })
 
-  it('counts its connections for the server, which is closed when the last has ended', async () => {
+  it("counts connections for the server, which emits 'close' after the last has ended", async () => {
     const server = net.createServer()
     const serving = await served(server, { tls: await localhost() })
     const [[socket], client] = await Promise.all([once(server, 'connection'), dialTLS(addressOf(server))])
@@ -226,7 +226,7 @@ describe("The option 'tls' of serve", () => {
     await Promise.all([closed, ended(client)])
   })
 
-  it('is wound up by close() when the handshakes that are under way have ended', async () => {
+  it('lets handshakes in progress finish after close()', async () => {
     const server = net.createServer((socket) => socket.end('the last'))
     const serving = await served(server, { tls: await localhost() })
     const early = await dial(server)

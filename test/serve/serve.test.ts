@@ -18,7 +18,7 @@ type Options = net.ServerOpts & { blockList?: net.BlockList }
 const fdOf = (socket: net.Socket) => (socket as unknown as { _handle: { fd: number } })._handle.fd
 
 for (const { name, open } of waysIn) {
-  describe(`A net.Server that gets its clients through ${name}`, () => {
+  describe(`A net.Server that gets its connections through ${name}`, () => {
     leaveNoFds()
 
     async function accepted(options: Options) {
@@ -27,7 +27,7 @@ for (const { name, open } of waysIn) {
       return { server, ...(await connected(server)) }
     }
 
-    it('sets noDelay, keepAlive and its delay on each socket', async () => {
+    it('sets noDelay, keepAlive and keepAliveInitialDelay on each socket', async () => {
       const { socket } = await accepted({ noDelay: true, keepAlive: true, keepAliveInitialDelay: 7000 })
       assert.deepEqual(socketOptions(fdOf(socket)), { noDelay: true, keepAlive: true, keepIdle: 7 })
       socket.setNoDelay(false).setKeepAlive(false)
@@ -35,13 +35,13 @@ for (const { name, open } of waysIn) {
       assert.deepEqual([noDelay, keepAlive], [false, false])
     })
 
-    it('sets nothing that it is not asked for', async () => {
+    it('sets no socket option by default', async () => {
       const { socket } = await accepted({})
       const { noDelay, keepAlive } = socketOptions(fdOf(socket))
       assert.deepEqual([noDelay, keepAlive], [false, false])
     })
 
-    it('gives its highWaterMark to each socket', async () => {
+    it('sets its highWaterMark on each socket', async () => {
       const { socket } = await accepted({ highWaterMark: 1234 })
       assert.deepEqual([socket.readableHighWaterMark, socket.writableHighWaterMark], [1234, 1234])
       const { socket: other } = await accepted({})
@@ -49,7 +49,7 @@ for (const { name, open } of waysIn) {
       assert.equal(other.readableHighWaterMark, unasked.readableHighWaterMark)
     })
 
-    it('keeps its side open when it allows half-open connections, and else does not', async () => {
+    it('keeps its side open only with allowHalfOpen', async () => {
       for (const allowHalfOpen of [true, false]) {
         const server = net.createServer({ allowHalfOpen })
         await open(server)
@@ -64,7 +64,7 @@ for (const { name, open } of waysIn) {
       }
     })
 
-    it('reads nothing before resume() when it is told to pause', async () => {
+    it('does not read before resume() with pauseOnConnect', async () => {
       const { socket, client } = await accepted({ pauseOnConnect: true })
       assert.equal(socket.isPaused(), true)
       client.end('later')
@@ -73,7 +73,7 @@ for (const { name, open } of waysIn) {
       assert.equal(await text(socket.resume()), 'later')
     })
 
-    it('drops those whom its blockList names', async function () {
+    it('drops connections from addresses in its blockList', async function () {
       const blockList = new net.BlockList()
       blockList.addAddress('127.0.0.1')
       const server = net.createServer({ blockList } as Options)
@@ -81,13 +81,13 @@ for (const { name, open } of waysIn) {
         skip(this, `net.Server of Node ${process.versions.node} has no blockList`)
       }
       await open(server)
-      server.on('connection', () => assert.fail('it got a socket'))
+      server.on('connection', () => assert.fail('unexpected connection event'))
       const client = await dial(server)
       await gone(client)
       assert.equal(await countOf(server), 0)
     })
 
-    it('counts its connections until they are closed', async () => {
+    it('counts its connections until they close', async () => {
       const { server, socket } = await accepted({})
       const { socket: second } = await connected(server)
       assert.equal(await countOf(server), 2)
@@ -99,7 +99,7 @@ for (const { name, open } of waysIn) {
       assert.equal(await countOf(server), 0)
     })
 
-    it('is the server of its sockets', async () => {
+    it('is the server property of its sockets', async () => {
       const { server, socket } = await accepted({})
       assert.equal((socket as unknown as { server: net.Server }).server, server)
     })
@@ -108,7 +108,7 @@ for (const { name, open } of waysIn) {
       ['127.0.0.1', 'IPv4'],
       ['::1', 'IPv6'],
     ] as const) {
-      it(`has its address, and the addresses of both ends, over ${family}`, async function () {
+      it(`has an address over ${family}, as have both ends of its sockets`, async function () {
         needsFamilyOf(this, host)
         const server = net.createServer()
         await open(server, { host })
@@ -126,10 +126,10 @@ for (const { name, open } of waysIn) {
 
     for (const [kind, makePath] of [
       ['path', () => join(temporaryDirectory(), 'socket')],
-      // net.connect of Node 20 pads abstract names.
+      // net.connect of Node 20 pads abstract names with null bytes.
       ['abstract name', () => `\0async-accept-${process.pid}-${Math.random()}`.padEnd(108, '\0')],
     ] as const) {
-      it(`has the ${kind} of a unix socket for an address`, async () => {
+      it(`returns the ${kind} of a unix socket from address()`, async () => {
         const path = makePath()
         const server = net.createServer()
         await open(server, { path })
@@ -142,7 +142,7 @@ for (const { name, open } of waysIn) {
       })
     }
 
-    it("is listening from the call on, and says so afterwards; 'close' comes when the last connection has gone", async () => {
+    it("is listening as soon as the call returns, and emits 'close' after its last connection has ended", async () => {
       const server = net.createServer()
       const events: string[] = []
       for (const event of ['listening', 'connection', 'close', 'error', 'drop']) {
@@ -163,7 +163,7 @@ for (const { name, open } of waysIn) {
       assert.deepEqual(events, ['listening', 'connection', 'close'])
     })
 
-    it('refuses to be closed twice', async () => {
+    it('reports an error when closed twice', async () => {
       const server = net.createServer()
       await open(server)
       assert.equal(await closing(server), undefined)
@@ -174,7 +174,7 @@ for (const { name, open } of waysIn) {
       }, /not running/)
     })
 
-    it('is closed by asyncDispose, whose promise waits for its connections', async () => {
+    it('waits in asyncDispose for its connections to end', async () => {
       const { server, socket } = await accepted({})
       const disposed = server[Symbol.asyncDispose]()
       assert.equal(server.listening, false)
@@ -184,7 +184,7 @@ for (const { name, open } of waysIn) {
       await server[Symbol.asyncDispose]()
     })
 
-    it('refuses clients once it is closed', async () => {
+    it('refuses clients after it is closed', async () => {
       const server = net.createServer()
       const port = reservedPort()
       await open(server, { host: '127.0.0.1', port })
@@ -194,7 +194,7 @@ for (const { name, open } of waysIn) {
       assert.equal(codeOf(error), 'ECONNREFUSED')
     })
 
-    it('cannot be made to listen again before it is closed, and can be afterwards, in either way', async () => {
+    it('cannot listen again before close(), and can listen or be served afterwards', async () => {
       const server = net.createServer((socket) => socket.resume().end('hello'))
       await open(server)
       const listener = await listen({ host: '127.0.0.1' })
@@ -209,10 +209,10 @@ for (const { name, open } of waysIn) {
       }
     })
 
-    it("gives nobody to a server that is closed in its own 'connection' handler", async () => {
+    it("receives no further connection after it closes in its own 'connection' handler", async () => {
       const server = net.createServer()
       await open(server)
-      // The clients are there before this loop polls again.
+      // The clients wait in the backlog before this event loop polls again.
       const { port } = server.address() as net.AddressInfo
       const clients = Array.from({ length: 10 }, () => net.connect(port, '127.0.0.1').on('error', () => {}))
       for (const client of clients) cleanUp(() => client.destroy())
@@ -239,7 +239,7 @@ for (const { name, open } of waysIn) {
       assert.ok(published[0] === socket && published[1] === second)
     })
 
-    it('has its handlers run in the asynchronous context in which it was made to listen', async () => {
+    it('runs its handlers in the async context of the listen call', async () => {
       const context = new AsyncLocalStorage<string>()
       const server = net.createServer()
       const seen: (string | undefined)[] = []

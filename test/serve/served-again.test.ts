@@ -12,7 +12,7 @@ import { addressOf, closing, countOf, dial, endLater, waysIn } from '../ways-in.
 
 const host = '127.0.0.1'
 
-/** A server that holds its sockets, by the name that each client sends. */
+/** A server that stores its sockets by the name that each client sends. */
 function holding() {
   const sockets = new Map<string, net.Socket>()
   const dropped: unknown[] = []
@@ -23,7 +23,7 @@ function holding() {
   return { server, sockets, dropped }
 }
 
-/** A client of `listener` that has sent its name, and is held by the server. */
+/** Connects a client that sends its name, and waits until the server has stored its socket. */
 async function held(listener: Listener, sockets: Map<string, net.Socket>, name: string): Promise<net.Socket> {
   const client = await connect(listener)
   client.write(name)
@@ -31,10 +31,10 @@ async function held(listener: Listener, sockets: Map<string, net.Socket>, name: 
   return client
 }
 
-describe('A server that is served again while connections are left', () => {
+describe('A server that is served again while old connections are open', () => {
   leaveNoFds()
 
-  it('stays open through the end of each connection of ten Servings before', async () => {
+  it('stays open when the connections of ten earlier Servings end', async () => {
     const { server, sockets } = holding()
     const closed: Promise<void>[] = []
     const listeners: Listener[] = []
@@ -61,7 +61,7 @@ describe('A server that is served again while connections are left', () => {
     assert.equal(await countOf(server), 1)
   })
 
-  it('stays open when it listens by itself since', async () => {
+  it('stays open when a connection of an earlier Serving ends after its own listen()', async () => {
     const { server, sockets } = holding()
     const listener = await listen({ host })
     const first = serve(listener, server)
@@ -77,7 +77,7 @@ describe('A server that is served again while connections are left', () => {
     await until(() => sockets.has('new'))
   })
 
-  it('has its first Serving closed by the end of its own connections, whatever else the server has', async () => {
+  it('closes its first Serving when the connections of that Serving have ended', async () => {
     const { server, sockets } = holding()
     const [one, two] = [await listen({ host }), await listen({ host })]
     const first = serve(one, server)
@@ -97,7 +97,7 @@ describe('A server that is served again while connections are left', () => {
     ['serve', (server: net.Server, next: Listener) => void serve(next, server)],
     ['listen', (server: net.Server) => void server.listen(0, host)],
   ] as const) {
-    it(`goes on by ${what}() in the tick in which it was closed, and emits 'close' once for that`, async () => {
+    it(`continues after ${what}() in the tick of close(), and emits 'close' once`, async () => {
       const events: string[] = []
       const { server, sockets } = holding()
       for (const event of ['listening', 'close']) server.on(event, () => events.push(event))
@@ -109,7 +109,7 @@ describe('A server that is served again while connections are left', () => {
       restart(server, two)
       await once(server, 'listening')
       await over
-      // As of a server that listens itself: net.Server emits both.
+      // net.Server, when it listens itself, also emits both.
       assert.deepEqual(events.sort(), ['close', 'listening', 'listening'])
       assert.equal(one.fd, -1)
       const client = net.connect(addressOf(server))
@@ -119,7 +119,7 @@ describe('A server that is served again while connections are left', () => {
     })
   }
 
-  it('drops no connection by a maxConnections that counts connections of a Serving before', async () => {
+  it('drops no connection because of maxConnections and connections of an earlier Serving', async () => {
     const { server, sockets, dropped } = holding()
     server.maxConnections = 2
     const [one, two] = [await listen({ host }), await listen({ host })]
@@ -138,7 +138,7 @@ describe('A server that is served again while connections are left', () => {
     await closed
   })
 
-  it('is not wound down by the drain of a Serving before', async () => {
+  it('is not affected by the drain of an earlier Serving', async () => {
     const [one, two] = [await listen({ host }), await listen({ host })]
     const held: http.ServerResponse[] = []
     const server = http.createServer((request, response) => {
@@ -164,7 +164,7 @@ describe('A server that is served again while connections are left', () => {
     await second.drain({ idleGrace: 0 })
   })
 
-  it('drops no connection by a maxConnections that counts connections of its own listen()', async () => {
+  it('drops no connection because of maxConnections and connections of its own listen()', async () => {
     const { server, sockets, dropped } = holding()
     server.maxConnections = 1
     server.listen(0, host)
@@ -182,7 +182,7 @@ describe('A server that is served again while connections are left', () => {
     assert.deepEqual(dropped, [])
   })
 
-  it('has none of its listeners closed by connections of another life', async () => {
+  it('closes none of its listeners when connections of an earlier Serving end', async () => {
     const server = http.createServer((_, response) => setImmediate(() => response.end('ok')))
     const listener = await listen({ host })
     for (let life = 0; life < 5; life++) {
@@ -197,7 +197,7 @@ describe('A server that is served again while connections are left', () => {
   })
 
   for (const way of waysIn) {
-    it(`has properties of its own as before when it is closed; by ${way.name}`, async () => {
+    it(`restores its own properties on close(); through ${way.name}`, async () => {
       const server = endLater(net.createServer())
       server.maxConnections = 7
       const names = () =>
@@ -214,7 +214,7 @@ describe('A server that is served again while connections are left', () => {
     })
   }
 
-  it('has a drain of its first Serving touch none of the connections of its second', async () => {
+  it('drains its first Serving without affecting connections of the second', async () => {
     const held: http.ServerResponse[] = []
     const server = http.createServer((request, response) => {
       if (request.url === '/held') held.push(response)
@@ -245,7 +245,7 @@ describe('A server that is served again while connections are left', () => {
     await second.drain()
   })
 
-  it('answers on each life, also over a unix socket', async () => {
+  it('answers in each Serving, also over a unix socket', async () => {
     const server = endLater(net.createServer((socket) => socket.resume().end('hello')))
     const directory = temporaryDirectory()
     for (const path of ['one', 'two', 'three'].map((name) => join(directory, name))) {

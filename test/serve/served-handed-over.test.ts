@@ -29,20 +29,21 @@ async function startChild(): Promise<ChildProcess> {
 async function startThread(): Promise<Worker> {
   const worker = new Worker(fixture)
   cleanUp(() => worker.terminate())
-  // A thread that is terminated while it loads leaves the files open that Node was reading.
+  // A thread that is terminated while it loads leaves open the files that Node was reading.
   await once(worker, 'message')
   return worker
 }
 
-/** Skips the test where Node does not move sockets or servers to threads: before version 24. */
+/** Skips the test on Node before version 24, which cannot move sockets or servers to threads. */
 function needsMoves(context: Mocha.Context): void {
-  if (Number.parseInt(process.versions.node, 10) < 24) skip(context, 'this version of Node moves no sockets to threads')
+  if (Number.parseInt(process.versions.node, 10) < 24)
+    skip(context, 'this version of Node cannot move sockets to threads')
 }
 
 const move = (worker: Worker, what: 'server' | 'socket', object: object) =>
   worker.postMessage({ [what]: object }, [object as TransferListItem])
 
-/** Asks until this word is the answer: with several acceptors on one socket, any of them may answer. */
+/** Connects until the answer is `word`: with several acceptors on one socket, any of them may answer. */
 async function untilAnswer(address: net.NetConnectOpts, word: string): Promise<void> {
   await until(async () => {
     const client = net.connect(address)
@@ -59,7 +60,7 @@ describe('A served server that is sent to a child process', () => {
     ['a unix socket', () => ({ path: join(temporaryDirectory(), 'socket') })],
   ]
   for (const [name, where] of places) {
-    it(`is served there, and here until it is closed here; ${name}`, async () => {
+    it(`is served there, and also here until it closes; over ${name}`, async () => {
       const child = await startChild()
       const server = endLater(net.createServer((socket) => socket.resume().end('by us')))
       const serving = await served(server, { maxConnections: 5 }, where())
@@ -69,7 +70,7 @@ describe('A served server that is sent to a child process', () => {
       await once(child, 'message')
       await untilAnswer(address, 'by another')
       await untilAnswer(address, 'by us')
-      // The path of a unix socket would go with its listener.
+      // Closing the listener would remove the path of its unix socket.
       await serving.close()
       await untilAnswer(address, 'by another')
       assert.equal(serving.listener.pending, 0)
@@ -80,7 +81,7 @@ describe('A served server that is sent to a child process', () => {
 describe('A served server that is moved to a thread', () => {
   leaveNoFds()
 
-  it('is served there, and asks for nothing here', async function () {
+  it('is served there, and has no pending accept requests here', async function () {
     needsMoves(this)
     const worker = await startThread()
     const server = endLater(net.createServer((socket) => socket.resume().end('by us')))
@@ -98,7 +99,7 @@ describe('A served server that is moved to a thread', () => {
     }
   })
 
-  it('fails as one that listens by itself where Node does not move it', async () => {
+  it('fails like a server that listens itself when Node cannot move it', async () => {
     const worker = await startThread()
     const codes: unknown[] = []
     for (const way of waysIn) {
@@ -117,10 +118,10 @@ describe('A served server that is moved to a thread', () => {
   })
 })
 
-describe('Sockets of a served server that go elsewhere', () => {
+describe('Sockets of a served server that move to another thread or process', () => {
   leaveNoFds()
 
-  /** Serves one client at a time, each of which is handed over; the drain of it must end, and in time. */
+  /** Connects `clients` one after the other, each of which is handed over. The drain must then end in time. */
   async function handOver(serving: Serving, clients: number): Promise<void> {
     for (let i = 0; i < clients; i++) {
       const client = await connect(serving.listener)
@@ -134,7 +135,7 @@ describe('Sockets of a served server that go elsewhere', () => {
 
   for (const what of ['server', 'function']) {
     for (const when of ['in the handler', 'later']) {
-      it(`give their room back when they are moved to a thread ${when}; by a ${what}`, async function () {
+      it(`free their slots when they move to a thread ${when}; through a ${what}`, async function () {
         needsMoves(this)
         const worker = await startThread()
         const give = (socket: net.Socket) => {
@@ -155,7 +156,7 @@ describe('Sockets of a served server that go elsewhere', () => {
     }
   }
 
-  it('give their room back when they are sent to a child process', async () => {
+  it('free their slots when they are sent to a child process', async () => {
     const child = await startChild()
     const server = endLater(
       net.createServer({ pauseOnConnect: true }, (socket) => {
@@ -167,7 +168,7 @@ describe('Sockets of a served server that go elsewhere', () => {
     await handOver(serving, 3)
   })
 
-  it('give their room to the next life of their server when they are sent to a child process', async () => {
+  it('free their slots for the next Serving when they are sent to a child process', async () => {
     const child = await startChild()
     const sockets: net.Socket[] = []
     const server = endLater(net.createServer({ pauseOnConnect: true }, (socket) => sockets.push(socket)))
@@ -186,7 +187,7 @@ describe('Sockets of a served server that go elsewhere', () => {
     for (const socket of sockets) socket.destroy()
   })
 
-  it('do not hold a drain beyond its deadline when the child process stands still, or has died', async () => {
+  it('do not delay a drain beyond its deadline when the child process is stopped or dead', async () => {
     for (const signal of ['SIGSTOP', 'SIGKILL'] as const) {
       const child = await startChild()
       const sent: net.Socket[] = []
@@ -209,7 +210,7 @@ describe('Sockets of a served server that go elsewhere', () => {
     }
   })
 
-  it('do not keep a limit from being exact: a server gets as many clients as it has given away', async () => {
+  it('keep the limit exact: a server receives as many connections as it has handed over', async () => {
     const child = await startChild()
     let connections = 0
     const server = endLater(

@@ -11,9 +11,9 @@ import { endLater, waysIn } from '../ways-in.js'
 
 const fixture = 'kept-by-serving.mjs'
 
-describe('The process in which something is served', () => {
+describe('A process that serves something', () => {
   for (const what of ['server', 'function']) {
-    it(`goes on while a ${what} is paused, and serves when it goes on`, async () => {
+    it(`stays alive while a ${what} is paused, and serves after resume()`, async () => {
       const child = startNode(fixture, [what, '0'], [])
       child.stdin?.end()
       const output = text(child.stdout as NodeJS.ReadableStream)
@@ -29,7 +29,7 @@ describe('The process in which something is served', () => {
     })
 
     for (const calls of [['serving.unref'], ['listener.unref'], ['serving.unref', 'serving.ref', 'serving.unref']]) {
-      it(`ends when a ${what} that is paused, or waits for clients, was unref'd: ${calls}`, async () => {
+      it(`exits after unref() on a ${what} that is paused or waits for clients: ${calls}`, async () => {
         for (const limit of ['0', '1', 'Infinity']) {
           const { stdout } = await runNode(fixture, [what, limit, ...calls])
           assert.match(stdout, /idle while serving/, `limit ${limit}`)
@@ -37,13 +37,13 @@ describe('The process in which something is served', () => {
       })
     }
 
-    it(`ends when a ${what} that is paused is closed`, async () => {
+    it(`exits when a ${what} closes while paused`, async () => {
       assert.match((await runNode(fixture, [what, '0', 'serving.close'])).stdout, /idle while clos/)
       assert.match((await runNode(fixture, [what, '0', 'listener.close'])).stdout, /idle while clos/)
     })
   }
 
-  it("ends when the server itself was unref'd, or closed", async () => {
+  it('exits after unref() or close() on the server', async () => {
     assert.match((await runNode(fixture, ['server', '0', 'server.unref'])).stdout, /idle while serving/)
     assert.match((await runNode(fixture, ['server', '0', 'server.close'])).stdout, /idle while clos/)
   })
@@ -57,7 +57,7 @@ describe('process.getActiveResourcesInfo()', () => {
     ['a unix socket', () => ({ path: join(temporaryDirectory(), 'socket') })],
   ]
 
-  /** What the process has more of than before. */
+  /** The active resources that were not in `before`. */
   function added(before: string[]): string[] {
     const more = process.getActiveResourcesInfo()
     for (const name of before) if (more.includes(name)) more.splice(more.indexOf(name), 1)
@@ -65,7 +65,7 @@ describe('process.getActiveResourcesInfo()', () => {
   }
 
   for (const [name, where] of places) {
-    it(`shows a served server as one that listens by itself, until it is unref'd or closed; ${name}`, async () => {
+    it(`lists a served server like one that listens itself, until unref() or close(); over ${name}`, async () => {
       const shown: string[][][] = []
       for (const way of waysIn) {
         const before = process.getActiveResourcesInfo()
@@ -80,7 +80,7 @@ describe('process.getActiveResourcesInfo()', () => {
         steps.push(added(before))
         shown.push(steps)
       }
-      // A handle that was closed is shown until the next turn, by Node too.
+      // Node lists a closed handle until the next turn of the event loop.
       assert.deepEqual(shown[1], shown[0])
       assert.equal(shown[0]?.[0]?.length, 1)
       assert.equal(shown[0]?.[1]?.length, 0)

@@ -11,10 +11,10 @@ import { leaveNoFds } from '../leaks.js'
 const host = '127.0.0.1'
 const rounds = 20
 
-describe('A Serving that goes on', () => {
+describe('A long-lived Serving', () => {
   leaveNoFds()
 
-  /** How many of the objects are left when everything that can be collected was. */
+  /** The number of objects that survive garbage collection. */
   async function left(refs: WeakRef<object>[]): Promise<number> {
     for (let turn = 0; turn < 50 && refs.some((ref) => ref.deref()); turn++) {
       await nextTurn()
@@ -23,7 +23,7 @@ describe('A Serving that goes on', () => {
     return refs.filter((ref) => ref.deref()).length
   }
 
-  /** Has clients come and go, one after the other; `take` gets what the server makes of each. */
+  /** Connects and closes clients one after the other. `call` opens each of them. */
   async function comeAndGo(serving: Serving, call: (port: number) => Promise<{ destroy(): unknown }>): Promise<void> {
     const { port } = serving.listener.address() as net.AddressInfo
     for (let round = 0; round < rounds; round++) {
@@ -57,11 +57,11 @@ describe('A Serving that goes on', () => {
     ],
   ]
   for (const [name, make] of cases) {
-    it(`does not retain ${name} that have ended, after removeAllListeners() on them`, async () => {
+    it(`does not retain ${name} that have ended, even after removeAllListeners() on them`, async () => {
       const { localhost, ca } = await certificates()
       const seen: WeakRef<object>[] = []
       const server = make(localhost, seen)
-      // Not endLater(), which keeps the sockets.
+      // endLater() would retain the sockets.
       cleanUp(() => server.listening && server.close())
       const serving = serve(await listen({ host }), server)
       await comeAndGo(serving, async (port) => {
@@ -76,13 +76,13 @@ describe('A Serving that goes on', () => {
         return client
       })
       assert.equal(seen.length, rounds)
-      // The last one may still be on a stack, or in a register.
+      // The last object may still be referenced from a stack or a register.
       assert.ok((await left(seen)) <= 1)
       assert.equal(serving.state, 'serving')
     })
   }
 
-  it('does not retain the sockets of a server, or of a function', async () => {
+  it('does not retain the sockets of a server or of a function', async () => {
     const seen: WeakRef<object>[] = []
     const keep = (socket: net.Socket) => {
       seen.push(new WeakRef(socket))

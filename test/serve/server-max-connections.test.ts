@@ -9,7 +9,7 @@ import { countOf, endLater } from '../ways-in.js'
 const host = '127.0.0.1'
 const node = Number.parseInt(process.versions.node, 10)
 
-/** A server that keeps what it gets, and clients that wait for it. */
+/** Serves a server that keeps its connections open, and counts its 'drop' events. */
 async function serveKeeping(maxConnections: unknown, options?: Parameters<typeof serve>[2]) {
   const sockets: net.Socket[] = []
   let dropped = 0
@@ -21,7 +21,7 @@ async function serveKeeping(maxConnections: unknown, options?: Parameters<typeof
   return { server, serving, listener, sockets, drops: () => dropped }
 }
 
-/** The connections of a plain net.Server with this maxConnections when four clients came. */
+/** The number of connections that a plain net.Server with this maxConnections keeps when four clients connect. */
 async function keptByNode(maxConnections: unknown): Promise<number> {
   const seen = { kept: 0, dropped: 0 }
   const server = endLater(net.createServer(() => seen.kept++))
@@ -34,11 +34,11 @@ async function keptByNode(maxConnections: unknown): Promise<number> {
   return seen.kept
 }
 
-describe("A served server's maxConnections", () => {
+describe('The maxConnections of a served server', () => {
   leaveNoFds()
 
   for (const value of [0, 1, 3, 2.5, '2', Number.NaN, Number.POSITIVE_INFINITY, undefined, null, -1, false, 'many']) {
-    it(`means what Node means by ${JSON.stringify(value) ?? value} (${value}), and drops none`, async () => {
+    it(`has Node's meaning for ${JSON.stringify(value) ?? value} (${value}), but drops no connection`, async () => {
       const limit = await keptByNode(value)
       for (const when of ['before', 'after']) {
         const { server, listener, sockets, drops } = await serveKeeping(when === 'before' ? value : undefined)
@@ -53,7 +53,7 @@ describe("A served server's maxConnections", () => {
     })
   }
 
-  it('holds at once when it is lowered while requests are outstanding', async () => {
+  it('applies at once when it is lowered while accept requests are outstanding', async () => {
     const { server, listener, sockets } = await serveKeeping(undefined)
     assert.equal(listener.pending, 64)
     for (const limit of [5, 2, 0.5, 1]) {
@@ -65,7 +65,7 @@ describe("A served server's maxConnections", () => {
     assert.equal(sockets.length, 1)
   })
 
-  it('lets clients in at once when it is raised', async () => {
+  it('admits waiting clients at once when it is raised', async () => {
     const { server, listener, sockets } = await serveKeeping(1)
     for (let i = 0; i < 5; i++) await connect(listener)
     await queued(listener, 4)
@@ -77,13 +77,13 @@ describe("A served server's maxConnections", () => {
     assert.equal(listener.pending, 64)
   })
 
-  it('drops none of those that were accepted when a handler lowers it', async () => {
+  it('drops no accepted connection when a handler lowers it', async () => {
     const { server, serving, listener, sockets, drops } = await serveKeeping(-1)
     server.on('connection', () => {
       server.maxConnections = 1
     })
     await fillBacklog(listener, 10)
-    // All are asked for in one turn, and come in one batch.
+    // All accept requests are made in one turn, and their connections arrive in one batch.
     server.maxConnections = 10
     await until(() => sockets.length === 10)
     assert.equal(drops(), 0)
@@ -94,7 +94,7 @@ describe("A served server's maxConnections", () => {
     await until(() => listener.pending === 1)
   })
 
-  it('and the option of serve() hold both: the smaller one', async () => {
+  it('applies together with the option of serve(): the smaller limit wins', async () => {
     const { server, serving, listener } = await serveKeeping(10, { maxConnections: 3 })
     assert.equal(listener.pending, 3)
     server.maxConnections = 2
@@ -106,7 +106,7 @@ describe("A served server's maxConnections", () => {
     assert.equal(listener.pending, 40)
   })
 
-  it('is a property of the server like any other: enumerable, and set by Object.assign()', async () => {
+  it('is an ordinary property of the server: enumerable, and assignable with Object.assign()', async () => {
     const { server, listener } = await serveKeeping(7)
     Object.assign(server, { maxConnections: 3 })
     assert.equal(listener.pending, 3)
@@ -114,7 +114,7 @@ describe("A served server's maxConnections", () => {
   })
 
   if (node >= 22) {
-    it('does not keep a blockList of the server from being asked', async () => {
+    it("does not bypass the server's blockList", async () => {
       const blockList = new net.BlockList()
       blockList.addAddress('127.0.0.1')
       const listener = await listen({ host })

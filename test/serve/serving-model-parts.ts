@@ -4,7 +4,7 @@ import net from 'node:net'
 import type { Connection, DrainReport, Listener, Serving } from '../../src/index.js'
 import type { ConnectionModel, ListenerModel, ServerModel, ServingModel } from './serving-model.js'
 
-/** What a handler does with the next connection that its server, or its function, gets. */
+/** What a handler does with the next connection that its server or function receives. */
 export type Plan =
   | 'destroy'
   | 'closeServer'
@@ -21,11 +21,11 @@ export type Plan =
 export interface ListenerPart {
   real: Listener
   model: ListenerModel
-  /** Refs of `asyncAccept` of the application's own. */
+  /** The refs of outstanding `asyncAccept` requests that the application has made. */
   refs: Set<number>
 }
 
-/** A server with what it has emitted. */
+/** A server, its model, and the events that it has emitted. */
 export class ServerPart {
   readonly real: net.Server
   plan: Plan | undefined
@@ -41,7 +41,7 @@ export class ServerPart {
     this.#connected = connected
     const { kind } = model
     if (kind === 'http') {
-      // Without timers that end connections.
+      // An http.Server whose timeouts never end a connection.
       this.real = http.createServer(
         { keepAliveTimeout: 0, headersTimeout: 0, requestTimeout: 0, connectionsCheckingInterval: 3_600_000 },
         requested,
@@ -53,7 +53,7 @@ export class ServerPart {
     this.#watch()
   }
 
-  /** As an application may do that knows nothing of ours. */
+  /** Removes all listeners, as an application may do, and adds those of the model test again. */
   removeAllListeners(): void {
     this.real.removeAllListeners()
     this.#watch()
@@ -69,7 +69,7 @@ export class ServerPart {
   }
 }
 
-/** A serving with what it has emitted, and its promises. */
+/** A serving, its model, the events that it has emitted, and its unsettled promises. */
 export class ServingPart {
   plan: Plan | undefined
   readonly events: string[] = []
@@ -108,22 +108,22 @@ export class ServingPart {
       counted,
       `the report: ${ended}`,
     )
-    if (!cutOff) assert.equal(destroyed, 0, 'destroyed without a deadline')
+    if (!cutOff) assert.equal(destroyed, 0, 'connections destroyed without a deadline')
   }
 
-  /** What is still to come of a serving in this state; undefined when nothing is. */
+  /** Describes what this serving has yet to do to match its model; undefined when it matches. */
   missing(): string | undefined {
     const { real, model, events } = this
     const { state, live, errors } = model
-    if (real.state !== state) return `it is ${real.state}, not ${state}`
-    if (real.connections !== live.size) return `it has ${real.connections} connections, not ${live.size}`
+    if (real.state !== state) return `state ${real.state}, expected ${state}`
+    if (real.connections !== live.size) return `${real.connections} connections, expected ${live.size}`
     const closed = state === 'closed' ? ['close'] : []
-    if (events.length !== errors + closed.length) return `it emitted ${events}, not ${errors} errors ${closed}`
-    if (closed.length > 0 && this.#unsettled > 0) return `${this.#unsettled} promises are not settled`
+    if (events.length !== errors + closed.length) return `emitted ${events}, expected ${errors} errors ${closed}`
+    if (closed.length > 0 && this.#unsettled > 0) return `${this.#unsettled} unsettled promises`
     return undefined
   }
 
-  /** What must hold when nothing is missing. */
+  /** Checks the events when the serving matches its model. */
   check(): void {
     const { events, model } = this
     const before = events.slice(0, model.errors)
@@ -134,12 +134,12 @@ export class ServingPart {
   }
 }
 
-/** An accepted connection: its socket, or itself before there is one. */
+/** An accepted connection, with its socket or, before `toSocket()`, the Connection. */
 export interface ConnectionPart {
   model: ConnectionModel
   socket?: net.Socket
   raw?: Connection
   response?: http.ServerResponse
-  /** It has lost its listeners. */
+  /** Whether its listeners have been removed. */
   stripped?: boolean
 }

@@ -8,12 +8,12 @@ import type { TurnOf } from '../model-sequences.js'
 import type { SocketHolders } from '../socket-holders.js'
 import { ListenerModel, QueueModel, type ServerKind, ServerModel } from './serving-model.js'
 import { type ConnectionPart, type ListenerPart, type Plan, ServerPart, ServingPart } from './serving-model-parts.js'
-import { arrives, of, ServingWorld } from './serving-model-world.js'
+import { of, ServingWorld, waitUntilNothingMissing } from './serving-model-world.js'
 
 type SocketEnd = 'end' | 'destroy' | 'reset' | 'strip' | 'resume' | 'answer'
 type Move = 'toThread' | 'toChild' | 'toDeadChild' | 'toDyingChild'
 
-/** One action. Its numbers choose among the objects that exist, modulo their count. */
+/** One action. Its numbers select among the existing objects, modulo their count. */
 export type Step =
   | { do: 'open'; place: 'tcp' | 'path'; maxBatch: number }
   | { do: 'newServer'; kind: ServerKind }
@@ -40,12 +40,12 @@ export type Turn = TurnOf<Step>
 const most = { listeners: 3, servers: 3, servings: 8 }
 
 export class ServingRun extends ServingWorld {
-  /** Does all that, then ends everything. False when that says nothing: see `ServingWorld.live`. */
+  /** Executes the steps, then ends everything. Resolves with false when the run proves nothing: `ServingWorld.live`. */
   static of(newPath: () => string, holders: SocketHolders, turns: readonly Turn[]): Promise<boolean> {
     const run = new ServingRun(newPath, holders)
     return ServingWorld.live(run, async () => {
       for (const { step, turns: turn } of turns) {
-        // What the next tick brings, a step may see or not.
+        // The model does not say whether a step sees the effects of the next tick, so the run waits for them.
         if (run.model.ending) await run.settle()
         await run.do(step)
         if (turn) await run.settle()
@@ -131,7 +131,7 @@ export class ServingRun extends ServingWorld {
 
   #watchListener(part: ListenerPart): void {
     part.real.on('accept', ({ ref, connection }) => {
-      if (!part.refs.delete(ref)) this.problem(new Error(`an 'accept' event for ref ${ref}`))
+      if (!part.refs.delete(ref)) this.problem(new Error(`unexpected 'accept' event for ref ${ref}`))
       else if (connection) this.onOwn(part, connection)
     })
   }
@@ -165,7 +165,7 @@ export class ServingRun extends ServingWorld {
     if (part?.stripped && !connection?.ended) this.destroy(part)
   }
 
-  /** Of connections that are open. */
+  /** Selects an open connection. */
   #connection(which: number): ConnectionPart | undefined {
     return of(
       [...this.connections.values()].filter(({ model }) => !model.ended && !model.ending && !model.stuck),
@@ -182,18 +182,19 @@ export class ServingRun extends ServingWorld {
     const { bytesRead } = socket
     if (model.server?.kind !== 'http') {
       client.send('x')
-      if (model.reads) await arrives(() => (socket.bytesRead > bytesRead ? undefined : 'what a client has sent'))
+      if (model.reads)
+        await waitUntilNothingMissing(() => (socket.bytesRead > bytesRead ? undefined : 'bytes that a client has sent'))
       return
     }
-    if (model.server.deaf || (model.http !== 'silent' && model.http !== 'idle')) return
+    if (model.server.listenersRemoved || (model.http !== 'silent' && model.http !== 'idle')) return
     if (what === 'part') {
       client.send('GET / HTTP/1.1\r\n')
-      await arrives(() => (socket.bytesRead > bytesRead ? undefined : 'a part of a request'))
+      await waitUntilNothingMissing(() => (socket.bytesRead > bytesRead ? undefined : 'a partial request'))
       model.http = 'partial'
       return
     }
     client.send(`GET /${what} HTTP/1.1\r\nHost: localhost\r\n\r\n`)
-    await arrives(() => (part.response ? undefined : 'a request'))
+    await waitUntilNothingMissing(() => (part.response ? undefined : 'a request'))
     model.http = 'inFlight'
     if (what === 'request') await this.#answer(part)
     await this.settle()
@@ -258,7 +259,7 @@ export class ServingRun extends ServingWorld {
     }
     if (where === 'toDeadChild') return this.holders.sendToDeadChild(socket)
     if (where === 'toDyingChild') return this.#sendToDyingChild(part)
-    // What Node forgets is the number of those that are still here.
+    // Node loses count of the connections that this server still has.
     if (model.server) model.server.counted = false
     this.holders.sendToChild(socket)
     model.elsewhere = true
@@ -334,7 +335,7 @@ export class ServingRun extends ServingWorld {
       } else closeSync(fd)
     } else void real.close()
     this.model.closeListener(model)
-    // Servings learn of it in the next tick, and a server listens until then.
+    // Servings are notified in the next tick. Until then, a server continues to listen.
     await this.settle()
   }
 
@@ -347,7 +348,7 @@ export class ServingRun extends ServingWorld {
     }
     const server = of(this.servers, step.which)
     server?.removeAllListeners()
-    if (server) server.model.deaf = true
+    if (server) server.model.listenersRemoved = true
   }
 
   #ask(on: number, way: 'event' | 'promise'): void {
@@ -362,7 +363,7 @@ export class ServingRun extends ServingWorld {
       )
   }
 
-  /** Of all refs there are, only the application's own can be cancelled. */
+  /** Asserts that only the refs of the application can be cancelled. */
   #cancel(on: number): void {
     const part = of(this.listeners, on)
     for (let ref = 1; part && ref < 300; ref++) {

@@ -14,25 +14,25 @@ import type { ConnectionPart, ListenerPart, Plan, ServerPart, ServingPart } from
 
 type Accepted = { listener: Listener; connection: Connection }
 
-// Long, because a machine can be busy; but only once, or it would take for ever to make a failing sequence short.
+// In ms. Long, because the machine can be busy. Short after the first failure, because shrinking repeats the failure.
 let patience = 10_000
 
-/** Resolves when nothing is missing any more. */
-export async function arrives(missing: () => string | undefined): Promise<void> {
+/** Waits until `missing` returns undefined, and fails with its last result otherwise. */
+export async function waitUntilNothingMissing(missing: () => string | undefined): Promise<void> {
   const end = performance.now() + patience
   for (let what = missing(); what !== undefined; what = missing()) {
     if (performance.now() > end) {
       patience = 500
-      assert.fail(`never came: ${what}`)
+      assert.fail(`timed out waiting for: ${what}`)
     }
     await nextTurn()
   }
 }
 
-/** The one that a number chooses. */
+/** Selects an element by a number, modulo the count. */
 export const of = <T>(all: readonly T[], which: number): T | undefined => all[which % all.length]
 
-/** Servers, servings, listeners and clients, each beside what it should be. */
+/** Real servers, servings, listeners and clients, each with its model. */
 export class ServingWorld {
   protected readonly model = new ServingsModel()
   protected readonly listeners: ListenerPart[] = []
@@ -40,9 +40,9 @@ export class ServingWorld {
   protected readonly servings: ServingPart[] = []
   protected readonly clients: Client[] = []
   protected readonly connections = new Map<ConnectionModel, ConnectionPart>()
-  /** Fds of connections that functions have detached. */
+  /** The fds that functions have detached. */
   protected readonly detached: number[] = []
-  /** Of the connections that were accepted, and of the one that is being delivered. */
+  /** The client numbers of accepted connections, and that of the connection being delivered. */
   readonly #clientOf = new WeakMap<Connection, number>()
   #delivered = -1
   readonly #bySocket = new WeakMap<net.Socket, ConnectionPart>()
@@ -53,10 +53,10 @@ export class ServingWorld {
     protected readonly holders: SocketHolders,
   ) {}
 
-  /** False when that says nothing, because something else in this process has closed an fd meanwhile. */
+  /** Resolves with false when the run proves nothing because other code in this process has closed an fd. */
   static async live(world: ServingWorld, life: () => Promise<void>): Promise<boolean> {
     const before = namedFds()
-    // Not 'connection' alone, of which an application can remove all listeners.
+    // A diagnostics channel, because an application can remove all 'connection' listeners.
     const onSocket = (message: unknown) => world.onSocket((message as { socket: net.Socket }).socket)
     const onAccept = (message: unknown) => world.#onAccept(message as Accepted)
     subscribe('net.server.socket', onSocket)
@@ -85,7 +85,7 @@ export class ServingWorld {
     this.#problems.push(problem)
   }
 
-  // What a handler finds wrong must not become its own error.
+  // An assertion that fails in a handler must not become an error of the handler.
   #noting(run: () => void): void {
     try {
       run()
@@ -94,7 +94,7 @@ export class ServingWorld {
     }
   }
 
-  /** In the order in which the kernel accepted them, over all consumers. */
+  /** Called in the order in which the kernel accepted the connections, over all consumers. */
   #onAccept({ listener: real, connection }: Accepted): void {
     const listener = this.listeners.find((each) => each.real === real)
     if (listener === undefined) return
@@ -103,37 +103,40 @@ export class ServingWorld {
     this.#noting(() => {
       const is = (client: number) => this.clients[client]?.peer === peer
       const client = waiting.find(is) ?? [...this.model.cutOff].findLast(is)
-      assert.ok(client !== undefined, `accepted ${peer}, which does not wait`)
-      assert.ok(!waiting.includes(client) || client === waiting[0], `accepted ${client}, and [${waiting}] wait`)
+      assert.ok(client !== undefined, `accepted ${peer}, which is not in the backlog`)
+      assert.ok(
+        !waiting.includes(client) || client === waiting[0],
+        `accepted ${client}, but the backlog is [${waiting}]`,
+      )
       if (client === waiting[0]) waiting.shift()
       this.#clientOf.set(connection, client)
       this.#delivered = client
     })
   }
 
-  /** A server has got a connection. */
+  /** Called when a server receives a connection. */
   protected onSocket(socket: net.Socket): void {
     const { server: real } = socket as unknown as { server: net.Server }
     const server = this.servers.find((each) => each.real === real)
     if (server === undefined || this.#bySocket.has(socket)) return
     this.#noting(() => {
-      const { life, kind, deaf, limit } = server.model
-      assert.ok(life !== undefined && life !== 'plain', 'a connection for a server that is not served')
+      const { life, kind, listenersRemoved, limit } = server.model
+      assert.ok(life !== undefined && life !== 'plain', 'connection for a server that is not served')
       const part = this.#accepted(this.#delivered, life.listener, life)
       part.socket = socket
       this.#bySocket.set(socket, part)
       socket.on('error', () => {})
-      // With this one they are within the limit.
-      if (!life.late) assert.ok(server.model.roomAt(server.count - 1) > 0, `limit ${limit}, and ${server.count}`)
-      if (kind === 'net' || (kind === 'http' && deaf)) socket.resume()
-      // Those of an http.Server allow one end to go on.
-      if (kind === 'http' && deaf) socket.on('end', () => socket.end())
+      // The limit includes this connection.
+      if (!life.late) assert.ok(server.model.roomAt(server.count - 1) > 0, `limit ${limit}, count ${server.count}`)
+      if (kind === 'net' || (kind === 'http' && listenersRemoved)) socket.resume()
+      // The sockets of an http.Server are half-open.
+      if (kind === 'http' && listenersRemoved) socket.on('end', () => socket.end())
       this.#act(part, server)
       server.plan = undefined
     })
   }
 
-  /** A function has got a connection. */
+  /** Called when a function receives a connection. */
   protected onConnection(serving: ServingPart, connection: Connection): unknown {
     const { plan } = serving
     serving.plan = undefined
@@ -160,7 +163,7 @@ export class ServingWorld {
     return Promise.reject(new Error('handler'))
   }
 
-  /** The application's own accept request has got a connection. */
+  /** Called when an accept request of the application receives a connection. */
   protected onOwn(listener: ListenerPart, raw: Connection): void {
     this.#noting(() => {
       this.#accepted(this.#clientOf.get(raw), listener.model).raw = raw
@@ -173,17 +176,16 @@ export class ServingWorld {
   }
 
   #accepted(client: number | undefined, listener: ListenerModel, serving?: ServingModel): ConnectionPart {
-    assert.ok(client !== undefined, 'a connection that was not accepted')
+    assert.ok(client !== undefined, 'delivered connection without an accept')
     const model = this.model.accepted(client, listener, serving)
     const part = { model }
     this.connections.set(model, part)
     const real = this.servings.find((each) => each.model === serving)?.real
-    if (real && !serving?.late)
-      assert.ok(real.connections <= (serving?.maxConnections ?? 0), 'more than maxConnections')
+    if (real && !serving?.late) assert.ok(real.connections <= (serving?.maxConnections ?? 0), 'maxConnections exceeded')
     return part
   }
 
-  // What a handler does with the connection, or with everything.
+  // Executes the plan of a handler.
   #act(part: ConnectionPart, { plan }: { plan: Plan | undefined }): void {
     const { serving: model, server } = part.model
     const serving = this.servings.find((each) => each.model === model)
@@ -195,7 +197,7 @@ export class ServingWorld {
       own.real.close()
       this.model.closeServer(own.model)
     }
-    // Of what was accepted together, the rest comes behind these.
+    // The rest of the batch that was accepted before these actions is still delivered.
     serving.model.late ||= ['closeServing', 'drain', 'lowerLimit', 'lowerServerLimit'].includes(plan)
     if (plan === 'closeServing') {
       serving.close()
@@ -220,9 +222,9 @@ export class ServingWorld {
     if (this.holders.moveToThread(socket)) {
       model.elsewhere = true
       this.model.leaveServer(model)
-      // The thread gets the fd a moment later.
+      // The thread receives the fd later.
       model.ending = true
-    } else assert.ok(!fresh, 'a socket could not be moved')
+    } else assert.ok(!fresh, 'could not move a new socket')
   }
 
   protected drain(serving: ServingPart, options: { timeout: number; closeListener: boolean }): void {
@@ -241,10 +243,10 @@ export class ServingWorld {
     server.real.maxConnections = maxConnections as number
   }
 
-  /** Waits for all that must come, and makes sure that nothing else does. */
+  /** Waits until everything matches the model, and checks that it stays so. */
   protected async settle(): Promise<void> {
-    await arrives(() => (this.#problems.length > 0 ? undefined : this.#missing()))
-    // What should not come has its chance: the loop polls between one and the other.
+    await waitUntilNothingMissing(() => (this.#problems.length > 0 ? undefined : this.#missing()))
+    // Two turns, so that the event loop polls between them and any unexpected event waitUntilNothingMissing.
     await nextTurn()
     await nextTurn()
     if (this.#problems.length > 0) throw this.#problems[0]
@@ -257,11 +259,11 @@ export class ServingWorld {
     for (const { model } of this.listeners) model.askedBefore = 0
     for (const server of this.servers) await this.#check(server)
     for (const [number, { ended, left }] of this.clients.entries()) {
-      assert.ok(left || this.model.isEnded(number) || !ended, `client ${number} has been cut off`)
+      assert.ok(left || this.model.isEnded(number) || !ended, `client ${number} was disconnected`)
     }
   }
 
-  // A client of HTTP ends its side when the server has ended its own in a drain, and would be waited for else.
+  // An HTTP client ends its side when a drain has ended the server's. Otherwise the drain would wait for the client.
   #leaveBehind(): void {
     for (const { ended, client: number, serving, server } of this.connections.keys()) {
       const client = this.clients[number]
@@ -286,10 +288,10 @@ export class ServingWorld {
       const capacity = model.capacity(listener)
       const queued = real.fd < 0 ? -1 : real.backlog().queued
       if (queued !== waiting.length || (capacity > 0 && queued > 0)) {
-        return `listener ${i}: ${queued} of ${waiting.length} wait, there is room for ${capacity}; ${model}`
+        return `listener ${i}: backlog ${queued}, expected ${waiting.length}, room for ${capacity}; ${model}`
       }
       if (real.pending !== model.pending(listener))
-        return `${real.pending} requests, not ${model.pending(listener)}; ${model}`
+        return `${real.pending} requests, expected ${model.pending(listener)}; ${model}`
     }
     for (const [i, serving] of this.servings.entries()) {
       const missing = serving.missing()
@@ -298,7 +300,7 @@ export class ServingWorld {
     for (const [i, server] of this.servers.entries()) {
       const { counted, closeEvents } = server.model
       if (counted && server.closeEvents !== closeEvents)
-        return `server ${i}: ${server.closeEvents} 'close' of ${closeEvents}`
+        return `server ${i}: ${server.closeEvents} 'close' events, expected ${closeEvents}`
     }
     const open = [...this.clients.entries()].find(([number, client]) => model.isEnded(number) && !client.ended)
     return open && `the end of client ${open[0]}`
@@ -307,20 +309,20 @@ export class ServingWorld {
   async #check({ real, model, drops }: ServerPart): Promise<void> {
     const { life, connections, path, counted } = model
     const at = this.servers.findIndex((each) => each.real === real)
-    assert.equal(drops, 0, `server ${at} has dropped clients`)
+    assert.equal(drops, 0, `server ${at} dropped clients`)
     assert.equal(real.listening, life !== undefined, `server ${at} is listening: ${real.listening}`)
     const listener = this.listeners.find((each) => life !== 'plain' && each.model === life?.listener)
-    // During a drain a listener may be closed before its server is.
+    // During a drain, a listener may close before its server.
     const address = listener === undefined ? (path ?? null) : listener.real.address()
     if (listener === undefined || address !== null) {
-      assert.ok(isDeepStrictEqual(real.address(), address), `server ${at} has the address ${real.address()}`)
+      assert.ok(isDeepStrictEqual(real.address(), address), `address of server ${at}: ${real.address()}`)
     }
     if (!counted) return
     const count = await new Promise((resolve) => real.getConnections((_, number) => resolve(number)))
     assert.equal(count, connections.size, `connections of server ${at}`)
   }
 
-  /** Accepts every client that may be accepted, ends everything, and waits until all of it is closed. */
+  /** Accepts every waiting client that has a consumer, ends everything, and waits until all of it has closed. */
   async #finish(): Promise<void> {
     await this.settle()
     for (const server of this.servers) this.limitServer(server, undefined)

@@ -25,7 +25,7 @@ const plans = oneOf(
   'reject',
 )
 
-// Steps of a sequence.
+// The maximum number of steps in a sequence.
 const most = 30
 
 const steps = {
@@ -91,13 +91,13 @@ const life = {
   cancel: 1,
 }
 
-describe('Servings, servers and listeners, and what they should do', () => {
+describe('Servings, servers and listeners', () => {
   leaveNoFds()
 
   let holders: SocketHolders
   before(async () => {
     holders = await SocketHolders.start()
-    if (!movesSockets) console.log('      skipped: moving sockets to a thread, which this Node cannot')
+    if (!movesSockets) console.log('      skipped: moving sockets to a thread, which this version of Node cannot do')
   })
   after(() => holders.stop())
 
@@ -106,7 +106,7 @@ describe('Servings, servers and listeners, and what they should do', () => {
     const directory = temporaryDirectory()
     let paths = 0
     const newPath = () => join(directory, `${paths++}`)
-    // With less most of a sequence would be nothing.
+    // With fewer initial steps, most steps of a sequence would have no effect.
     const begun = fc
       .tuple(steps.open, steps.newServer, steps.serve, steps.connect, turns)
       .map(([open, newServer, serve, connect, rest]): Turn[] => [
@@ -118,11 +118,11 @@ describe('Servings, servers and listeners, and what they should do', () => {
     )
   }
 
-  it('agree, whatever is opened, closed, drained and limited', async function () {
+  it('match the model while they are opened, closed, drained and limited', async function () {
     await check(this, 1, sequences(steps, life, most))
   })
 
-  it('agree while sockets go to threads and child processes', async function () {
+  it('match the model while sockets move to threads and child processes', async function () {
     await check(this, 0.2, sequences(steps, { ...life, move: 8, sendToChild: 8, sendToDyingChild: 1 }, most))
   })
 })

@@ -1,23 +1,23 @@
-// What servings, servers and listeners do, in plain words: clients wait in the order of their coming, and a serving takes
-// them while there is room. It knows no sockets. Who accepted which client is told to it; all else follows.
+// A model of servings, servers and listeners without sockets: clients wait in the order of their arrival, and a serving
+// accepts them while it has room. The test tells the model which consumer accepted which client. The rest is derived.
 import assert from 'node:assert/strict'
 import type { ServingState } from '../../src/index.js'
 
 const node = Number.parseInt(process.versions.node, 10)
 
-/** A client by its number: they count up as they come. */
+/** Identifies a client. Numbers increase in the order of arrival. */
 export type ClientNumber = number
 
-/** A listening socket. Its clients that wait, the oldest first. */
+/** The accept queue of a listening socket: waiting clients, the oldest first. */
 export class QueueModel {
   waiting: ClientNumber[] = []
 }
 
 export class ListenerModel {
   open = true
-  /** Outstanding accept requests of the application's own. */
+  /** The number of outstanding accept requests that the application has made. */
   asked = 0
-  /** How many there were when it was closed, lately: what was accepted before may still be delivered. */
+  /** `asked` when the listener closed, until the next settle: accepted connections may still be delivered. */
   askedBefore = 0
 
   constructor(public queue: QueueModel) {}
@@ -27,18 +27,18 @@ export class ListenerModel {
 export type ServerKind = 'net' | 'paused' | 'http'
 
 export class ServerModel {
-  /** `maxConnections`, as the application has set it. */
+  /** `maxConnections`, as set by the application. */
   limit: unknown
   readonly connections = new Set<ConnectionModel>()
   /** What the server listens on. */
   life: ServingModel | 'plain' | undefined
-  /** The path of the last unix socket it has listened on, which Node never forgets. */
+  /** The path of the last unix socket that it listened on. Node keeps reporting it. */
   path: string | undefined
   closeEvents = 0
-  /** Node loses count of the connections of a server that has sent one to a child process. */
+  /** False after the server has sent a connection to a child process: Node then loses count of its connections. */
   counted = true
-  /** It has lost its listeners of 'connection' and 'request'. */
-  deaf = false
+  /** Whether its 'connection' and 'request' listeners have been removed. */
+  listenersRemoved = false
 
   constructor(readonly kind: ServerKind) {}
 
@@ -54,26 +54,26 @@ export class ServerModel {
   }
 }
 
-// As many requests as a serving has outstanding.
+// The number of requests that a serving keeps outstanding.
 const most = 64
 
-// What net.Server asks itself before it drops a connection.
+// The condition on which net.Server drops a connection.
 const drops = (limit: number, connections: number): boolean =>
   node < 21 ? Boolean(limit) && connections >= limit : limit !== undefined && limit !== null && connections >= limit
 
 export class ConnectionModel {
   ended = false
-  /** It ends as soon as the event loop turns. */
+  /** It ends in the next turn of the event loop. */
   ending = false
-  /** Its socket is read from: it ends when the client does. */
+  /** Its socket is being read, so it ends when its client ends. */
   reads = true
-  /** Our side has been ended: the client sees that. */
+  /** The server has ended its side, which the client sees. */
   finished = false
   /** A thread, a child process or the application has the fd. */
   elsewhere = false
-  /** It was sent to a child process that died: Node keeps the fd, and only a drain's deadline ends that. */
+  /** It was sent to a child process that died. Node keeps the fd until the deadline of a drain. */
   stuck = false
-  /** Of a connection with HTTP. */
+  /** The state of HTTP on the connection. */
   http: 'none' | 'silent' | 'partial' | 'idle' | 'inFlight' = 'none'
 
   constructor(
@@ -87,9 +87,9 @@ export class ServingModel {
   state: ServingState = 'serving'
   closeListener = false
   readonly live = new Set<ConnectionModel>()
-  /** A handler of a connection has changed what is accepted: of the same batch more may come. */
+  /** A connection handler has changed what is accepted. More connections of the same batch may still be delivered. */
   late = false
-  /** What the report of a drain must count; undefined before it. */
+  /** The total that the report of a drain must have; undefined before a drain. */
   counted: number | undefined
   cutOff = false
   errors = 0
@@ -113,13 +113,13 @@ export class ServingsModel {
   readonly listeners: ListenerModel[] = []
   readonly servers: ServerModel[] = []
   readonly servings: ServingModel[] = []
-  /** Of every client that was accepted. */
+  /** The connections of all accepted clients. */
   readonly connections = new Map<ClientNumber, ConnectionModel>()
-  /** Clients that were reset in the backlog of a socket that was closed. */
+  /** Clients that the kernel reset because they waited in the backlog of a socket that was closed. */
   readonly cutOff = new Set<ClientNumber>()
   /** Clients that have ended their connection. */
   readonly left = new Set<ClientNumber>()
-  /** To be closed as a consequence of something; until they really are, others may accept from them. */
+  /** Listeners that must close as a consequence. Until they have closed, other consumers may accept from them. */
   readonly due = new Set<ListenerModel>()
   #turning = false
 
@@ -130,13 +130,13 @@ export class ServingsModel {
     })
   }
 
-  /** How many clients could be accepted, if they came. */
+  /** How many clients would be accepted if they connected. */
   capacity(listener: ListenerModel): number {
     const rooms = this.servings.filter((each) => each.listener === listener).map(({ room }) => room)
     return rooms.reduce((sum, room) => sum + room, listener.open ? listener.asked : 0)
   }
 
-  /** How many requests are outstanding, those of servings included. */
+  /** The number of outstanding requests, including those of servings. */
   pending(listener: ListenerModel): number {
     const rooms = this.servings.filter((each) => each.listener === listener).map(({ room }) => Math.min(room, most))
     return rooms.reduce((sum, room) => sum + room, listener.asked)
@@ -149,28 +149,28 @@ export class ServingsModel {
     return serving
   }
 
-  /** The client, which waits no more, is a connection of the serving, or of the application that had asked for it. */
+  /** Moves a client from the backlog to the serving, or to an accept request of the application. */
   accepted(client: ClientNumber, listener: ListenerModel, serving?: ServingModel): ConnectionModel {
     assert.ok(!this.connections.has(client), `client ${client} was accepted twice`)
     this.cutOff.delete(client)
     const server = serving?.server
     if (serving === undefined) {
       const asked = listener.asked > 0 ? listener.asked-- : listener.askedBefore--
-      assert.ok(asked > 0, `client ${client} was accepted, and the application had not asked`)
+      assert.ok(asked > 0, `client ${client} was accepted without a request of the application`)
     } else {
       assert.ok(serving.late || serving.state === 'serving', `client ${client} was accepted while ${serving.state}`)
       if (serving.counted !== undefined) serving.counted++
     }
     const connection = new ConnectionModel(client, serving, server)
     connection.reads = server !== undefined && server.kind !== 'paused'
-    if (server?.kind === 'http' && !server.deaf) connection.http = 'silent'
+    if (server?.kind === 'http' && !server.listenersRemoved) connection.http = 'silent'
     serving?.live.add(connection)
     server?.connections.add(connection)
     this.connections.set(client, connection)
     return connection
   }
 
-  /** It is closed, or its fd is elsewhere. */
+  /** Ends a connection that has closed, or whose fd has moved elsewhere. */
   end(connection: ConnectionModel): void {
     if (connection.ended) return
     connection.ended = true
@@ -178,17 +178,17 @@ export class ServingsModel {
     this.leaveServer(connection)
   }
 
-  /** Its server counts it no more. */
+  /** Removes a connection from the count of its server. */
   leaveServer(connection: ConnectionModel): void {
     const { server } = connection
     if (!server?.connections.delete(connection)) return
     if (server.life === undefined && server.connections.size === 0) server.closeEvents++
   }
 
-  /** `server.close()`, by whomever. */
+  /** Models `server.close()`, called by the application or by a serving. */
   closeServer(server: ServerModel): void {
     const { life } = server
-    // Node closes idle connections before anything else; since version 26 also those that have sent nothing yet.
+    // Node closes idle connections first. Since version 26 it also closes those that have sent nothing yet.
     for (const connection of server.connections) {
       const { http } = connection
       if (http === 'idle' || (http === 'silent' && node >= 26)) this.end(connection)
@@ -213,14 +213,14 @@ export class ServingsModel {
     for (const client of listener.queue.waiting.splice(0)) this.cutOff.add(client)
   }
 
-  /** The state only goes forward; the first who ends serving decides what becomes of the listener. */
+  /** Advances the state, never back. The first call that ends the serving decides what happens to the listener. */
   enter(serving: ServingModel, state: ServingState, closeListener = false): void {
     if (order.indexOf(state) <= order.indexOf(serving.state)) return
     if (serving.state === 'serving') serving.closeListener = closeListener
     serving.state = state
   }
 
-  /** `connections`: how many it has in fact; those whose clients have left may still be among them. */
+  /** `connections`: the actual number, which may still include those whose clients have left. */
   drain(serving: ServingModel, connections: number, closeListener: boolean, cutOff: boolean): void {
     if (serving.counted !== undefined) return
     serving.counted = connections
@@ -228,7 +228,7 @@ export class ServingsModel {
     this.enter(serving, 'draining', closeListener)
   }
 
-  /** What follows at once from the state of a serving. */
+  /** Derives what follows immediately from the state of a serving. */
   follow(serving: ServingModel): void {
     if (serving.state === 'draining' && serving.live.size === 0) serving.state = 'closing'
     if (serving.state !== 'closing') return
@@ -237,7 +237,7 @@ export class ServingsModel {
     if (serving.live.size === 0) serving.state = 'closed'
   }
 
-  /** What follows when the event loop turns. `isOpen`: whether a listener is still open in fact. */
+  /** Derives what follows in the next turn. `isOpen`: whether the real listener is still open. */
   progress(isOpen: (listener: ListenerModel) => boolean): void {
     for (const listener of [...this.due].filter((each) => !isOpen(each))) {
       this.due.delete(listener)
@@ -261,7 +261,7 @@ export class ServingsModel {
     for (const serving of this.servings) this.follow(serving)
   }
 
-  /** Clients whose connection the other side has ended. */
+  /** Whether the server side has ended the connection of this client. */
   isEnded(client: ClientNumber): boolean {
     const connection = this.connections.get(client)
     if (connection === undefined) return this.cutOff.has(client)

@@ -10,7 +10,7 @@ import { closing, endLater } from '../ways-in.js'
 
 const host = '127.0.0.1'
 
-/** Counts how often something is called and emitted. */
+/** Counts the calls of server.close(), and the 'close' events of both. */
 function countEnds(server: net.Server, serving: Serving) {
   const seen = { calls: 0, server: 0, serving: 0 }
   const { close } = server
@@ -26,7 +26,7 @@ function countEnds(server: net.Server, serving: Serving) {
 describe('The state of a Serving', () => {
   leaveNoFds()
 
-  it("goes from 'serving' over 'draining' to 'closed'", async () => {
+  it("goes from 'serving' through 'draining' to 'closed'", async () => {
     const listener = await listen({ host })
     const server = http.createServer((_, response) => void held.push(response))
     const held: http.ServerResponse[] = []
@@ -70,7 +70,7 @@ describe('The state of a Serving', () => {
   }
 })
 
-describe('The end of a Serving comes once', () => {
+describe('A Serving', () => {
   leaveNoFds()
 
   const rooms: [when: string, options: { maxConnections?: number }, connections: number][] = [
@@ -88,7 +88,7 @@ describe('The end of a Serving comes once', () => {
     ['drain()', (serving) => serving.drain({ timeout: 0 })],
     ['an aborted signal', (serving) => abort.get(serving)?.abort()],
     [
-      'all of them at once',
+      'all of these at once',
       (serving) => {
         void serving.drain({ timeout: 0 })
         void serving.close()
@@ -100,7 +100,7 @@ describe('The end of a Serving comes once', () => {
 
   for (const [when, options, connections] of rooms) {
     for (const [how, end] of ends) {
-      it(`by ${how}, ${when}`, async () => {
+      it(`emits 'close' once after ${how}, ${when}`, async () => {
         const listener = await listen({ host })
         const sockets: net.Socket[] = []
         const server = endLater(net.createServer((socket) => sockets.push(socket)))
@@ -134,7 +134,7 @@ describe('The end of a Serving comes once', () => {
     ],
   ]
   for (const [how, end, calls] of idleEnds) {
-    it(`by ${how}, when Node then ends the last connection, which is idle`, async () => {
+    it(`emits 'close' once after ${how} when Node then closes the last connection, which is idle`, async () => {
       const listener = await listen({ host })
       const server = http.createServer((_, response) => response.end('ok'))
       const serving = serve(listener, server)
@@ -149,7 +149,7 @@ describe('The end of a Serving comes once', () => {
     })
   }
 
-  it('also when the limit was set to 0 meanwhile, and the handler of the end ends it again', async () => {
+  it("emits 'close' once when the limit becomes 0 and the 'close' handler ends the serving again", async () => {
     const listener = await listen({ host })
     const server = http.createServer()
     const serving = serve(listener, server)
@@ -167,7 +167,7 @@ describe('The end of a Serving comes once', () => {
 describe('The first call that ends a Serving', () => {
   leaveNoFds()
 
-  /** Ends it in two ways, one after the other, and tells whether the listener is open afterwards. */
+  /** Ends a serving twice. Returns whether the listener is open afterwards. */
   async function openAfter(first: (serving: Serving) => unknown, second: (serving: Serving) => unknown) {
     const listener = await listen({ host })
     const sockets: net.Socket[] = []
@@ -210,7 +210,7 @@ describe('The first call that ends a Serving', () => {
 describe('A listener that is closed during a drain', () => {
   leaveNoFds()
 
-  it('frees its port at once, and the drain goes on', async () => {
+  it('releases its port at once, while the drain continues', async () => {
     const listener = await listen({ host })
     const held: http.ServerResponse[] = []
     const serving = serve(
@@ -237,7 +237,7 @@ describe('A listener that is closed during a drain', () => {
 describe('The requests of a Serving', () => {
   leaveNoFds()
 
-  it("are its own: 'accept' handlers see none of its connections, and cancel() withdraws none", async () => {
+  it("are private: 'accept' handlers receive none of its connections, and cancel() ignores their refs", async () => {
     const listener = await listen({ host })
     const results = collect(listener)
     const server = endLater(net.createServer((socket) => socket.resume().end('served')))
@@ -252,7 +252,7 @@ describe('The requests of a Serving', () => {
     await serving.drain()
   })
 
-  it('share the queue with those of an application, first come, first served', async () => {
+  it('share the queue with the requests of an application, in order', async () => {
     const listener = await listen({ host })
     const before = listener.accept()
     const server = endLater(net.createServer((socket) => socket.resume().end('served')))
@@ -267,7 +267,7 @@ describe('The requests of a Serving', () => {
     await serving.drain()
   })
 
-  it('outlive a removal of every listener on everything', async () => {
+  it('survive removeAllListeners() on every object', async () => {
     const listener = await listen({ host })
     const sockets: net.Socket[] = []
     const server = endLater(net.createServer((socket) => sockets.push(socket)))
