@@ -1,5 +1,5 @@
-// What builds of libstdc++ and libgcc for glibc call, and musl lacks or does in another way. With it a Node that was built
-// for musl runs with the libraries of a machine that has glibc. For scripts/musl-node.mjs.
+// What builds of libstdc++ and libgcc for glibc call, and musl lacks or does in another way. With it a Node that was
+// built for musl runs with the libraries of a machine that has glibc. For scripts/musl-node.mjs.
 #include <ctype.h>
 #include <locale.h>
 #include <stdint.h>
@@ -22,8 +22,8 @@ EXPORTED size_t __strftime_l(char* text, size_t room, const char* format, const 
   return strftime_l(text, room, format, time, locale);
 }
 
-// libstdc++ reads the tables of its std::ctype<char> from the locale, as glibc lays it out. musl reads the first pointers
-// alone; null pointers are its "C" locale, and there is no other here.
+// libstdc++ reads the tables of its std::ctype<char> from the locale, as glibc lays it out. musl reads the first
+// pointers alone; null pointers are its "C" locale, and there is no other here.
 namespace {
 
 struct Locale {
@@ -78,8 +78,8 @@ EXPORTED int _dl_find_object(void*, void*) { return -1; }
 EXPORTED int __cpu_indicator_init() { return 0; }
 EXPORTED unsigned __cpu_model[4] = {};
 
-// std::string::_M_replace_cold, which the libstdc++ of GCC 13 added: puts `length` bytes in the place of `replaced` bytes,
-// before `rest` others. The new bytes are part of the same string.
+// std::string::_M_replace_cold, which the libstdc++ of GCC 13 added: puts `length` bytes in the place of `replaced`
+// bytes, before `rest` others. The new bytes are part of the same string.
 EXPORTED void replace_cold(void*, char* place, size_t replaced, const char* bytes, size_t length, size_t rest) __asm__(
     "_ZNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEE15_M_replace_coldEPcmPKcmm");
 
