@@ -1,5 +1,7 @@
-// One server for three beginnings: under systemd, with the units of examples/activated/; as the child of a program that
-// has the socket, node examples/activated.mjs parent [port]; and from a bare shell, node examples/activated.mjs [port]
+// An HTTP server that can be started in three ways:
+// - by systemd, with the units in examples/activated/
+// - by a parent process that has opened the socket: node examples/activated.mjs parent [port]
+// - from a shell; it then opens the socket itself: node examples/activated.mjs [port]
 import http from 'node:http'
 import { activatedListeners, Listener, notify, serve, spawnActivated, watchdog } from 'async-accept'
 

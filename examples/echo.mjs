@@ -1,10 +1,10 @@
-// Sends back what it gets: node examples/echo.mjs [port], and then, for instance, nc localhost 3000
+// An echo server: node examples/echo.mjs [port]. A client for it: nc localhost 3000
 import { Listener } from 'async-accept'
 
 const listener = await Listener.listen({ port: process.argv[2] ?? 3000 })
 console.log(`echo on port ${listener.address().port}`)
 
-// Ends the loop below. Connections that are open go on; a second signal ends them too.
+// Closing the listener ends the loop below. Open connections continue; a second signal ends the process.
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => listener.close())
 
 for await (const connection of listener) {

@@ -1,10 +1,10 @@
-// An HTTP/2 server as a pool of connection state machines. Each machine asks the listening socket for one connection
-// and gets a ref; the connection comes later, under that ref, as a plain TCP fd. A machine that gets its connection is
-// replaced first, and only then upgrades it to TLS and serves it:
+// An HTTP/2 server as a pool of connection state machines. Each machine requests one connection from the listener and
+// gets a ref; the connection arrives later with that ref, as a raw TCP fd. When a machine gets its connection, a new
+// machine takes its place in the pool. Then it upgrades the connection to TLS and serves it:
 //
 //   listening -> handshake -> connected -> closing
 //
-// While it waits a machine is not blocked: anybody can ask for its status or tell it to stop. Start it with `npm start`.
+// A waiting machine is not blocked: other code can query its status or stop it. Start the server with `npm start`.
 import http2 from 'node:http2'
 import { isIPv6 } from 'node:net'
 import { pipeline } from 'node:stream'
@@ -15,33 +15,32 @@ import { contentSecurityPolicy, page } from './http2-machines/page.mjs'
 
 const { port, host, machines: poolSize, 'drain-timeout': drainSeconds } = readCommandLine()
 
-// ---- The listening socket: always a plain TCP one.
+// ---- The listening socket: plain TCP.
 
 const listener = await Listener.listen({ port, host, noDelay: true }).catch((error) => {
   if (error.code === 'EADDRINUSE') fail(1, `port ${port} is in use; choose another one with --port`)
   fail(1, `cannot listen: ${error.message}`)
 })
 
-// ---- The HTTP server: it never listens. It is lent to handshakes, and gets connections when they are secure.
+// ---- The HTTP server. It never listens. toTLS() uses it for handshakes, and it gets each connection afterwards.
 
 const server = http2.createSecureServer(
   { ...(await selfSignedCertificate(host)), allowHTTP1: true },
   (request, response) =>
-    // The session of an HTTP/2 request, the socket of an HTTP/1.1 one.
-    machineOf.get(request.stream?.session ?? request.socket).asked(request, response),
+    // An HTTP/2 request belongs to a session, an HTTP/1.1 request to a socket.
+    machineOf.get(request.stream?.session ?? request.socket).onRequest(request, response),
 )
-// A server starts to enforce its headersTimeout and requestTimeout (HTTP/1.1) when it hears that it listens.
+// A server begins to enforce headersTimeout and requestTimeout (HTTP/1.1) on its 'listening' event.
 server.emit('listening')
-// And these Node leaves at "forever" in an HTTP/2 server: for connections on which nothing moves, and for HTTP/1.1
-// clients that keep a connection for a next request.
+// By default an HTTP/2 server of Node has no timeout for inactive connections, and none for idle HTTP/1.1 connections.
 server.setTimeout(120_000)
 server.keepAliveTimeout = 5_000
 
 // ---- The machines.
 
-const handshakeTimeout = 10_000 // ms; a client that is silent for that long is not worth an fd
+const handshakeTimeout = 10_000 // ms; a silent client would otherwise keep its fd
 
-/** All machines by their ref, which is unique: a machine makes one request in its life. */
+/** All machines by their ref, which is unique: a machine makes one request. */
 const machines = new Map()
 const machineOf = new WeakMap()
 let draining = false
@@ -51,19 +50,19 @@ class Machine {
   ref = listener.asyncAccept()
   #stopped = new AbortController()
   #socket
-  #session // of HTTP/2
+  #session // HTTP/2 only
   #inFlight = 0
   #requests = []
-  #about // the connection: fd, peer, TLS version, ALPN, and why there is none
+  #about // the connection: fd, peer, TLS version, ALPN protocol, reason of a failure
   #printing
   #printed = false
 
-  // Messages, for a machine in any state.
+  // Methods for a machine in any state.
 
   status() {
     const open = this.state === 'gone' ? 'aborted' : '...'
-    const asked = this.#requests.map(({ what, status }) => `${what} ${status ?? open}`)
-    return { ref: this.ref, state: this.state, ...this.#about, asked }
+    const requests = this.#requests.map(({ what, status }) => `${what} ${status ?? open}`)
+    return { ref: this.ref, state: this.state, ...this.#about, requests }
   }
 
   stop() {
@@ -77,7 +76,7 @@ class Machine {
     }
   }
 
-  /** For one that has been told to stop, and takes too long. */
+  /** Destroys the connection of a machine that has not stopped in time. */
   kill() {
     this.#socket?.destroy()
   }
@@ -86,7 +85,7 @@ class Machine {
 
   async accepted(connection) {
     this.state = 'handshake'
-    fillPool() // the replacement comes first: from here on things can take long, and go wrong
+    fillPool() // first, because the handshake can take long or fail
     this.#about = { fd: connection.fd, peer: nameOf(connection.remoteAddress, connection.remotePort) }
     remember(this)
     try {
@@ -105,7 +104,7 @@ class Machine {
     this.#about.tls = socket.getProtocol()
     this.#about.alpn = socket.alpnProtocol || 'no ALPN'
     if (socket.destroyed) return this.#end()
-    socket.on('error', () => {}) // a reset, for instance; 'close' follows
+    socket.on('error', () => {}) // for example a reset; 'close' follows
     socket.once('end', () => this.#closing())
     socket.once('close', () => this.#end())
     machineOf.set(socket, this)
@@ -116,11 +115,11 @@ class Machine {
         session.once('goaway', () => this.#closing())
       })
     }
-    server.emit('secureConnection', socket) // and, before it returns, 'session'
-    if (this.#stopped.signal.aborted) this.#close() // told to stop when the handshake had just ended
+    server.emit('secureConnection', socket) // emits 'session' before it returns
+    if (this.#stopped.signal.aborted) this.#close() // stopped after the handshake had completed
   }
 
-  asked(request, response) {
+  onRequest(request, response) {
     const entry = { what: printable(`${request.method} ${request.url}`) }
     this.#inFlight++
     this.#requests.push(entry)
@@ -129,10 +128,10 @@ class Machine {
       entry.status = response.writableEnded ? response.statusCode : 'aborted'
       if (--this.#inFlight > 0) return
       if (this.state === 'closing') this.#close()
-      // A client with several questions asks the next one about now, and they belong in the same line.
+      // A client with several requests sends the next one soon; they are printed in the same line.
       this.#printing ??= setTimeout(() => this.#print(), 200)
     })
-    // What HTTP/1.1 has for GOAWAY.
+    // The equivalent of GOAWAY in HTTP/1.1.
     if (this.state === 'closing' && this.#session === undefined) response.setHeader('connection', 'close')
     answer(request, response)
   }
@@ -141,7 +140,7 @@ class Machine {
     if (this.state === 'connected') this.state = 'closing'
   }
 
-  // Lets what is in flight end, and then the connection. An HTTP/2 session does so by itself, after a GOAWAY.
+  // Ends the connection after its pending requests. An HTTP/2 session does so itself, after a GOAWAY.
   #close() {
     this.#closing()
     if (this.#session !== undefined) this.#session.close()
@@ -163,12 +162,12 @@ class Machine {
     const { fd, peer, tls, alpn, failure } = this.#about
     const columns = [`ref ${this.ref}`.padEnd(8), `fd ${fd}`.padEnd(6), peer.padEnd(22)]
     if (tls !== undefined) columns.push(tls, alpn.padEnd(8))
-    columns.push(failure ?? (this.status().asked.join(', ') || 'asked nothing'))
+    columns.push(failure ?? (this.status().requests.join(', ') || 'no requests'))
     console.log(columns.join('  '))
   }
 }
 
-/** As many machines wait as the pool is large, whatever happened to one of them. */
+/** Adds machines until `poolSize` of them wait. */
 function fillPool() {
   while (!draining && listener.pending < poolSize) {
     const machine = new Machine()
@@ -176,23 +175,23 @@ function fillPool() {
   }
 }
 
-// The one place where connections arrive.
+// All connections arrive here.
 let outOfFds = false
 listener.on('accept', ({ ref, connection, error }) => {
-  if (error) fail(1, `cannot accept any more: ${error.message}`)
+  if (error) fail(1, `cannot accept: ${error.message}`)
   outOfFds = false
   const machine = machines.get(ref)
   if (machine) machine.accepted(connection)
-  else connection.close() // its machine was told to stop when the connection was already on its way
+  else connection.close() // its machine was stopped after the connection had been accepted
 })
 
-// No machine is lost by it: their requests stay, and accepting goes on by itself.
+// The requests of the machines stay outstanding, and the listener continues to accept after the pause.
 listener.on('capacityPause', ({ error, pending }) => {
-  if (!outOfFds) console.log(`${error.code}: ${pending} machines keep waiting, and new clients in the backlog`)
+  if (!outOfFds) console.log(`${error.code}: ${pending} machines and all new clients wait`)
   outOfFds = true
 })
 
-// ---- What clients can ask.
+// ---- The resources.
 
 function answer(request, response) {
   const path = request.url.split('?')[0]
@@ -213,12 +212,12 @@ function answer(request, response) {
   }
   if (machine && reading) return reply(response, 200, JSON.stringify(machine.status(), null, 2), 'application/json')
   if (machine && method === 'DELETE') {
-    // Strangers do not end each other's connections.
+    // A client must not end the connection of another client.
     if (machine.state !== 'listening') return reply(response, 409, `machine ${machine.ref} is ${machine.state}`)
     machine.stop()
     return reply(response, 200, `machine ${machine.ref} is ${machine.state}`)
   }
-  return reply(response, 404, 'There are GET /, GET /status, POST /echo, GET and DELETE /machines/<ref>')
+  return reply(response, 404, 'Resources: GET /, GET /status, POST /echo, GET and DELETE /machines/<ref>')
 }
 
 function reply(response, statusCode, body, type = 'text/plain; charset=utf-8') {
@@ -245,7 +244,7 @@ function status() {
   }
 }
 
-/** The last machines that got a connection, newest first. */
+/** The machines that got a connection most recently, newest first. */
 const last = []
 function remember(machine) {
   last.unshift(machine)
@@ -253,17 +252,17 @@ function remember(machine) {
 }
 
 function nameOf(address, port) {
-  const plain = address.replace(/^::ffff:(?=.*\.)/, '') // an IPv4 client of a socket for both
+  const plain = address.replace(/^::ffff:(?=.*\.)/, '') // an IPv4 client of a dual-stack socket
   return isIPv6(plain) ? `[${plain}]:${port}` : `${plain}:${port}`
 }
 
-/** What strangers send must not move the cursor. */
+/** Removes control characters, with which a client could control the terminal. */
 function printable(text) {
   const short = text.length > 100 ? `${text.slice(0, 100)}...` : text
   return short.replace(/[^\x20-\x7e]/g, '?')
 }
 
-// ---- The end: stop asking, finish what is in flight, and be gone.
+// ---- Shutdown: withdraw all requests, complete pending HTTP requests, and exit.
 
 let drainingSince
 
@@ -275,25 +274,25 @@ for (const [signal, exitCode] of [
 
 function stop(exitCode) {
   if (draining) {
-    // Under npm one Ctrl-C arrives twice: from the terminal, whose foreground we share, and from npm, which passes on
-    // what it got. They are milliseconds apart, on a machine that is not too busy.
+    // Under npm one Ctrl-C arrives twice: the terminal sends it to the whole foreground process group, and npm forwards
+    // it. The two are milliseconds apart, unless the machine is very busy.
     if (performance.now() - drainingSince > 1000) process.exit(exitCode)
     return
   }
   draining = true
   drainingSince = performance.now()
-  if (process.stdout.isTTY) console.log() // the terminal has written ^C
-  for (const machine of [...machines.values()]) machine.stop() // those that wait are gone when it returns
+  if (process.stdout.isTTY) console.log() // ends the line in which the terminal prints ^C
+  for (const machine of [...machines.values()]) machine.stop() // removes a waiting machine at once
   listener.close()
   if (machines.size === 0) return
-  console.log(`draining, for at most ${drainSeconds} s; open connections: ${machines.size}; Ctrl-C again exits at once`)
+  console.log(`draining for at most ${drainSeconds} s; open connections: ${machines.size}; Ctrl-C again exits at once`)
   deadline = setTimeout(() => {
-    console.log(`not done in time, and cut off; connections: ${machines.size}`)
+    console.log(`drain timeout; destroyed connections: ${machines.size}`)
     for (const machine of machines.values()) machine.kill()
   }, drainSeconds * 1000)
 }
 
-// Nothing keeps the process any more when the last machine has gone, so it ends by itself.
+// After the last machine nothing keeps the process alive, so it exits.
 let deadline
 function drained() {
   if (machines.size > 0) return

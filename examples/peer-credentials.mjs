@@ -1,4 +1,4 @@
-// A unix socket that lets in one user only: the kernel says which process, user and group has connected.
+// A Unix socket that serves one user only. The kernel reports the process, user and group of each client.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { connect } from 'node:net'
@@ -22,11 +22,11 @@ const client = connect(path)
 client.pipe(process.stdout)
 await once(client, 'close')
 
-// The same from another process.
+// A client in another process.
 const code = `require('node:net').connect(${JSON.stringify(path)}).pipe(process.stdout)`
 const child = spawn(process.execPath, ['-e', code], { stdio: ['ignore', 'inherit', 'inherit'] })
 console.log(`started process ${child.pid}`)
 await once(child, 'close')
 
-await listener.close() // removes the path, and ends the loop in serve()
+await listener.close() // removes the path and ends the loop in serve()
 await serving

@@ -1,4 +1,4 @@
-// Ten requests: one is cancelled, one runs out, and eight clients get the others in the order of asking.
+// Ten accept requests: one is cancelled, one times out, and the other eight get clients in the order of the requests.
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { Listener } from 'async-accept'
@@ -12,15 +12,15 @@ listener.on('accept', ({ ref, connection, error }) => {
   listener.emit(`ref ${ref}`)
 })
 
-// The seventh waits for 100 ms, the others for as long as it takes.
+// The seventh request has a timeout of 100 ms; the others have none.
 const refs = Array.from({ length: 10 }, (_, i) => listener.asyncAccept(i === 6 ? 100 : -1))
-console.log(`asked ten times: refs ${refs.join(', ')}; ${listener.pending} outstanding`)
+console.log(`ten requests: refs ${refs.join(', ')}; ${listener.pending} outstanding`)
 
 console.log(`ref ${refs[2]} cancelled: ${listener.cancel(refs[2])}`)
-results.set(refs[2], 'cancelled, so nobody')
+results.set(refs[2], 'no client, because it was cancelled')
 
-await once(listener, `ref ${refs[6]}`) // it runs out, and no other: nobody has connected yet
-console.log(`ref ${refs[6]} ran out; ${listener.pending} outstanding`)
+await once(listener, `ref ${refs[6]}`) // times out, because no client has connected yet
+console.log(`ref ${refs[6]} timed out; ${listener.pending} outstanding`)
 
 for (let i = 1; i <= 8; i++) {
   const served = once(listener, 'accept')
@@ -31,5 +31,5 @@ for (let i = 1; i <= 8; i++) {
   await served
 }
 
-for (const ref of refs) console.log(`ref ${ref} got ${results.get(ref)}`)
+for (const ref of refs) console.log(`ref ${ref}: ${results.get(ref)}`)
 await listener.close()

@@ -1,5 +1,5 @@
-// Resets unwanted clients by their address, which accept(2) has told: nothing is read from them, and no net.Socket is
-// made for them.
+// Resets clients by their address, which accept(2) returns: no data is read from them, and no net.Socket is created for
+// them.
 import { BlockList, connect } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { Listener } from 'async-accept'

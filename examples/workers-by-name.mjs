@@ -1,10 +1,10 @@
-// One thread accepts and reads which server name each TLS client asks for; the thread of that name gets the connection
-// untouched: node examples/workers-by-name.mjs [port], and then openssl s_client -connect :3000 -servername a.test
+// One thread accepts TLS clients and peeks at their server names. The worker of that name gets the unread
+// connection: node examples/workers-by-name.mjs [port]. A client: openssl s_client -connect :3000 -servername a.test
 import { Worker } from 'node:worker_threads'
 import { Listener } from 'async-accept'
 
 function startThread(name) {
-  const offered = new Map() // by fd: each stays open here until the thread has a copy of it
+  const offered = new Map() // connections by fd: each stays open here until the worker has a copy of it
   let worker
   const start = () => {
     worker = new Worker(new URL('workers/named.mjs', import.meta.url), { workerData: name })
@@ -13,7 +13,7 @@ function startThread(name) {
       offered.get(fd).close()
       offered.delete(fd)
     })
-    worker.on('exit', start) // after all that it has said; the next one is offered the rest
+    worker.on('exit', start) // comes after its messages; the next worker is offered the remaining connections
     for (const fd of offered.keys()) worker.postMessage(fd)
   }
   start()

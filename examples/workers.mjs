@@ -1,14 +1,14 @@
-// Threads that pull from one listening socket, each only when it has room, so that one that is busy holds no client:
-// node examples/workers.mjs [port] [threads]
+// Worker threads that accept from one listening socket, each only when it has room, so that a busy thread holds no
+// waiting client: node examples/workers.mjs [port] [threads]
 import { availableParallelism } from 'node:os'
 import { finished } from 'node:stream/promises'
 import { isMainThread, parentPort, threadId, Worker, workerData } from 'node:worker_threads'
 import { Listener } from 'async-accept'
 
-const roomInEach = 4
+const clientsPerThread = 4
 
 if (isMainThread) {
-  // It asks for nobody itself, and stays open: a thread that starts now or later has yet to copy its fd.
+  // This listener makes no requests. It stays open, because threads that start now or later copy its fd.
   const listener = await Listener.listen({ port: process.argv[2] ?? 3000 })
   const threads = new Set()
   let ending = false
@@ -24,9 +24,9 @@ if (isMainThread) {
   })
   console.log(`port ${listener.address().port}`)
 } else {
-  // With a batch of one, a thread that dies in the midst of accepting takes one client along at the most.
+  // With a batch of one, a thread that is terminated while it accepts loses at most one client.
   const listener = Listener.fromFd(workerData, { dup: true, maxBatch: 1 })
-  parentPort.once('message', () => listener.close()) // ends the loops
+  parentPort.once('message', () => listener.close()) // ends the loops in serve()
   const serve = async () => {
     for await (const connection of listener) {
       const socket = connection.toSocket().resume()
@@ -34,5 +34,5 @@ if (isMainThread) {
       await finished(socket).catch(() => {})
     }
   }
-  for (let i = 0; i < roomInEach; i++) serve()
+  for (let i = 0; i < clientsPerThread; i++) serve()
 }

@@ -9,7 +9,7 @@
 #include "sys.h"
 
 Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
-  // Not uv_default_loop(): even in a worker thread, that is the loop of the main thread.
+  // Does not use uv_default_loop(), which returns the loop of the main thread even in a worker thread.
   napi_status status = napi_get_uv_event_loop(env, &loop_);
   if (status != napi_ok) throw Napi::Error::New(env, "cannot get the event loop of the environment");
 
@@ -24,9 +24,11 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
   setter("setReady", &on_ready_);
 
   // The cleanup hook must be asynchronous. Closing a libuv handle takes a turn of the loop, and libuv aborts the
-  // process if a loop ends with an open handle. A synchronous hook would return before the callbacks of uv_close(),
-  // which would then run after their code is unloaded. The hook is registered last: if an earlier step throws, for
-  // example in a worker that is terminated while it loads the addon, no hook refers to the destroyed Addon.
+  // process if a loop ends with an open handle. After a synchronous hook, Node would destroy the Addon before the
+  // callbacks of uv_close() use it.
+  //
+  // The hook is registered last, so that no hook refers to a destroyed Addon if an earlier step throws. An earlier step
+  // throws, for example, in a worker that is terminated while it loads the addon.
   status = napi_add_async_cleanup_hook(
       env, [](napi_async_cleanup_hook_handle, void* addon) { static_cast<Addon*>(addon)->end(); }, this, &cleanup_);
   if (status != napi_ok) throw Napi::Error::New(env, "cannot add a cleanup hook to the environment");
@@ -74,10 +76,11 @@ int Addon::prepare_transfer(int fd) {
 }
 
 namespace {
-// Moves a socket to another fd number: duplicates the socket, closes `fd` and returns the duplicate. close(2) of a
-// socket does not block while a duplicate exists, and an fd number that stays open after close() would mislead
-// JavaScript. Returns `fd` itself at the fd limit, and for files other than sockets, because each close(2) of such a
-// file can block.
+// Duplicates the socket, closes `fd` and returns the duplicate. close(2) of a socket does not block while a duplicate
+// exists. The number `fd` is free at once, as JavaScript expects after close().
+//
+// Returns `fd` itself at the fd limit. Also returns `fd` for a file other than a socket, because each close(2) of such
+// a file can block.
 int move_to_other_number(int fd) {
   int type;
   socklen_t length = sizeof type;
@@ -146,9 +149,9 @@ void Addon::close_by_origin(int fd, Closer::How how) {
   }
 }
 
-// close(2) of a listening TCP socket does not block, and neither does the reset of a TCP connection. It can block for a
-// unix socket, whose unread messages and queued connections can contain fds. It can also block for a socket that no
-// longer listens, because another process that shares the socket may have connected it.
+// close(2) of a listening TCP socket does not block, and the reset of a TCP connection does not block either. close(2)
+// of a unix socket can block, because its unread messages and queued connections can contain fds. close(2) of a socket
+// that no longer listens can block too: another process that shares the socket may have connected it.
 bool Addon::close(int fd, bool reset) {
   int domain = 0;
   int listening = 0;
@@ -175,9 +178,10 @@ bool Addon::is_listening(int fd) const {
 
 Listener::Completion* Addon::completions() {
   Napi::HandleScope scope(env_);
-  // A terminated worker still receives the events of the last turn of its loop. A connection that it accepts then is
-  // lost; a connection that stays in the accept queue can be accepted by another listener. Node-API has no function
-  // that reports termination, so this makes a harmless call, which fails in a terminated worker.
+  // A terminated worker still receives the events of the last turn of its loop. If it accepted a connection in that
+  // turn, the connection would be lost. Another listener can accept a connection that stays in the accept queue.
+  // Node-API has no function that reports termination, so this function makes a harmless call that fails in a
+  // terminated worker.
   napi_value undefined = env_.Undefined();
   bool same;
   if (ending_ || napi_strict_equals(env_, undefined, undefined, &same) != napi_ok) return nullptr;
@@ -200,7 +204,7 @@ void Addon::deliver(Listener* listener, size_t count, Listener::Capacity capacit
 
 void Addon::enter(napi_async_context context, napi_value receiver, const Napi::FunctionReference& callback,
                   size_t count, const napi_value* arguments) {
-  // napi_make_callback() instead of napi_call_function(), because promise continuations must run when it returns.
+  // napi_make_callback() runs the promise continuations when the callback returns. napi_call_function() does not.
   napi_status status = napi_make_callback(env_, context, receiver, callback.Value(), count, arguments, nullptr);
   if (status != napi_pending_exception) return;
   napi_value exception;
@@ -218,7 +222,7 @@ void Addon::ready(const Readiness::Event* events, size_t count) {
     napi_set_element(env_, flat, 2 * i + 1,
                      Napi::Number::New(env_, (events[i].exceptional ? 1 : 0) + (events[i].writable ? 2 : 0)));
   }
-  // No async context is needed here: each wait for readiness is a promise, which has its own.
+  // No async context is needed here, because each wait for readiness is a promise with its own async context.
   napi_value receiver;
   if (napi_get_global(env_, &receiver) == napi_ok) enter(nullptr, receiver, on_ready_, 1, &flat);
 }
@@ -228,8 +232,8 @@ void Addon::readiness_closed() {
   end_if_all_closed();
 }
 
-void Addon::hold(Listener* listener, bool outstanding) {
-  if (listener->data != nullptr) static_cast<ListenerObject*>(listener->data)->hold(outstanding);
+void Addon::hold(Listener* listener, bool in_use) {
+  if (listener->data != nullptr) static_cast<ListenerObject*>(listener->data)->hold(in_use);
 }
 
 void Addon::closed(Listener* listener) {
@@ -237,7 +241,8 @@ void Addon::closed(Listener* listener) {
   end_if_all_closed();
 }
 
-// Called when the environment ends: no more requests can come, and JavaScript no longer holds the accepted fds.
+// Called when the environment ends. From then on, no requests can come, and JavaScript no longer holds the accepted
+// fds.
 void Addon::end() {
   ending_ = true;
   for (Listener* listener : listeners_) {

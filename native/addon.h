@@ -18,7 +18,8 @@
 // The JavaScript object of a listener, as seen by the addon. Listener::data points to it.
 class ListenerObject {
  public:
-  // The async context in which the listener was created. Its event handlers run in it, as with net.Server.
+  // The async context in which the listener was created. The event handlers of the listener run in this context, as
+  // with net.Server.
   virtual napi_async_context context() const = 0;
 
   virtual napi_value value() const = 0;
@@ -41,8 +42,8 @@ class Addon final : public Listener::Host, public Readiness::Host {
 
   uv_loop_t* loop() const { return loop_; }
 
-  // The fds that JavaScript holds by number, without a libuv handle. The fds of listeners are not among them: each
-  // listener owns its fd.
+  // The fds that JavaScript holds by number, without a libuv handle. The set does not contain the fds of listeners,
+  // because each listener owns its fd.
   FdBitSet& owned() { return owned_; }
   bool owns(int fd) const { return owned_.has(fd); }
 
@@ -52,23 +53,24 @@ class Addon final : public Listener::Host, public Readiness::Host {
   // Returns the origin of an owned fd.
   Origin origin_of(int fd) const;
 
-  // Transfers an owned fd to the caller. Remembers the fd if it is untrusted. Returns false if the environment does not
-  // own it.
+  // Transfers an owned fd to the caller. Remembers an untrusted fd for is_detached_untrusted(). Returns false if the
+  // environment does not own the fd.
   bool detach(int fd);
 
-  // Returns whether `fd`, which the caller may hand back, is an untrusted fd that detach() has transferred. The number
-  // is not enough, because it may meanwhile refer to another file, so the inode is compared too.
+  // Returns whether detach() has transferred `fd` as an untrusted fd. JavaScript may hand such an fd back. Compares the
+  // inode too, because the number may meanwhile refer to another file.
   bool is_detached_untrusted(int fd) const;
 
-  // Closes an owned fd, on another thread if close(2) may block. Returns -EBADF if the environment does not own the fd.
+  // Closes an owned fd. If close(2) may block, another thread closes the fd, and this waits for at most
+  // Closer::kMaxWaitMs. Returns -EBADF if the environment does not own the fd.
   int close_owned(int fd, Closer::How how);
 
-  // Closes an untrusted fd that is not owned.
+  // Closes an fd that is not owned, on another thread, because close(2) of an untrusted fd may block.
   void discard(int fd) { closer_.close(fd); }
 
-  // Records the inode of an owned fd before a libuv handle takes ownership. The environment may end before release() is
-  // called. The handle then closes the fd, and when end() closes the owned fds, the number may already refer to a file
-  // that another thread has opened.
+  // Records the inode of an owned fd before a libuv handle takes ownership of the fd. The environment may end after
+  // that, but before release() is called. The libuv handle then closes the fd, and another thread may open a file with
+  // the same number. end() compares the inodes, so it does not close that file.
   int prepare_transfer(int fd);
 
   // Gives up ownership of an fd without closing it. Returns false if the environment does not own it.
@@ -81,7 +83,8 @@ class Addon final : public Listener::Host, public Readiness::Host {
   // The paths of the unix sockets among the owned fds and the fds of listeners.
   BoundPaths& paths() { return paths_; }
 
-  // Closes the fd of a listener and removes its path, like BoundPaths::close().
+  // Closes the fd of a listener and removes its path. `unremoved` is set as by BoundPaths::close(). Returns 0, or -1 if
+  // the listener is already closed.
   int close_listener(Listener* listener, int* unremoved = nullptr);
 
   // Creates a listener that takes ownership of the owned fd `fd`, and returns 0. On failure, returns a negative errno
@@ -92,7 +95,7 @@ class Addon final : public Listener::Host, public Readiness::Host {
   Listener::Completion* completions() override;
   bool close(int fd, bool reset) override;
   void deliver(Listener* listener, size_t count, Listener::Capacity capacity) override;
-  void hold(Listener* listener, bool outstanding) override;
+  void hold(Listener* listener, bool in_use) override;
   void closed(Listener* listener) override;
 
   Readiness& readiness() { return readiness_; }
@@ -112,7 +115,7 @@ class Addon final : public Listener::Host, public Readiness::Host {
   FdBitSet owned_;
   FdBitSet inherited_;
   FdBitSet untrusted_;
-  std::unordered_map<int, uint64_t> detached_untrusted_;  // the inode of each, by fd number
+  std::unordered_map<int, uint64_t> detached_untrusted_;  // maps an fd number to an inode
   BoundPaths paths_;
   Closer closer_;
   struct {

@@ -40,8 +40,8 @@ int BoundPaths::close(int fd, const std::function<int(int)>& close_fd, int* unre
   const Entry entry = std::move(found->second);
   entries_.erase(found);
   // While the socket is open, the kernel does not reuse the inode number of its path. After the close, the O_PATH fd
-  // keeps that inode number in use, so that remove() cannot mistake another process's socket for this one. (At the fd
-  // limit there is no O_PATH fd, and only the comparison in remove() is left.)
+  // keeps that number in use. So remove() cannot mistake another process's socket for this one. At the fd limit,
+  // open_path() fails, and remove() can only compare the device and the inode.
   const int path_fd = sys::open_path(entry.path.c_str());
   const bool ours = path_fd < 0 ? path_fd != -ENOENT && path_fd != -ENOTDIR : is_path_of(entry, path_fd);
   const bool was_found = ours && unix_diag::exists(entry.socket) == 0;
@@ -56,8 +56,8 @@ bool BoundPaths::is_path_of(const Entry& entry, int path_fd) {
   return files::identify(path_fd, &file) == 0 && file.device == entry.device && file.inode == entry.inode;
 }
 
-// `was_found`: sock_diag(7) found the socket while it was open here. Only then does -ENOENT mean that no process has
-// it.
+// `was_found` tells whether sock_diag(7) found the socket before this process closed it. If it did not, a later -ENOENT
+// does not prove that no process has the socket.
 bool BoundPaths::is_used(const Entry& entry, bool was_found) {
   const int error = unix_diag::exists(entry.socket);
   if (error == 0) return true;

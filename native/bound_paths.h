@@ -16,8 +16,8 @@ class BoundPaths {
   // Keeps the path in the file system from now on, because `fd` gets another owner.
   void forget(int fd) { entries_.erase(fd); }
 
-  // Records that another process has received the socket. This matters only where the kernel does not report which
-  // sockets exist.
+  // Records that another process has received the socket. close() uses this only if sock_diag(7) cannot tell whether
+  // another process still has the socket.
   void share(int fd);
 
   // Closes `fd` with `close_fd`, then removes its path, if any. Returns the result of `close_fd`. Sets `*unremoved` to
@@ -27,13 +27,13 @@ class BoundPaths {
  private:
   struct Entry {
     std::string path;
-    uint64_t device, inode;  // of the path
-    uint64_t socket;         // the inode of the socket itself, in sockfs
+    uint64_t device, inode;  // of the file at `path`
+    uint64_t socket;         // the inode of the open socket, in sockfs
     bool shared;
   };
 
   static bool is_path_of(const Entry& entry, int path_fd);
-  static bool is_used(const Entry& entry, bool answers);
+  static bool is_used(const Entry& entry, bool was_found);
   static int remove(const Entry& entry);
 
   std::unordered_map<int, Entry> entries_;

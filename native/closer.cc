@@ -15,7 +15,7 @@ constexpr uint64_t kNsPerMs = 1000000;
 // Creating a thread costs about ten times as much as waking one. A thread that is idle for this long ends.
 constexpr uint64_t kIdleNs = 1000 * kNsPerMs;
 
-// The stack of a thread contains little more than frames of the C library.
+// The threads do little more than make system calls, which need little stack.
 constexpr size_t kStackSize = size_t{256} * 1024;
 
 struct Job {
@@ -29,7 +29,7 @@ void close_now(const Job& job) {
     sys::reset(job.fd);
     return;
   }
-  // Otherwise one sender's SO_LINGER could delay the close of all other fds.
+  // Without this, one sender's SO_LINGER could delay the close of all other fds.
   Closer::clear_linger(job.fd);
   sys::close(job.fd);
 }
@@ -48,7 +48,7 @@ void Closer::clear_linger(int fd) noexcept {
 // Shared by the Closer and its threads. The last of them to end deletes it.
 struct Closer::State {
   uv_mutex_t mutex;
-  uv_cond_t work;      // a job was added, or no more will be
+  uv_cond_t work;      // a job was added, or `ending` was set
   uv_cond_t progress;  // a job is done, or a thread has ended
   std::vector<Job> jobs;
   uint64_t last_id = 0;
@@ -134,7 +134,7 @@ void Closer::State::run() {
     if (awaited == job.id) awaited = 0;
     uv_cond_broadcast(&progress);
   }
-  // Each thread joins the thread that ended before it, so that at most one is left to be joined.
+  // A thread that ends joins the thread that ended before it. So at most one ended thread remains to be joined.
   uv_thread_t before = ended_thread;
   const bool has_before = has_ended_thread;
   ended_thread = uv_thread_self();

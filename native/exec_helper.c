@@ -1,7 +1,7 @@
-// Writes its own pid into LISTEN_PID and then executes another program. sd_listen_fds(3) requires this pid, and the
-// parent cannot set it, because the pid is known only after fork(2).
+// Writes its own pid into LISTEN_PID and then executes another program. sd_listen_fds(3) ignores the fds if LISTEN_PID
+// is not the pid of the program. The parent cannot set LISTEN_PID, because the pid is known only after fork(2).
 //
-//   argv[0]  the fd to which the errno of a failure is written, as an int; close-on-exec, so it closes on success
+//   argv[0]  the fd to which the errno of a failure is written, as an int; execvp(3) closes this fd on success
 //   argv[1]  the program, found as execvp(3) finds it
 //   argv[2]  the first argument of that program, its argv[0]; its other arguments follow
 //
@@ -41,16 +41,17 @@ int main(int argc, char** argv) {
   }
   execvp(argv[1], argv + 2);
   int error = errno;
-  // If this fails, nothing else can be done. The parent reads end-of-file, takes it for a success, and sees the exit
-  // code.
+  // If write(2) fails, nothing else can be done. The parent then reads end-of-file, which also means success, and sees
+  // only the exit code.
   ssize_t written = write(report, &error, sizeof error);
   return written < 0 ? 126 : 127;
 }
 
 #ifdef __GLIBC__
-// The startup files of the C library call this function before main(). In glibc 2.34 and later, the symbol has a
-// version that older glibc lacks. Everything used above works without it, because the dynamic linker has initialized
-// the library.
+// This function replaces the one in the C library that calls main(). In glibc 2.34 and later, that function has a
+// symbol version that older glibc lacks, so the program would not start there. The code above does not need the
+// initialization in that function, because the dynamic linker has initialized the library.
+// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp)
 int __libc_start_main(int (*start)(int, char**, char**), int argc, char** argv);
 int __libc_start_main(int (*start)(int, char**, char**), int argc, char** argv) {
   environ = argv + argc + 1;

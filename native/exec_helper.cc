@@ -5,7 +5,7 @@
 
 #include "sys.h"
 
-// binding.gyp builds the program before this file and passes its directory to the assembler.
+// binding.gyp builds async_accept_exec before this file and passes the directory of that program to the assembler.
 asm(R"(
   .section .rodata.exec_helper, "a"
   .hidden exec_helper_start

@@ -109,8 +109,8 @@ Value parse_address(const CallbackInfo& info) {
   return to_address(info.Env(), storage, static_cast<socklen_t>(length));
 }
 
-// peerCredentials(fd): returns SO_PEERCRED (unix(7)), the credentials of the process that connected or created the
-// socket pair, as of that time.
+// peerCredentials(fd): returns the credentials of the peer process (SO_PEERCRED, unix(7)). The kernel records them when
+// that process calls connect(2), listen(2) or socketpair(2).
 Value peer_credentials(const CallbackInfo& info) {
   ucred credentials;
   socklen_t length = sizeof credentials;
@@ -133,8 +133,8 @@ Value backlog(const CallbackInfo& info) {
   if (error == 0 && domain == AF_UNIX) {
     error = unix_diag::accept_queue(fd, &queued, &limit);
   } else if (error == 0) {
-    // For a listening TCP socket, Linux reports the length and the limit of the accept queue in two fields that contain
-    // segment counts for a connected socket.
+    // For a listening TCP socket, Linux reports the length and the limit of the accept queue in these two fields. For a
+    // connected socket, the same fields count segments.
     tcp_info tcp = {};
     socklen_t length = sizeof tcp;
     error = sys::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &tcp, &length);
@@ -149,7 +149,7 @@ Value backlog(const CallbackInfo& info) {
   return result;
 }
 
-// pidfdInode(): returns the inode of a pidfd of this process, as text because it has 64 bits.
+// pidfdInode(): returns the inode of a pidfd of this process. The inode has 64 bits, so it is returned as a string.
 Value pidfd_inode(const CallbackInfo& info) {
   int fd = sys::pidfd_open_self();
   if (fd < 0) return number(info, fd);

@@ -47,8 +47,8 @@ Value bind_ip(const CallbackInfo& info) {
   return bind_to(info, sockaddrs::from_ip(js::to_string(info[1]), port, &address), address);
 }
 
-// bindPath(fd, path, absolute): binds a unix socket. `absolute` is the path to remove when the owned `fd` is closed, or
-// undefined to remove nothing.
+// bindPath(fd, path, absolute): binds a unix socket to `path`. `absolute` is the same path in absolute form. It is
+// removed when the owned `fd` is closed. If `absolute` is undefined, nothing is removed.
 Value bind_path(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   std::string absolute = info[2].IsUndefined() ? "" : js::to_string(info[2]);
@@ -69,7 +69,8 @@ Value share_path(const CallbackInfo& info) {
 // listen(fd, backlog)
 Value listen(const CallbackInfo& info) { return number(info, sys::listen(js::to_int(info[0]), js::to_int(info[1]))); }
 
-// connectPath(fd, path): connects an owned fd. From then on, close(2) also closes the fds in its unread messages.
+// connectPath(fd, path): connects an owned unix socket and makes it untrusted. From then on, the peer can send fds, and
+// close(2) also closes the fds in unread messages.
 Value connect_path(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   Addon* addon = Addon::of(info.Env());
@@ -95,7 +96,7 @@ Value set_option(const CallbackInfo& info) {
 }
 
 // Returns the origin of an fd that JavaScript passes by its number. A unix socket is untrusted, because any process
-// that may connect to it can send fds of any kind.
+// with permission to connect can send fds of any kind. A file other than a socket is untrusted too.
 Origin origin_of(const CallbackInfo& info, int fd) {
   int domain = AF_UNIX;
   socklen_t length = sizeof domain;
@@ -119,7 +120,7 @@ Value adopt(const CallbackInfo& info) {
   return number(info, error);
 }
 
-// setCloexec(fd): makes an fd that this process has inherited close-on-exec.
+// setCloexec(fd): sets close-on-exec on an fd that this process has inherited.
 Value set_cloexec(const CallbackInfo& info) { return number(info, sys::set_cloexec(js::to_int(info[0]))); }
 
 // duplicate(fd): returns an owned, non-blocking duplicate. The original becomes non-blocking too, because both share an
@@ -132,8 +133,8 @@ Value duplicate(const CallbackInfo& info) {
   return number(info, own(info, error == 0 ? fd : error, origin_of(info, original)));
 }
 
-// copy(fd): returns an owned duplicate of a file of any kind. Unlike duplicate(), does not change O_NONBLOCK of the
-// open file description.
+// copy(fd): returns an owned duplicate of a file of any kind. O_NONBLOCK of the open file description stays unchanged,
+// unlike in duplicate().
 Value copy(const CallbackInfo& info) {
   return number(info, own(info, sys::dup_cloexec(js::to_int(info[0])), Origin::kUntrusted));
 }
@@ -155,14 +156,15 @@ Value release(const CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), addon->release(fd));
 }
 
-// prepareTransfer(fd): called before a libuv handle takes ownership of the fd. release() follows when the handle owns
-// it.
+// prepareTransfer(fd): must be called before a libuv handle takes ownership of the fd. When the handle owns the fd, the
+// caller calls release().
 Value prepare_transfer(const CallbackInfo& info) {
   return number(info, Addon::of(info.Env())->prepare_transfer(js::to_int(info[0])));
 }
 
-// close(fd): closes an fd that the environment owns, and no other: a stale number may refer to a file that was opened
-// since. If close(2) may block, another thread closes the fd, which may still be open when this returns.
+// close(fd): closes an fd that the environment owns. Returns -EBADF for any other fd, because a stale number may refer
+// to a file that was opened later. If close(2) may block, another thread closes the fd. The file may then still be open
+// when this function returns.
 Value close(const CallbackInfo& info) {
   return number(info, Addon::of(info.Env())->close_owned(js::to_int(info[0]), Closer::How::kClose));
 }
@@ -187,8 +189,8 @@ Value own_both(const CallbackInfo& info, int error, const int* fds, Origin origi
   return result;
 }
 
-// socketPair(type): returns two owned fds. The first is non-blocking. The second is blocking, as programs expect of an
-// inherited fd.
+// socketPair(type): returns two owned fds. The first is non-blocking. The second is blocking, because programs expect
+// an inherited fd to be blocking.
 Value socket_pair(const CallbackInfo& info) {
   int fds[2];
   int error = sys::socketpair(js::to_int(info[0]), fds);
@@ -203,7 +205,7 @@ Value pipe(const CallbackInfo& info) {
   return own_both(info, error, fds);
 }
 
-// execHelper(lowest): returns an owned fd of the program in exec_helper.h, at least `lowest`.
+// execHelper(lowest): returns an owned fd of the program in exec_helper.h. The fd is at least `lowest`.
 Value exec_helper_fd(const CallbackInfo& info) {
   return number(info, own(info, exec_helper::open(js::to_int(info[0]))));
 }

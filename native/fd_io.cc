@@ -34,8 +34,8 @@ Value unwatch(const CallbackInfo& info) {
   return number(info, Addon::of(info.Env())->readiness().unwatch(js::to_int(info[0])));
 }
 
-// Reads bytes, and discards the fds that arrive with them. recv(2) would close these fds itself and block until they
-// are closed.
+// Reads bytes and discards the fds that arrive with them. recv(2) would close these fds itself, and would block until
+// they are closed.
 ssize_t receive_without_fds(Addon* addon, int fd, char* bytes, size_t length) {
   messages::Fds unwanted;
   ssize_t received = messages::receive(fd, bytes, length, &unwanted);
@@ -44,7 +44,7 @@ ssize_t receive_without_fds(Addon* addon, int fd, char* bytes, size_t length) {
 }
 
 // receive(fd, length, peek): returns a Buffer with at most `length` of the available bytes. The Buffer is empty if the
-// peer has shut down its side. Consumes bytes only from an owned fd; peeking at any other fd is harmless.
+// peer has shut down its side. Without `peek`, the fd must be owned, because the call then consumes the bytes.
 Value receive(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   int64_t length = js::to_integer(info[1]);

@@ -17,8 +17,9 @@ namespace {
 constexpr uint32_t kMinPauseMs = 10;
 constexpr uint32_t kMaxPauseMs = 1000;
 
-// The clock of uv_now(), but not cached: with a cached time, a request that follows a long computation would time out
-// early. Deadlines are rounded up and the current time is rounded down, so that no request times out early.
+// These functions use the clock of uv_now(), but not its cached time. With the cached time, a request that follows a
+// long computation would time out early. Deadlines are rounded up and the current time is rounded down, so no request
+// times out early.
 constexpr uint64_t kNsPerMs = 1000000;
 uint64_t now_ms() { return uv_hrtime() / kNsPerMs; }
 uint64_t deadline_in(int64_t timeout) {
@@ -60,8 +61,8 @@ ErrorClass class_of(int error) {
   }
 }
 
-// Returns the origin of an accepted socket. A unix socket is untrusted, because any process that may connect to it can
-// send fds of any kind.
+// Returns the origin of an accepted socket. A unix socket is untrusted, because any process with permission to connect
+// can send fds of any kind.
 Origin origin_of(const Listener::Completion& slot, Origin listening) {
   if (slot.address.family == AF_UNIX) return Origin::kUntrusted;
   return listening == Origin::kOwn ? Origin::kOwn : Origin::kInherited;
@@ -133,7 +134,8 @@ void Listener::apply_keep_alive() {
   apply(reinterpret_cast<uv_handle_t*>(&timer_));
 }
 
-// libuv requires this order: closing the handles stops the poll, and only then may the fd be closed or used elsewhere.
+// Closes the libuv handles, which stops the poll. The caller may close or transfer the fd only after that, as libuv
+// requires. The last close callback deletes the listener.
 void Listener::stop() {
   if (closing_) return;
   closing_ = true;
@@ -169,20 +171,21 @@ void Listener::on_timer() {
   if (poll_error_ != 0 || requests_.next_deadline() <= now) {
     complete_requests();
   } else {
-    // If a pause has ended, this polls again instead of calling accept4(2): the limit matters only when a connection is
-    // queued.
+    // If a capacity pause has ended, update() starts the poll again. accept4(2) is not called here, because the
+    // shortage matters only when a connection is queued.
     update();
   }
   in_timer_ = false;
 }
 
 // Accepts queued connections, then rejects the requests whose deadline has passed. In this order, no request times out
-// while a connection is in the accept queue.
+// while a connection can be accepted for it.
 void Listener::complete_requests() {
   Completion* slots = host_->completions();
   if (slots == nullptr) return disarm();
   Batch batch = accept_batch(slots);
-  const Ref newest = requests_.last_ref();  // requests that handlers add in deliver() wait for a later event
+  // A fatal error rejects the requests that exist now. Requests that are added during deliver() wait for a later event.
+  const Ref newest = requests_.last_ref();
   const uint64_t now = now_ms();
   for (;;) {
     auto fail = [&](Ref ref, int error) {
@@ -223,9 +226,9 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
   // In a timer callback, the accept queue may be empty. accept4(2) on Linux allocates an fd before it checks the queue,
   // so a process at its fd limit would get EMFILE even for an empty queue.
   if (in_timer_ && sys::poll(fd_, POLLIN) == 0) return batch;
-  // Another process that shares the socket can have made it blocking: libuv does so for a socket that becomes fd 0, 1
-  // or 2 of a child process, and systemd for every socket that it passes. accept4(2) on an empty queue would then block
-  // the thread.
+  // Another process that shares the socket may have made it blocking. libuv does this to a socket that becomes fd 0, 1
+  // or 2 of a child process. systemd does it to every socket that it passes. accept4(2) on an empty queue would then
+  // block the thread.
   if (!requests_.empty()) sys::set_nonblock(fd_);
   size_t retries = 0;
   while (!requests_.empty()) {
@@ -237,7 +240,8 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
     slot.address_length = sizeof slot.address;
     int fd = sys::accept4(fd_, &slot.address.any, &slot.address_length);
     if (fd >= 0 && !host_->own(fd, origin_of(slot, options_.origin))) {
-      host_->close(fd, true);  // a reset, because a client can take an orderly close for an answer
+      // Reset the connection, because a client may take an orderly close for a complete response.
+      host_->close(fd, true);
       fd = -ENOMEM;
     }
     if (fd >= 0) {
@@ -309,8 +313,8 @@ void Listener::update() {
     apply_keep_alive();
     host_->hold(this, in_use_);
   }
-  // Without a request, the poll stays armed: the next request often follows soon, and disarming and arming again costs
-  // two system calls.
+  // While no request is outstanding, the poll stays armed until its next event. The next request often follows soon,
+  // and disarming and arming again costs two system calls.
   if (!requests_.empty()) arm();
   if (in_use_) schedule();
 }
@@ -327,10 +331,11 @@ void Listener::arm() {
   check_fd_before_poll();
 }
 
-// Detects that other code in the process has closed the fd. libuv aborts the process if epoll_ctl(2) rejects an fd, and
-// epoll reports nothing for an fd that is closed later. The check runs in a prepare handle, immediately before the loop
-// polls, because the fd can be closed in the same turn in which a request is made. One check covers all requests of a
-// turn.
+// Detects that other code in the process has closed the fd. libuv aborts the process if epoll_ctl(2) rejects the fd. If
+// the fd is closed later, epoll reports nothing.
+//
+// The check runs in a prepare handle, immediately before the loop polls. An earlier check is not enough, because the fd
+// may be closed after it in the same turn of the loop. One check covers all requests of a turn.
 void Listener::check_fd() {
   if (!armed_) return;
   int listening = 0;
@@ -361,15 +366,15 @@ void Listener::schedule() {
   uint64_t at = requests_.next_deadline();
   if (resume_at_ != 0) at = std::min(at, resume_at_);
   if (poll_error_ != 0) at = 0;
-  // Only an active handle keeps the loop alive. For a held listener without a deadline, the timer is started with a
-  // time that is never reached.
+  // Only an active handle keeps the loop alive. A held listener may have no active poll and no deadline. Its timer is
+  // then started with a timeout that never expires.
   const bool start_idle_timer = held_ && !uv_is_active(reinterpret_cast<uv_handle_t*>(&timer_));
   // An earlier timer stays as it is: one wake-up too early costs less than restarting the timer for each request.
   if (at >= timer_at_ && !start_idle_timer) return;
   timer_at_ = at;
   uint64_t now = uv_now(timer_.loop);
-  // A timer callback that starts its timer with a timeout of 0 can run again before the loop polls, and so prevent the
-  // loop from ever polling.
+  // A timer callback must not start its timer with a timeout of 0. libuv can run such a timer again before it polls, so
+  // the loop might never poll.
   uint64_t soonest = in_timer_ ? 1 : 0;
   uint64_t timeout = at > now ? std::max(at - now, soonest) : soonest;
   uv_timer_start(

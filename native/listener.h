@@ -1,7 +1,8 @@
-// A listening socket on a libuv loop. It completes accept requests with connections, in first-in, first-out order.
+// A listening socket on a libuv loop. Callers request connections, and the listener completes the requests in first-in,
+// first-out order.
 //
-// It accepts nothing while no request is outstanding. It reports results only from the event loop, never from inside a
-// call to one of its methods. It does not depend on JavaScript.
+// The listener accepts nothing while no request is outstanding. It reports results only from the event loop, never from
+// inside a call to one of its methods. The class does not depend on JavaScript.
 #pragma once
 
 #include <uv.h>
@@ -21,7 +22,7 @@ class Listener {
   struct Completion {
     double ref;
     int32_t result;           // the accepted fd, or a negative errno; -ETIMEDOUT when the request timed out
-    uint32_t address_length;  // of the peer's address
+    uint32_t address_length;  // the length of `address`; set only if `result` is an fd
     sockaddrs::Storage address;
   };
 
@@ -30,7 +31,8 @@ class Listener {
   // The maximum number of completions in one call into JavaScript, and the upper bound of Options::max_batch.
   static constexpr size_t kMaxBatch = 256;
 
-  // Reports that an accept failed because fds or memory ran out. All requests stay outstanding.
+  // Reports that accept4(2) failed for lack of fds or memory, or kMaxBatch times in a row. The failure itself completes
+  // no request.
   struct Capacity {
     int error = 0;       // a negative errno, or 0 if there is nothing to report
     uint32_t delay = 0;  // the pause in ms, or 0 if the listener resets connections instead of pausing
@@ -51,17 +53,20 @@ class Listener {
   // The owner of the listeners on a loop.
   class Host {
    public:
-    // Returns room for kMaxBatch completions, or null if nothing can be delivered because the environment is ending.
+    // Returns room for kMaxBatch completions. Returns null if nothing can be delivered, for example because the
+    // environment is ending.
     virtual Completion* completions() = 0;
     // Takes ownership of an accepted fd, unless it returns false.
     virtual bool own(int fd, Origin origin) = 0;
-    // Closes an fd of the listener and waits briefly. Returns false if the fd is not closed by then.
+    // Closes the listening fd or an accepted fd, and waits a short time for the close. Returns false if the fd is still
+    // open after that.
     virtual bool close(int fd, bool reset) = 0;
     // Delivers the first `count` completions. May close the listener.
     virtual void deliver(Listener* listener, size_t count, Capacity capacity) = 0;
-    // Called when the listener starts or stops being in use. It is in use while a request is outstanding or it is held.
+    // Called when the listener starts or stops being in use. A listener is in use while a request is outstanding, or
+    // while hold() keeps it in use.
     virtual void hold(Listener* listener, bool in_use) = 0;
-    // The last call for a listener. The listener is deleted when this returns.
+    // The last call for a listener. The listener deletes itself when this call returns.
     virtual void closed(Listener* listener) = 0;
 
    protected:
@@ -72,15 +77,15 @@ class Listener {
   // still owns the fd.
   static int create(uv_loop_t* loop, int fd, Options options, Host* host, Listener** result);
 
-  // Adds a request and returns its ref. `timeout` is in ms from now. A negative timeout means no deadline; 0 accepts
-  // only a connection that is already in the accept queue.
+  // Adds a request and returns its ref. `timeout` is in ms from now; a negative timeout means no deadline. A request
+  // with a timeout of 0 gets only a connection that is already in the accept queue.
   Ref ask(int64_t timeout);
 
   // Returns true if the request was outstanding. A cancelled request gets no completion.
   bool cancel(Ref ref);
 
-  // Stops polling and closes the fd before it returns. Outstanding requests get no completion. The listener deletes
-  // itself later.
+  // Stops polling, then closes the fd with Host::close(). Outstanding requests get no completion. The listener deletes
+  // itself when libuv has closed its handles.
   void close();
 
   // Like close(), but transfers the fd to the caller instead of closing it. Returns -1 if the listener is already
@@ -90,7 +95,8 @@ class Listener {
   // Sets whether the listener keeps the loop alive while it is in use. By default, it does.
   void keep_alive(bool on);
 
-  // Sets whether the listener is held: in use even without a request, like a server that listens but does not accept.
+  // Sets whether the listener is held. A held listener is in use even without a request. It resembles a server that
+  // listens but does not accept.
   void hold(bool on);
 
   int fd() const { return fd_; }
@@ -139,7 +145,7 @@ class Listener {
   uint32_t delay_ = 0;      // the length of the last capacity pause, or 0 if an accept has succeeded since
   int spare_ = -1;          // the spare fd of reset_at_limit, or a negative number if there is none
   bool at_limit_ = false;   // the fd limit was reported, and no accept has succeeded since
-  int poll_error_ = 0;      // the negative errno for which the fd cannot be polled, or 0
+  int poll_error_ = 0;      // the error that prevents polling, as a negative errno, or 0
   bool armed_ = false;
   bool in_timer_ = false;
   bool held_ = false;

@@ -6,7 +6,8 @@
 
 #include "js.h"
 
-// The methods of DefineClass reject a receiver of another class, because V8 checks their signature.
+// The methods do not check their receiver. V8 checks the signature of each method that DefineClass creates, and rejects
+// a receiver of another class.
 void ListenerHandle::define(Napi::Env env, Napi::Object exports) {
   exports.Set("ListenerHandle", DefineClass(env, "ListenerHandle",
                                             {
@@ -75,13 +76,13 @@ Napi::Value ListenerHandle::ask(const Napi::CallbackInfo& info) {
   });
 }
 
-// cancel(ref): returns whether the request was outstanding.
+// cancel(ref): cancels the request. Returns true if the request was outstanding.
 Napi::Value ListenerHandle::cancel(const Napi::CallbackInfo& info) {
   Listener::Ref ref = js::to_integer(info[0]);
   return Napi::Boolean::New(info.Env(), listener_ != nullptr && listener_->cancel(ref));
 }
 
-// outstanding(): returns the refs, oldest first.
+// outstanding(): returns the refs of the outstanding requests, oldest first.
 Napi::Value ListenerHandle::outstanding(const Napi::CallbackInfo& info) {
   auto refs = Napi::Float64Array::New(info.Env(), listener_ == nullptr ? 0 : listener_->requests().size());
   size_t i = 0;
@@ -109,8 +110,8 @@ Napi::Value ListenerHandle::stats(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// close(): closes the listening fd and removes its path before it returns. Returns 0, or the negative errno for which
-// the path could not be removed.
+// close(): closes the listening fd, then removes its path. Returns 0, or a negative errno if the path could not be
+// removed.
 Napi::Value ListenerHandle::close(const Napi::CallbackInfo& info) {
   int unremoved = 0;
   if (Listener* listener = listener_) {
@@ -120,7 +121,8 @@ Napi::Value ListenerHandle::close(const Napi::CallbackInfo& info) {
   return js::number(info, unremoved);
 }
 
-// detach(): transfers the listening fd, with its path, to the caller. Returns the fd, or -EBADF if there is none.
+// detach(): transfers the listening fd to the caller. The path stays in the file system. Returns the fd, or -EBADF if
+// there is none.
 Napi::Value ListenerHandle::detach(const Napi::CallbackInfo& info) {
   int fd = -EBADF;
   if (Listener* listener = listener_) {

@@ -1,5 +1,4 @@
-// The Listener as a JavaScript object. src/accept/listener.ts creates one for each listening socket, and nothing else
-// does.
+// A Listener as a JavaScript object. Only src/accept/listener.ts creates these objects, one for each listening socket.
 #pragma once
 
 #include <napi.h>
@@ -21,8 +20,8 @@ class ListenerHandle final : public Napi::ObjectWrap<ListenerHandle>, public Lis
   void forget() override;
 
  private:
-  // Creates the resource of the async context. It lives as long as this object but does not keep this object alive.
-  // Some versions of Node hold a resource weakly, others strongly.
+  // Creates the resource of the async context. Some versions of Node refer to a resource weakly, so this object refers
+  // to it too. Other versions refer to it strongly, so the resource must not refer to this object and keep it alive.
   static Napi::Object resource(const Napi::CallbackInfo& info);
 
   Napi::Value open(const Napi::CallbackInfo& info);

@@ -53,8 +53,8 @@ ssize_t receive(int fd, void* data, size_t room, Fds* fds) {
   ssize_t length = sys::recvmsg(fd, &message, MSG_PEEK);
   if (length < 0) return length;
   fds->truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
-  // Not CMSG_NXTHDR, which trusts every cmsg_len. gVisor and seccomp notifiers answer recvmsg(2) too, and a wrong
-  // length would make it read the stack beyond `control`.
+  // Does not use CMSG_NXTHDR, which trusts every cmsg_len. The result of recvmsg(2) can also come from gVisor or a
+  // seccomp notifier. With a wrong length, CMSG_NXTHDR would read the stack beyond `control`.
   const size_t size = std::min<size_t>(message.msg_controllen, sizeof control.room);
   cmsghdr header;
   for (size_t at = 0; at < size && size - at >= sizeof header; at += CMSG_ALIGN(header.cmsg_len)) {
@@ -69,14 +69,15 @@ ssize_t receive(int fd, void* data, size_t room, Fds* fds) {
       if (header.cmsg_type == SCM_RIGHTS) {
         fds->fds[fds->count++] = received;
       } else if (received >= 0) {
-        sys::close(received);  // the kernel has created it, so close(2) does not block
+        sys::close(received);  // a pidfd comes from the kernel, so close(2) does not block
       }
     }
   }
   if (fds->count > kMaxFds) fds->truncated = true;
   if ((message.msg_flags & MSG_CTRUNC) != 0) return length;
-  // Consumes the message, without room for fds. The kernel only drops its references to these fds: MSG_PEEK has already
-  // opened them in this process, so no file is closed here and nothing can block.
+  // Consumes the message. Without a buffer for control messages, the kernel drops its references to the fds in the
+  // message. MSG_PEEK has already opened the same files in this process. So the kernel closes no file here, and nothing
+  // can block.
   iovec same = {data, static_cast<size_t>(length)};
   message = {};
   message.msg_iov = &same;

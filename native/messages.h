@@ -24,15 +24,17 @@ constexpr size_t kControlRoom = CMSG_SPACE(sizeof(int) * kMaxFds) + 512;
 struct Fds {
   int fds[kControlRoom / sizeof(int)];
   size_t count = 0;
-  bool truncated = false;  // part of the message is missing: a buffer was too small, or this process is at its fd limit
+  // Bytes or fds may be missing: a buffer was too small, this process is at its fd limit, or another process also reads
+  // from the socket.
+  bool truncated = false;
 };
 
-// Calls recvmsg(2), first with MSG_PEEK. Without the peek, recvmsg(2) itself would close an fd that exceeds the fd
-// limit of this process, and that close can block for as long as the sender likes. A message that is truncated because
-// of the fd limit stays in the socket.
+// Calls recvmsg(2) twice, first with MSG_PEEK. A recvmsg(2) without MSG_PEEK closes each fd that exceeds the fd limit
+// of this process. The sender can make that close block without limit. After MSG_PEEK, a message that is truncated
+// because of the fd limit stays in the socket.
 //
-// The fds are close-on-exec. The caller owns them, also after an error. Returns the number of bytes received, or a
-// negative errno.
+// The fds are close-on-exec. The caller owns them even if this function returns an error. Returns the number of bytes
+// received, or a negative errno.
 ssize_t receive(int fd, void* data, size_t room, Fds* fds);
 
 }  // namespace messages

@@ -1,9 +1,9 @@
-// Reports when an fd without a libuv handle becomes readable or writable. Neither reads nor writes.
+// Reports when an fd without a libuv handle becomes readable or writable. Does not read or write the fd.
 //
-// The fds are in a separate, edge-triggered epoll instance, and libuv polls the fd of that instance. A client that
-// sends bytes one by one then causes one wake-up for each, however long earlier bytes stay unread. libuv's own polls
-// are level-triggered and would fire in every turn of the loop. Besides, an fd that libuv has never polled can be
-// transferred anywhere.
+// The fds are in a separate, edge-triggered epoll instance, and libuv polls the fd of that instance. New data then
+// causes one wake-up, even if earlier bytes stay unread. libuv's own polls are level-triggered and would fire in every
+// turn of the loop while bytes stay unread. In addition, libuv never polls the watched fds themselves, so each of them
+// can later be transferred to any other owner.
 #pragma once
 
 #include <uv.h>
@@ -16,8 +16,8 @@ class Readiness {
  public:
   struct Event {
     int fd;
-    // End of stream, an error or urgent data; or the fd number now refers to another file. Only poll(2) of the fd can
-    // tell.
+    // End of stream, an error or urgent data. The event may also belong to an earlier file with the same fd number.
+    // Call poll(2) on the fd to find out.
     bool exceptional;
     bool writable;  // only if watch() requested it
   };
@@ -39,8 +39,8 @@ class Readiness {
   // alive.
   int watch(uv_loop_t* loop, int fd, bool writable);
 
-  // Must be called before the fd is closed or transferred: closing removes it from the epoll instance, but not from
-  // this object. Returns -ENOENT if the fd is not watched.
+  // Must be called before the fd is closed or transferred. close(2) removes the fd from the epoll instance, but this
+  // object would still count it as watched. Returns -ENOENT if the fd is not watched.
   int unwatch(int fd);
 
   // Stops watching all fds. Returns true if readiness_closed() will be called.
@@ -49,8 +49,9 @@ class Readiness {
  private:
   // The maximum number of fds in one call into JavaScript.
   static constexpr int kMaxBatch = 64;
-  // The maximum number of calls into JavaScript in one turn of the loop. They report 1024 fds, as many as libuv takes
-  // from one epoll_wait(2). The remaining fds wait for the next turn, so that timers and other I/O are not delayed.
+  // The maximum number of calls into JavaScript in one turn of the loop. Together they report at most 1024 fds, the
+  // maximum number of events that libuv takes from one epoll_wait(2). The remaining fds wait for the next turn, so that
+  // timers and other I/O are not delayed.
   static constexpr int kMaxBatches = 16;
 
   int open(uv_loop_t* loop);

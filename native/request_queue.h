@@ -1,5 +1,5 @@
-// The FIFO queue of accept requests. Each request has a ref. Cancelling or timing out a request by its ref needs no
-// search.
+// The FIFO queue of accept requests. A ref identifies each request. The queue removes a request by its ref, or the one
+// with the earliest deadline, without a search.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 class RequestQueue {
  public:
-  // A safe integer in JavaScript, unique within its listener and never reused: at a million requests per second, 2^53
+  // A safe integer in JavaScript, unique within its listener and never reused. At a million requests per second, 2^53
   // refs last 285 years. 0 is not a valid ref.
   using Ref = int64_t;
 
@@ -21,7 +21,7 @@ class RequestQueue {
     request.expiry = deadlines_.end();
     if (deadline != kNoDeadline) {
       try {
-        // Equal timeouts give rising deadlines, so the end is nearly always the right position.
+        // Requests with equal timeouts have ascending deadlines, so a new deadline nearly always belongs at the end.
         request.expiry = deadlines_.emplace_hint(deadlines_.end(), deadline, ref);
       } catch (...) {
         requests_.erase(ref);
@@ -57,7 +57,7 @@ class RequestQueue {
     return ref;
   }
 
-  // Removes the request with the earliest deadline and returns its ref, or returns 0 if no deadline is at or before
+  // Removes the request with the earliest deadline and returns its ref. Returns 0 if every deadline is later than
   // `now`.
   Ref pop_expired(uint64_t now) {
     if (next_deadline() > now || deadlines_.empty()) return 0;
@@ -90,8 +90,8 @@ class RequestQueue {
     Deadlines::iterator expiry;
   };
 
-  // The nodes of the map never move, so that the linked list can connect them directly. A request costs one allocation,
-  // or two with a deadline.
+  // An unordered_map never moves its nodes, so the linked list can point to them. A request costs one allocation, or
+  // two if it has a deadline.
   std::unordered_map<Ref, Request> requests_;
   Deadlines deadlines_;
   Request* head_ = nullptr;

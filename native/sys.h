@@ -1,5 +1,5 @@
-// One function per system call. Each takes the arguments of its man page and returns a result or a negative errno. The
-// caller decides what a failure means.
+// One function for each system call. Each function returns a result or a negative errno. The caller decides what a
+// failure means.
 #pragma once
 
 #include <sys/epoll.h>
@@ -18,17 +18,17 @@ int bind(int fd, const sockaddr* address, socklen_t length);
 // listen(2)
 int listen(int fd, int backlog);
 
-// accept4(2). The fd is created close-on-exec and non-blocking. `*length` is the size of the buffer at `address`, and
-// becomes the length of the address of the peer.
+// accept4(2). The fd is created close-on-exec and non-blocking. On entry, `*length` is the size of the buffer at
+// `address`. On return, it is the length of the peer's address.
 int accept4(int fd, sockaddr* address, socklen_t* length);
 
 // connect(2)
 int connect(int fd, const sockaddr* address, socklen_t length);
 
-// close(2). The fd is closed whatever this returns, also after EINTR.
+// close(2). The fd is closed even if this returns an error, such as -EINTR.
 int close(int fd);
 
-// close(2) after SO_LINGER with a timeout of 0 (socket(7)), which sends a reset to a TCP peer.
+// close(2) after setting SO_LINGER with a timeout of 0 (socket(7)). A TCP peer receives a reset.
 int reset(int fd);
 
 // fcntl(2): F_GETFD, F_DUPFD_CLOEXEC, F_SETFD and F_SETFL. A duplicate shares the open file description, including
@@ -59,8 +59,8 @@ int getpeername(int fd, sockaddr* address, socklen_t* length);
 int getsockopt(int fd, int level, int name, void* value, socklen_t* length);
 int setsockopt(int fd, int level, int name, const void* value, socklen_t length);
 
-// poll(2) of one fd with a timeout of 0. Returns those of `events` that are true now, and POLLERR, POLLHUP and
-// POLLNVAL, which poll(2) always reports. Returns 0 if there are none.
+// poll(2) of one fd with a timeout of 0. Returns the events in `events` that are true now. Also returns POLLERR,
+// POLLHUP and POLLNVAL, which poll(2) always reports. Returns 0 if there are none.
 int poll(int fd, short events);
 
 // ioctl(2). SIOCATMARK returns 1 if the next byte to read is the urgent byte (sockatmark(3)), otherwise 0. FIONREAD
@@ -97,7 +97,7 @@ ssize_t write(int fd, const void* data, size_t length);
 int executable(const char* path);
 
 // open(2) with O_PATH, which keeps the inode in use and needs no permission for the file; statx(2) and unlink(2) of a
-// path. None of them follows a symbolic link in the last component of the path.
+// path. These functions do not follow a symbolic link in the last component of the path.
 int open_path(const char* path);
 int statx(const char* path, File* result);
 int unlink(const char* path);

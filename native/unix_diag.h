@@ -10,9 +10,9 @@ namespace unix_diag {
 // without unix_diag.
 int accept_queue(int fd, uint32_t* queued, uint32_t* limit);
 
-// Returns 0 while any process has the unix socket with this inode, or an unread message contains the socket. Returns
-// -ENOENT if no process has it, or if the kernel was built without unix_diag. After any other errno, the answer is
-// unknown.
+// Returns 0 while any process has the unix socket with this inode, or while an unread message contains the socket.
+// Returns -ENOENT if no process has the socket, or if the kernel was built without unix_diag. After any other errno,
+// the answer is unknown.
 int exists(uint64_t inode);
 
 }  // namespace unix_diag

@@ -34,7 +34,7 @@ const { status, error } = spawnSync(
     stdio: 'inherit',
     env: {
       ...process.env,
-      PREBUILDS_ONLY: '1',
+      ASYNC_ACCEPT_ADDON: join(root, 'prebuilds/linux-arm64/async-accept.glibc.node'),
       // npm has installed esbuild for the host, which can execute it directly.
       ESBUILD_BINARY_PATH: join(root, `node_modules/@esbuild/linux-${process.arch}/bin/esbuild`),
     },

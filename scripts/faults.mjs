@@ -12,7 +12,7 @@ const directory = mkdtempSync(join(tmpdir(), 'async-accept-'))
 const note = join(directory, 'note')
 const env = {
   ...process.env,
-  ASYNC_ACCEPT_PREBUILD: variant('faults', { variables: { faults: 1 } }),
+  ASYNC_ACCEPT_ADDON: variant('faults', { variables: { faults: 1 } }),
   FAULTS_NOTE: note,
 }
 const mocha = ['node_modules/mocha/bin/mocha.js', 'test/faults/*.faults.ts', ...process.argv.slice(2)]

@@ -1,11 +1,11 @@
-// Makes the binaries that the tarball carries: prebuilds/linux-<arch>/async-accept.glibc.node, with prebuildify.
+// Makes the binaries that the tarball carries, prebuilds/linux-<arch>/async-accept.glibc.node:
 // node scripts/prebuild.mjs           for this machine
 // node scripts/prebuild.mjs arm64     for that; needs a cross compiler elsewhere (Debian: g++-aarch64-linux-gnu)
 // node scripts/prebuild.mjs --all     for all that we ship to
 import { spawnSync } from 'node:child_process'
-import { rmSync } from 'node:fs'
-import { join } from 'node:path'
-import { headers, isMade, root, run, step } from './steps.mjs'
+import { copyFileSync, mkdirSync, rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { isMade, nodeGyp, root, run, step } from './steps.mjs'
 import { inputs, lay } from './variants.mjs'
 
 // The newest version of each library that a binary may need: what Node's own binaries need, in all supported versions.
@@ -15,8 +15,11 @@ const machines = { x64: 'x86_64-linux-gnu', arm64: 'aarch64-linux-gnu' }
 
 const given = process.argv.slice(2)
 const wanted = given.includes('--all') ? Object.keys(machines) : given.length > 0 ? given : [process.arch]
-if (machines[process.arch] === undefined)
-  console.error(`no binary for ${process.arch}: npm compiles it on installation`)
+if (machines[process.arch] === undefined) console.error(`no binary for ${process.arch}: scripts/compile.mjs makes one`)
+
+// For scripts/compile.mjs. Package managers would compile a package that has a binding.gyp at its root.
+mkdirSync(join(root, 'prebuilds'), { recursive: true })
+copyFileSync(join(root, 'binding.gyp'), join(root, 'prebuilds/binding.gyp'))
 
 for (const [arch, machine] of Object.entries(machines)) {
   const made = { output: `prebuilds/linux-${arch}`, inputs }
@@ -27,7 +30,7 @@ for (const [arch, machine] of Object.entries(machines)) {
 
 function make(arch, machine) {
   const tool = (name) => (arch === process.arch ? name : `${machine}-${name}`)
-  const output = join(root, `prebuilds/linux-${arch}`)
+  const binary = join(root, `prebuilds/linux-${arch}`, 'async-accept.glibc.node')
   const build = lay(`node_modules/.cache/prebuild/${arch}`)
   // Paths are all that would make the same sources give another binary elsewhere.
   const env = { CC: tool('gcc'), CXX: tool('g++'), CXXFLAGS: `-ffile-prefix-map=${build}=.` }
@@ -35,17 +38,13 @@ function make(arch, machine) {
     console.error(`${env.CXX} is missing (Debian: g++-${machine.replaceAll('_', '-')})`)
     process.exit(1)
   }
-  rmSync(output, { recursive: true, force: true })
-  const flags = ['--napi', '--tag-libc=glibc', '--strip', `--strip-bin=${tool('strip')}`, `--arch=${arch}`]
-  const places = [`--cwd=${build}`, `--out=${root}`, `--node-gyp=${join(root, 'node_modules/.bin/node-gyp')}`]
-  run(process.execPath, ['node_modules/prebuildify/bin.js', ...flags, ...places], {
-    env: { ...process.env, ...headers(), ...env },
-  })
-  const binary = join(output, 'async-accept.glibc.node')
-  // The program that it has within itself, too.
+  nodeGyp(build, { arch, env })
+  mkdirSync(dirname(binary), { recursive: true })
+  copyFileSync(join(build, 'build/Release/async_accept.node'), binary)
+  run(tool('strip'), ['--strip-all', binary])
+  // The program that the addon has within itself, too.
   for (const each of [join(build, 'build/Release/async_accept_exec'), binary]) check(each, binary, tool('objdump'))
 }
-
 /** Fails when `file`, a part of `binary`, needs newer libraries than Node does, or others. */
 function check(file, binary, objdump) {
   const { stdout, status } = spawnSync(objdump, ['-p', '-T', file], { encoding: 'utf8' })

@@ -98,7 +98,7 @@ const programFails = () => {
 }
 
 const testsFail = ({ compiler, linkFlags, runtime, variable, options, nodeOptions }) => {
-  const prebuild = variant(name, {
+  const addon = variant(name, {
     env: {
       ...compiler,
       CXXFLAGS: [...kind.flags, '-g', '-O1', '-fno-omit-frame-pointer'].join(' '),
@@ -119,7 +119,7 @@ const testsFail = ({ compiler, linkFlags, runtime, variable, options, nodeOption
     stdio: 'inherit',
     env: {
       ...process.env,
-      ASYNC_ACCEPT_PREBUILD: prebuild,
+      ASYNC_ACCEPT_ADDON: addon,
       LD_PRELOAD: execFileSync(compiler.CC, [`-print-file-name=${runtime}`], { encoding: 'utf8' }).trim(),
       [variable]: [...options, ...places].join(':'),
     },

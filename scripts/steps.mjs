@@ -34,9 +34,13 @@ export function headers() {
  * Builds the addon in a directory with a binding.gyp, or runs another `command` of node-gyp. `variables` are variables
  * of binding.gyp; `gyp` are options of gyp.
  */
-export function nodeGyp(directory, { command = 'rebuild', env = {}, variables = {}, gyp = [] } = {}) {
+export function nodeGyp(
+  directory,
+  { command = 'rebuild', arch = process.arch, env = {}, variables = {}, gyp = [] } = {},
+) {
   const defines = Object.entries({ strict: 1, ...variables }).map(([name, value]) => `-D${name}=${value}`)
-  const program = ['node_modules/node-gyp/bin/node-gyp.js', command, '--loglevel=error', `--directory=${directory}`]
+  const options = ['--loglevel=error', `--arch=${arch}`, `--directory=${directory}`]
+  const program = ['node_modules/node-gyp/bin/node-gyp.js', command, ...options]
   run(process.execPath, [...program, '--', ...defines, ...gyp], {
     env: { ...process.env, ...headers(), ...env },
   })

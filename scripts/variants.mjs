@@ -1,5 +1,5 @@
 // Builds of the addon other than the one in build/: with sanitizers, with faults, for other machines. Each has a directory
-// of its own. `ASYNC_ACCEPT_PREBUILD=<directory>` makes node-gyp-build, and so the package, load the addon from there.
+// of its own. `ASYNC_ACCEPT_ADDON=<file>` makes the package load the addon from there.
 import { cpSync, mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { nodeGyp, root, step } from './steps.mjs'
@@ -19,7 +19,7 @@ export function lay(output, more = []) {
 }
 
 /**
- * The directory of a variant, built when it must be.
+ * The addon file of a variant, built when it must be.
  * `env`: what the makefile takes from its environment (CC, CXX, CXXFLAGS, LDFLAGS); `variables`: what binding.gyp asks for
  * (`{ faults: 1 }`).
  */
@@ -34,5 +34,5 @@ export function variant(name, { env, variables } = {}) {
     settings: { env, variables },
     make: () => nodeGyp(lay(output, more), { env, variables }),
   })
-  return join(root, output)
+  return join(root, output, 'build/Release/async_accept.node')
 }

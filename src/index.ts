@@ -37,6 +37,12 @@ export type { ProxyEndpoint, ProxyHeader, ProxySsl } from './peek/proxy-protocol
 export type { Refusal } from './serve/admission.js'
 export type { Alarm } from './serve/alarms.js'
 export type { DrainOptions, DrainReport, EndOptions } from './serve/drain.js'
-export type { ConnectionHandler, SecureHandler, ServeOptions } from './serve/options.js'
+export type {
+  CommonServeOptions,
+  ConnectionHandler,
+  ProxyProtocolOptions,
+  SecureHandler,
+  ServeOptions,
+} from './serve/options.js'
 export { serve } from './serve/serve.js'
 export type { Serving, ServingEvents, ServingState } from './serve/serving.js'

@@ -40,12 +40,12 @@ const tests: Record<string, () => Promise<void>> = {
     const example = startExample('http.mjs', ['0', '2'])
     const [, port] = await example.says(/^http on port (\d+)\n/)
     const answers = [1, 2].map(async () => (await fetch(`http://127.0.0.1:${port}`)).text())
-    await example.says(/^full; 0 wait$/m)
+    await example.says(/^limit reached; 0 clients wait$/m)
     example.signal('SIGTERM')
     for (const answer of await Promise.all(answers)) assert.match(answer, /^hello (::ffff:)?127\.0\.0\.1\n$/)
     assert.equal(await example.ended, 0)
     // A connection whose response was sent before the drain is idle.
-    const [, idle, finished] = /^ended: (\d) idle, 0 unused, (\d) finished, 0 cut off$/m.exec(example.stdout) ?? []
+    const [, idle, finished] = /^drained: (\d) idle, 0 unused, (\d) finished, 0 destroyed$/m.exec(example.stdout) ?? []
     assert.equal(Number(idle) + Number(finished), 2)
     assert.equal(example.stderr, '')
   },
@@ -87,7 +87,7 @@ const tests: Record<string, () => Promise<void>> = {
     const [, pid, samePort] = await second.says(serves)
     assert.equal(samePort, port)
     assert.equal(await first.ended, 0)
-    assert.match(first.stdout, /^ended: 0 finished, 0 cut off$/m)
+    assert.match(first.stdout, /^drained: 0 finished, 0 destroyed$/m)
     assert.equal(await (await fetch(`http://127.0.0.1:${port}`)).text(), `hello from process ${pid}\n`)
     second.signal('SIGTERM')
     assert.equal(await second.ended, 'SIGTERM')
@@ -115,16 +115,16 @@ const tests: Record<string, () => Promise<void>> = {
 
   'refs.mjs': async () => {
     const stdout = await stdoutOf('refs.mjs')
-    assert.match(stdout, /^asked ten times: refs 1, 2, 3, 4, 5, 6, 7, 8, 9, 10; 10 outstanding\n/)
-    assert.match(stdout, /^ref 3 cancelled: true\nref 7 ran out; 8 outstanding$/m)
+    assert.match(stdout, /^ten requests: refs 1, 2, 3, 4, 5, 6, 7, 8, 9, 10; 10 outstanding\n/)
+    assert.match(stdout, /^ref 3 cancelled: true\nref 7 timed out; 8 outstanding$/m)
     const clients = [...stdout.matchAll(/^client \d connects from port (\d+)$/gm)].map(([, port]) => port)
-    const served = [...stdout.matchAll(/^ref (\d+) got the client from port (\d+)$/gm)]
+    const served = [...stdout.matchAll(/^ref (\d+): the client from port (\d+)$/gm)]
     assert.deepEqual(
       served.map(([, ref, port]) => [Number(ref), port]),
       [1, 2, 4, 5, 6, 8, 9, 10].map((ref, i) => [ref, clients[i]]),
     )
-    assert.match(stdout, /^ref 3 got cancelled, so nobody$/m)
-    assert.match(stdout, /^ref 7 got ERR_ACCEPT_TIMEOUT$/m)
+    assert.match(stdout, /^ref 3: no client, because it was cancelled$/m)
+    assert.match(stdout, /^ref 7: ERR_ACCEPT_TIMEOUT$/m)
   },
 
   'reset-by-address.mjs': async () => {

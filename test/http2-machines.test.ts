@@ -33,7 +33,7 @@ describe('examples/http2-machines.mjs', () => {
     const args = ['-sk', '--http2', '-w', ' over HTTP/%{http_version}', machines.url('/machines/20')]
     assert.equal(
       await run('curl', args),
-      `${JSON.stringify({ ref: 20, state: 'listening', asked: [] }, null, 2)}\n over HTTP/2`,
+      `${JSON.stringify({ ref: 20, state: 'listening', requests: [] }, null, 2)}\n over HTTP/2`,
     )
     await machines.says(/^ref 1 .* h2 +GET \/machines\/20 200$/m)
   })
@@ -53,7 +53,7 @@ describe('examples/http2-machines.mjs', () => {
     const said = await run('openssl', args)
     assert.match(said, /ALPN protocol: h2/)
     assert.match(said, /subject=CN ?= ?localhost/)
-    await machines.says(/^ref 1 .* TLSv1\.3 +h2 +asked nothing$/m)
+    await machines.says(/^ref 1 .* TLSv1\.3 +h2 +no requests$/m)
     await poolIsWhole(machines)
   })
 
@@ -134,7 +134,7 @@ describe('The pool of examples/http2-machines.mjs', () => {
   it('reports the status of listening machines, and replaces a machine that is stopped', async () => {
     const machines = await startMachines()
     const session = await machines.session()
-    assert.deepEqual(JSON.parse(await ask(session, '/machines/5')), { ref: 5, state: 'listening', asked: [] })
+    assert.deepEqual(JSON.parse(await ask(session, '/machines/5')), { ref: 5, state: 'listening', requests: [] })
     assert.deepEqual(await machines.get('/machines/5', {}, 'DELETE'), [200, 'machine 5 is gone\n'])
     assert.equal((await machines.get('/machines/5'))[0], 404)
     assert.deepEqual(await machines.get('/machines/1', {}, 'DELETE'), [409, 'machine 1 is connected\n'])
@@ -200,10 +200,10 @@ describe('The pool of examples/http2-machines.mjs', () => {
 
   it('is complete at the fd limit, and serves again when fds are free', async function () {
     needs(this, 'prlimit', ['--version'])
-    const machines = await startMachines([], ['prlimit', '--nofile=40'])
+    const machines = await startMachines([], ['prlimit', '--nofile=48'])
     const session = await machines.session()
     const clients = await Promise.all(Array.from({ length: 60 }, () => rawClient(machines.port)))
-    await machines.says(/^EMFILE: 20 machines keep waiting/m)
+    await machines.says(/^EMFILE: 20 machines and all new clients wait/m)
     const atTheLimit = JSON.parse(await ask(session, '/status'))
     assert.equal(atTheLimit.pool.listening, 20)
     assert.equal(atTheLimit.refs.length, 20)

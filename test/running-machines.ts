@@ -15,7 +15,7 @@ export interface MachineStatus {
   tls?: string
   alpn?: string
   failure?: string
-  asked?: string[]
+  requests?: string[]
 }
 
 export interface Status {

@@ -1,8 +1,8 @@
-// A certificate that nobody trusts, made at each start and kept in memory only.
+// A self-signed certificate, created at each start and kept in memory only.
 import { isIP } from 'node:net'
 import { generate } from 'selfsigned'
 
-/** `{ key, cert }` for this machine's own names and for `host`, if there is one. */
+/** Returns `{ key, cert }` for the names and addresses of localhost, and for `host` if it is defined. */
 export async function selfSignedCertificate(host) {
   const names = new Set(['localhost', '127.0.0.1', '::1'])
   if (host !== undefined) names.add(host)

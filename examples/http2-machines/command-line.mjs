@@ -1,22 +1,22 @@
-// What the command line says. Ends the process itself for --help and for what it does not understand.
+// Parses the command line. Ends the process for --help and for invalid options.
 import { basename } from 'node:path'
 import { parseArgs } from 'node:util'
 
 const help = `Usage: npm start -- [options]
        node examples/http2-machines.mjs [options]
 
-An HTTP/2 server (HTTP/1.1 for those who ask for it) in which every connection has a
-state machine of its own, and every waiting machine an accept request of its own.
+An HTTP/2 server (with HTTP/1.1 as a fallback) in which each connection has its own
+state machine, and each waiting machine has its own accept request.
 
 Options:
   --port <number>           TCP port, 0 for any free one                  (default: 8443)
-  --host <name or address>  where to listen                      (default: all addresses)
-  --machines <number>       how many machines wait at any time, 1 to 1000   (default: 20)
-  --drain-timeout <seconds> how long Ctrl-C waits for what is in flight     (default: 10)
-  -h, --help                print this and exit
+  --host <name or address>  address to listen on                 (default: all addresses)
+  --machines <number>       number of waiting machines, 1 to 1000           (default: 20)
+  --drain-timeout <seconds> how long Ctrl-C waits for pending requests      (default: 10)
+  -h, --help                print this help and exit
 
 Ctrl-C drains and exits with 0; a second Ctrl-C exits at once.
-Exit codes: 0 drained, 1 cannot listen, 2 wrong option, 130 or 143 ended by a second signal.
+Exit codes: 0 drained, 1 cannot listen, 2 invalid option, 130 or 143 ended by a second signal.
 `
 
 const wholeNumber = (min, max) => ({
@@ -36,31 +36,31 @@ const options = {
 
 const program = basename(process.argv[1], '.mjs')
 
-/** Says why in one line and ends the process. */
+/** Prints the reason in one line and ends the process. */
 export function fail(exitCode, why) {
   console.error(`${program}: ${why}`)
   process.exit(exitCode)
 }
 
-const wrongOption = (why) => fail(2, `${why} (--help explains the options)`)
+const invalidOption = (why) => fail(2, `${why} (--help explains the options)`)
 
-/** `{ port, host, machines, 'drain-timeout' }`, checked. */
+/** Returns the validated options: `{ port, host, machines, 'drain-timeout' }`. */
 export function readCommandLine() {
-  // Not strict, so that what is wrong can be said in one line.
+  // Not strict: an error of the strict mode has more than one line.
   const { tokens } = parseArgs({ options, strict: false, allowPositionals: true, tokens: true })
   const result = Object.fromEntries(Object.entries(options).map(([name, { initial }]) => [name, initial]))
   for (const { kind, name, rawName, value } of tokens) {
     if (kind === 'option-terminator') continue
-    if (kind === 'positional') wrongOption(`unexpected argument '${value}'`)
-    if (!Object.hasOwn(options, name)) wrongOption(`unknown option '${rawName}'`)
+    if (kind === 'positional') invalidOption(`unexpected argument '${value}'`)
+    if (!Object.hasOwn(options, name)) invalidOption(`unknown option '${rawName}'`)
     if (name === 'help') {
       process.stdout.write(help)
       process.exit(0)
     }
     const { expected, read } = options[name]
-    if (value === undefined) wrongOption(`${rawName} needs a value, ${expected}`)
+    if (value === undefined) invalidOption(`${rawName} needs a value, ${expected}`)
     result[name] = read(value)
-    if (result[name] === undefined) wrongOption(`${rawName} must be ${expected}, not '${value}'`)
+    if (result[name] === undefined) invalidOption(`${rawName} must be ${expected}, not '${value}'`)
   }
   return result
 }

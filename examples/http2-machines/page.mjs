@@ -1,4 +1,4 @@
-// The page at `/`: the status of the pool, for people.
+// The HTML page at `/`: the status of the pool.
 
 const special = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' }
 const html = (text) => String(text).replace(/[&<>"']/g, (character) => special[character])
@@ -7,9 +7,9 @@ const tile = ({ ref, state }) => `<li class="${state}" title="ref ${ref}: ${stat
 
 const figure = (value, label) => `<div><b>${html(value)}</b>${html(label)}</div>`
 
-const row = ({ ref, fd, peer, state, tls, alpn, asked, failure }) => `<tr>
+const row = ({ ref, fd, peer, state, tls, alpn, requests, failure }) => `<tr>
 <td>${ref}</td><td>${fd}</td><td>${html(peer)}</td><td>${html(tls ?? '')}</td><td>${html(alpn ?? '')}</td>
-<td><span class="${state}">${state}</span></td><td>${html(failure ?? asked.join(', '))}</td></tr>`
+<td><span class="${state}">${state}</span></td><td>${html(failure ?? requests.join(', '))}</td></tr>`
 
 const style = `
 :root { color-scheme: light dark; --line: #8884; --soft: #8888;
@@ -33,7 +33,7 @@ ${['listening', 'handshake', 'connected', 'closing', 'gone']
 
 export const contentSecurityPolicy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
-/** HTML for what the server's `status()` says. */
+/** Returns the HTML page for a result of `status()`. */
 export function page({ pool, machines, refs, backlog, stats, connections }) {
   return `<!doctype html>
 <html lang="en">
@@ -43,25 +43,25 @@ export function page({ pool, machines, refs, backlog, stats, connections }) {
 <title>async-accept: ${pool.listening} machines listen</title>
 <style>${style}</style>
 <h1>HTTP/2 from a pool of state machines</h1>
-<p>Each machine below has asked the listening socket for one connection and waits for it under its own ref. One that
-gets its connection is replaced first; then it upgrades to TLS and serves. Reload to see the refs move.</p>
+<p>Each machine below has requested one connection from the listener, under its own ref. When a machine gets its connection,
+a new machine takes its place; then it upgrades the connection to TLS and serves it. Reload to see the refs change.</p>
 <div class="figures">
 ${figure(`${pool.listening} / ${pool.size}`, 'machines listen')}
 ${figure(pool.handshake + pool.connected + pool.closing, 'machines are busy')}
 ${figure(`${backlog.queued} / ${backlog.limit}`, 'clients in the backlog')}
 ${figure(stats.accepted, 'connections accepted')}
-${figure(stats.capacityPauses, 'pauses for want of fds')}
+${figure(stats.capacityPauses, 'pauses for lack of fds')}
 </div>
 <h2>Machines <small>${['listening', 'handshake', 'connected', 'closing'].map((state) => `${pool[state]} ${state}`).join(' &rarr; ')}</small></h2>
 <ul>${machines.map(tile).join('')}</ul>
-<h2>Outstanding refs <small>${refs.length}, the next client gets the first</small></h2>
+<h2>Outstanding refs <small>${refs.length}; the next client gets the first</small></h2>
 <p>${refs.join(', ')}</p>
 <h2>Last connections</h2>
 <div class="wide"><table>
-<tr><th>ref</th><th>fd</th><th>peer</th><th>TLS</th><th>ALPN</th><th>state</th><th>asked</th></tr>
+<tr><th>ref</th><th>fd</th><th>peer</th><th>TLS</th><th>ALPN</th><th>state</th><th>requests</th></tr>
 ${connections.map(row).join('\n')}
 </table></div>
-<p><small>The same as JSON: <a href="/status">/status</a></small></p>
+<p><small>As JSON: <a href="/status">/status</a></small></p>
 </html>
 `
 }

@@ -42,10 +42,12 @@ export interface ToSocketOptions extends InheritedOptions {
 }
 
 const longestPeek = 65_536
-// In bytes, for a PROXY header or a ClientHello. Any ClientHello in use is shorter than the longest PROXY header.
+// The maximum number of bytes that `clientHello` and `proxyHeader` peek at. The longest PROXY header is longer than any
+// ClientHello in use.
 const longestLook = longestProxyHeader
 
-// Needed in a worker only: it may be terminated after a handle has taken the fd, but before the addon has released it.
+// Needed in a worker only. The worker may be terminated after a handle has taken the fd, but before the addon has
+// released the fd.
 const prepareTransfer = isMainThread ? () => {} : binding.prepareTransfer
 
 const defaults = readToSocketOptions({})
@@ -67,21 +69,28 @@ export class Connection {
     brand(Connection, 'Connection')
   }
 
-  /** @internal Returns whether a value is a Connection of this copy of the package. A Proxy lacks private fields. */
+  /**
+   * @internal Returns whether a value is a Connection of this copy of the package. Returns false for a Proxy, which has
+   * no private fields.
+   */
   static isConnection(value: unknown): value is Connection {
     return typeof value === 'object' && value !== null && #owned in value
   }
 
-  /** @internal Only a Listener and `Connection.fromFd` create connections. */
-  constructor(owned: OwnedFd) {
+  private constructor(owned: OwnedFd) {
     if (!(owned instanceof OwnedFd)) throw invalidArgType('owned', 'an accepted fd', owned)
     this.#owned = owned
   }
 
+  /** @internal Creates the Connection of an accepted fd. */
+  static of(owned: OwnedFd): Connection {
+    return new Connection(owned)
+  }
+
   /**
-   * @internal Closes the fd of an unclaimed connection when the connection becomes unreachable. Registration costs as
-   * much as the rest of accepting, and most connections are claimed at once. So it is done only for connections that
-   * are still unclaimed after the code that received them has run.
+   * @internal Registers connections with `unclaimed`, which closes the fd of an unclaimed connection that becomes
+   * unreachable. Registration costs as much as the rest of accepting, and most accepted connections are claimed at
+   * once. So they are registered only if they are still unclaimed after the code that received them has run.
    */
   static watch(connections: readonly Connection[]): void {
     for (const connection of connections) {
@@ -93,9 +102,8 @@ export class Connection {
    * Takes ownership of `fd`, a connected stream or seqpacket socket from another thread, another process, or systemd
    * with `Accept=yes`. Makes it close-on-exec and non-blocking. On failure the caller still owns the fd, unchanged.
    *
-   * With `dup: true`, borrows the fd and owns a duplicate (`F_DUPFD_CLOEXEC`, fcntl(2)). This serves a thread that
-   * receives an fd from another thread: the sender keeps its fd open until the receiver confirms that it has the
-   * duplicate.
+   * With `dup: true`, borrows the fd and owns a duplicate (`F_DUPFD_CLOEXEC`, fcntl(2)). Use it to receive an fd from
+   * another thread: the sender keeps its fd open until the receiver confirms that it has the duplicate.
    *
    * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_FAMILY`, `ERR_SOCKET_TYPE`,
    * `ERR_SOCKET_LISTENING`, `ERR_FD_IN_USE`; with `dup` `EMFILE`.
@@ -134,7 +142,10 @@ export class Connection {
     return connection.#owned
   }
 
-  /** @internal Transfers ownership of the fd to a handle, as net.Server creates it. On failure, keeps ownership. */
+  /**
+   * @internal Transfers ownership of the fd to a handle like those that net.Server creates. On failure, the connection
+   * keeps ownership.
+   */
   static toHandle(connection: Connection, HandleClass: HandleClass): Handle {
     const fd = connection.#claimable()
     prepareTransfer(fd)
@@ -155,9 +166,9 @@ export class Connection {
   }
 
   /**
-   * The IP address of the peer, or the path of a unix socket; undefined if the peer's unix socket has no path. It is
-   * the address that accept4(2) returned, so it stays known after the peer has disconnected and after the connection is
-   * claimed.
+   * The IP address of the peer, or the path or abstract name of a unix socket; undefined if the peer's unix socket is
+   * unnamed. The address is read when the connection is created. It stays known after the peer has disconnected and
+   * after the connection is claimed.
    */
   get remoteAddress(): string | undefined {
     return this.#owned.peer.address || undefined
@@ -174,8 +185,8 @@ export class Connection {
   }
 
   /**
-   * The PROXY header that `serve` has read and the address of the proxy; undefined without a header. With a header,
-   * `remoteAddress`, `remotePort` and `remoteFamily` are those of the client.
+   * The PROXY header that `serve` has read, and the address of the proxy; undefined if there is no header. If the
+   * header contains the client's address, `remoteAddress`, `remotePort` and `remoteFamily` are those of the client.
    */
   get proxied(): Proxied | undefined {
     return this.#owned.observer?.proxied
@@ -208,6 +219,13 @@ export class Connection {
    * does. On failure the connection keeps ownership.
    *
    * Errors: `ERR_CONNECTION_CLAIMED`, and Node's codes for invalid options.
+   *
+   * @example
+   * ```js
+   * const socket = connection.toSocket()
+   * socket.on('error', () => socket.destroy())
+   * socket.end('hello')
+   * ```
    */
   toSocket(options: ToSocketOptions = defaults): net.Socket {
     const wanted = options === defaults ? defaults : readToSocketOptions(options)
@@ -216,7 +234,8 @@ export class Connection {
     const aborted = signal?.aborted
     const fd = this.#claimable()
     prepareTransfer(fd)
-    // Not with a signal, the only option that can make the constructor throw: an open handle cannot give its fd back.
+    // A signal is the only option that can make the constructor throw, and an open handle cannot give its fd back. So
+    // with a signal, the constructor opens the handle itself, after it has used the signal.
     const handle = signal === undefined && source.handleClass ? openHandle(source.handleClass, fd) : undefined
     const socket = new net.Socket({
       fd: handle === undefined ? fd : undefined,
@@ -224,9 +243,11 @@ export class Connection {
       readable: true,
       writable: true,
       allowHalfOpen,
-      // An aborted signal would destroy the socket before it has the fd, and the fd would stay open.
+      // With an aborted signal, the constructor would destroy the socket before the socket has the fd, and the fd would
+      // stay open.
       signal: aborted ? undefined : signal,
-      // The options that the socket has inherited from the listener. They spare setNoDelay() a needless system call.
+      // The options that the socket has inherited from the listener. net.Socket records them, and setNoDelay() then
+      // makes no system call if the value is the same.
       noDelay: source.noDelay,
       keepAlive: source.keepAlive,
       keepAliveInitialDelay: source.keepAliveInitialDelay,
@@ -249,7 +270,8 @@ export class Connection {
    * Transfers ownership of the fd to a new `tls.TLSSocket` and performs the TLS handshake as the server. Resolves when
    * the handshake is complete.
    *
-   * `options` is either of the following. Its `noDelay`, `keepAlive`, `allowHalfOpen` and `pauseOnConnect` apply.
+   * `options` is one of the following. Its `noDelay`, `keepAlive`, `allowHalfOpen` and `pauseOnConnect` apply to the
+   * socket.
    *
    * - The options of `tls.createServer`. Pass the same object for every connection: one TLS context is created per
    *   object, and clients can resume sessions within one context only.
@@ -260,9 +282,16 @@ export class Connection {
    * If the options are invalid or the connection is claimed already, the promise rejects and nothing changes. If it
    * rejects for another reason, the fd is closed.
    *
-   * Errors: `ERR_TLS_HANDSHAKE_TIMEOUT`, `ABORT_ERR`, `ECONNRESET` (the client disconnected), OpenSSL's codes such as
-   * `ERR_SSL_HTTP_REQUEST`, the reason why a client certificate was rejected, such as `DEPTH_ZERO_SELF_SIGNED_CERT`, an
-   * exception of a callback in the options, `ERR_CONNECTION_CLAIMED`, and Node's codes for invalid options.
+   * Errors: `ERR_CONNECTION_CLAIMED`; `ERR_TLS_HANDSHAKE_TIMEOUT`; `ABORT_ERR`; `ECONNRESET` if the client has
+   * disconnected; OpenSSL's codes, such as `ERR_SSL_HTTP_REQUEST`; the reason why the client's certificate was
+   * rejected, such as `DEPTH_ZERO_SELF_SIGNED_CERT`; an exception of a callback in the options; Node's codes for
+   * invalid options.
+   *
+   * @example
+   * ```js
+   * const options = { key, cert } // one object for all connections
+   * const socket = await connection.toTLS(options, { timeout: 5_000 })
+   * ```
    */
   async toTLS(options: tls.TlsOptions | tls.Server, upgradeOptions: UpgradeOptions = {}): Promise<tls.TLSSocket> {
     return upgrade((inherited) => this.toSocket(inherited), options, upgradeOptions)
@@ -292,6 +321,12 @@ export class Connection {
    * anything else, or disconnects before the ClientHello is complete. Borrows the fd.
    *
    * Errors: those of {@link peek}.
+   *
+   * @example
+   * ```js
+   * const hello = await connection.clientHello({ timeout: 1_000 })
+   * const name = hello?.serverName
+   * ```
    */
   async clientHello(options: LookAheadOptions = {}): Promise<ClientHello | null> {
     return this.#look<ClientHello | null>(longestLook, options, (bytes, end) => {
@@ -311,6 +346,12 @@ export class Connection {
    *
    * Errors: `ERR_PROXY_HEADER` if the header is malformed, `ERR_PEEK_ENDED` if the peer disconnects within the header,
    * and those of {@link peek}. On error, nothing is consumed.
+   *
+   * @example
+   * ```js
+   * const header = await connection.proxyHeader({ timeout: 1_000 })
+   * const client = header?.source?.address ?? connection.remoteAddress
+   * ```
    */
   async proxyHeader(options: LookAheadOptions = {}): Promise<ProxyHeader | null> {
     return this.#look<ProxyHeader | null>(longestLook, options, (bytes, end) => {
@@ -323,7 +364,8 @@ export class Connection {
         if (end === 'packet') throw codedError('ERR_PROXY_HEADER', 'the packet ends before the header does')
         throw codedError('ERR_PEEK_ENDED', `${bytes.length} bytes received`)
       }
-      // Reading a part of a packet discards the rest of it. Sockets with a `remoteFamily` are IP sockets, thus streams.
+      // If recv(2) reads part of a packet, it discards the rest. A socket with a `remoteFamily` is an IP socket, which
+      // is never seqpacket.
       if (bytes.length > parsed.length && this.remoteFamily === undefined && isSeqpacket(this.#owned.fd)) {
         throw codedError('ERR_PROXY_HEADER', 'the packet has bytes after the header')
       }
@@ -343,7 +385,7 @@ export class Connection {
       this.#peekOffsetReset = true
       resetPeekOffset(fd)
     }
-    // The callback refers to `this`, so that the connection stays reachable, and its fd open, during the wait.
+    // The callback refers to `this`. During the wait, this keeps the connection reachable and thus its fd open.
     return lookAhead(fd, limit, options, (abandon) => (this.#owned.abandonLook = abandon), read)
   }
 

@@ -1,6 +1,6 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import { nextTick } from 'node:process'
-import { runSafely } from '../core/errors.js'
+import { type CodedError, runSafely } from '../core/errors.js'
 import { Connection } from './connection.js'
 import { connectionChannel } from './diagnostics.js'
 
@@ -10,40 +10,44 @@ export type AcceptRef = number
 /** The result of a request made with `asyncAccept`: a connection, or the error that ended the request. */
 export type AcceptResult =
   | { ref: AcceptRef; connection: Connection; error?: undefined }
-  | { ref: AcceptRef; connection?: undefined; error: Error }
+  | { ref: AcceptRef; connection?: undefined; error: CodedError }
 
 /** The part of a Listener that delivers results. */
 interface AcceptEmitter {
   emit(event: 'accept', result: AcceptResult): boolean
 }
 
-/** Receives the result of one request. If a request has no requester, its result is emitted as an 'accept' event. */
+/**
+ * @internal
+ * Receives the result of one request. If a request has no requester, its result is emitted as an 'accept' event.
+ */
 export interface Requester {
   fulfil(connection: Connection): void
   fail(error: Error, ref: AcceptRef): void
   /**
    * `'promise'`: the methods settle a promise, so the application gets the result in a microtask. `'handler'`: the
-   * methods call application code directly, as `emit` does. `'scoped'`: as `'handler'`, but the methods call `inCopyOf`
-   * themselves.
+   * methods call application code directly, as `emit` does, and Delivery calls them in a copy of its async context.
+   * `'scoped'`: as `'handler'`, but the methods themselves enter an async context, by {@link inCopyOf}.
    */
   kind: 'promise' | 'handler' | 'scoped'
 }
 
 /**
- * Results that are delivered together. `refs` is in request order. The first `connections.length` refs have
+ * @internal Results that are delivered together. `refs` is in request order. The first `connections.length` refs have
  * connections, the rest have errors.
  */
 export interface Batch {
   readonly refs: ArrayLike<AcceptRef>
   readonly connections: readonly Connection[]
-  readonly errors: readonly Error[]
+  readonly errors: readonly CodedError[]
   /** Runs after all results are delivered; must not throw. */
   readonly last?: () => void
 }
 
-// The number of microtasks before an unclaimed connection is watched, so that it can pass through as many `await`s
-// first. More would cost more than they save: if the application claims a connection later, the watch was merely wasted
-// time. (A process.nextTick after all microtasks costs a hundred times as much as these.)
+// The number of microtasks before a connection that is still unclaimed is watched. Each `await` through which the
+// application receives the connection takes one of them. Waiting longer would cost more than it saves: watching a
+// connection that is claimed later only wastes time. (A process.nextTick after all microtasks costs a hundred times as
+// much as these.)
 const microtasksBeforeWatch = 4
 const fulfilled = Promise.resolve()
 
@@ -54,13 +58,14 @@ function watchLater(connections: readonly Connection[], microtasks: number): voi
   })
 }
 
-// Without this option, the garbage collector would have to emit the 'destroy' event of async_hooks for each resource.
+// With this option, emitDestroy() emits the 'destroy' event of async_hooks. Otherwise the garbage collector would have
+// to emit it for each resource.
 const manual = { requireManualDestroy: true }
 
 /**
- * Runs `run`, which must not throw, in a new async context, a copy of the current one. A store that `run` sets with
- * `AsyncLocalStorage.enterWith` does not outlive the call. Without a new context, Node 22 and older would keep the
- * store in the current resource permanently.
+ * @internal Runs `run` in a copy of the current async context. `run` must not throw. A store that `run` sets with
+ * `AsyncLocalStorage.enterWith` does not outlive the call. Without the copy, Node 22 and older would keep the store in
+ * the current resource permanently.
  */
 export function inOwnContext<This, Args extends unknown[]>(
   run: (this: This, ...args: Args) => unknown,
@@ -74,7 +79,7 @@ export function inOwnContext<This, Args extends unknown[]>(
 
 // Since Node 24, runInAsyncScope discards a store that `enterWith` has set within it. Node 22 and older keep the store
 // in the resource.
-function scopesIsolate(): boolean {
+function probeIsolation(): boolean {
   const store = new AsyncLocalStorage<boolean>()
   const resource = new AsyncResource('AsyncAcceptProbe', manual)
   resource.runInAsyncScope(() => store.enterWith(true))
@@ -83,9 +88,9 @@ function scopesIsolate(): boolean {
   return kept === undefined
 }
 
-const isolated = scopesIsolate()
+const scopesIsolateStores = probeIsolation()
 
-/** Runs `run`, which must not throw, in a copy of the async context of `context`. */
+/** @internal Runs `run`, which must not throw, in a copy of the async context of `context`. */
 export function inCopyOf<This, Args extends unknown[]>(
   context: AsyncResource,
   run: (this: This, ...args: Args) => unknown,
@@ -93,13 +98,14 @@ export function inCopyOf<This, Args extends unknown[]>(
   ...args: Args
 ): void {
   const each = run as (this: This, ...args: unknown[]) => unknown
-  if (isolated) context.runInAsyncScope(each, receiver, ...args)
+  if (scopesIsolateStores) context.runInAsyncScope(each, receiver, ...args)
   else context.runInAsyncScope(inOwnContext, undefined, each, receiver, ...args)
 }
 
 /**
- * Delivers the results of a listener in request order, whichever method made the requests. Runs in the async context in
- * which the listener was created.
+ * @internal
+ * Delivers the results of a listener in request order, regardless of the method that made the request. Handlers run in
+ * the async context in which the listener was created.
  */
 export class Delivery {
   readonly #listener: AcceptEmitter
@@ -118,7 +124,7 @@ export class Delivery {
     this.#waiting = waiting
   }
 
-  /** Delivers a batch. `fromLoop`: the event loop is the caller, so all continuations of earlier results have run. */
+  /** Delivers a batch. `fromLoop`: called by the event loop, after all continuations of earlier results. */
   add(batch: Batch, fromLoop: boolean): void {
     this.#batches.push(batch)
     if (!fromLoop) {
@@ -155,8 +161,8 @@ export class Delivery {
     }
   }
 
-  // A handler runs synchronously, so it would overtake the continuation of a promise that was settled earlier. The tick
-  // runs after all microtasks.
+  // A handler runs synchronously, so it would overtake the continuation of a promise that was settled earlier.
+  // Therefore the delivery continues in a tick that runs after all microtasks.
   #runLater(): void {
     if (this.#scheduled) return
     this.#scheduled = true
@@ -172,14 +178,15 @@ export class Delivery {
     const ref = refs[index] as AcceptRef
     if (waiting !== undefined) this.#waiting.delete(ref)
     const connection = index < connections.length ? (connections[index] as Connection) : undefined
-    const error = errors[index - connections.length] as Error
+    const error = errors[index - connections.length] as CodedError
     if (waiting?.kind === 'scoped') {
       this.#callHandler(ref, connection, error, waiting)
       return
     }
     if (waiting?.kind !== 'promise') {
-      // The current context is this.#context already, so inOwnContext suffices where scopes do not isolate stores.
-      if (isolated) inCopyOf(this.#context, this.#callHandler, this, ref, connection, error, waiting)
+      // The current context is already this.#context. If scopes do not isolate stores, a copy of the current context is
+      // enough, and inCopyOf would enter this.#context a second time.
+      if (scopesIsolateStores) inCopyOf(this.#context, this.#callHandler, this, ref, connection, error, waiting)
       else inOwnContext(this.#callHandler, this, ref, connection, error, waiting)
       return
     }
@@ -192,7 +199,12 @@ export class Delivery {
     }
   }
 
-  #callHandler(ref: AcceptRef, connection: Connection | undefined, error: Error, waiting: Requester | undefined): void {
+  #callHandler(
+    ref: AcceptRef,
+    connection: Connection | undefined,
+    error: CodedError,
+    waiting: Requester | undefined,
+  ): void {
     if (connection !== undefined && connectionChannel.hasSubscribers) this.#publish(connection)
     runSafely(() => {
       if (waiting === undefined) this.#listener.emit('accept', connection ? { ref, connection } : { ref, error })

@@ -2,7 +2,7 @@ import type { CodedError } from '../core/errors.js'
 import type { Connection } from './connection.js'
 import type { AcceptRef, Requester } from './delivery.js'
 
-/** The accept requests of a listener. */
+/** Makes and withdraws accept requests for an iterator. */
 export interface AcceptSource {
   /** Requests one connection. Throws if the listener is closed, or if there is no memory for the request. */
   ask(requester: Requester): AcceptRef

@@ -7,6 +7,7 @@ import { type Backlog, binding, completion, type ListenerHandle, type ListenerSt
 import { brand } from '../core/brand.js'
 import {
   abortError,
+  type CodedError,
   check,
   codedError,
   plainError,
@@ -33,10 +34,14 @@ import { type ConnectionSource, OwnedFd } from './owned-fd.js'
 import { type InheritedOptions, readSocketOptions, setSocketOptions } from './sockopt.js'
 
 /**
- * A pause in accepting due to a shortage of fds or memory. Requests stay outstanding, and accepting resumes by itself.
+ * A pause in accepting, usually due to a shortage of fds or memory. Requests stay outstanding, and accepting resumes by
+ * itself.
  */
 export interface CapacityPause {
-  /** The error of accept(2): `EMFILE`, `ENFILE`, `ENOBUFS` or `ENOMEM`. */
+  /**
+   * The error of accept(2): `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` or `ENOSR`; or the last of 256 other errors in a
+   * row.
+   */
   error: SystemError
   /** The time in ms until the next attempt; 0 if clients are reset instead (`onFdLimit: 'reset'`). */
   delay: number
@@ -67,9 +72,10 @@ export interface ListenerEvents {
 // Accepting takes about 8 us per connection, so a full batch occupies the event loop for about 0.5 ms.
 const defaultMaxBatch = 64
 
-const noErrors: readonly Error[] = []
+const noErrors: readonly CodedError[] = []
 
-// This registry only emits a warning. The native handle, garbage collected with its Listener, closes the fd.
+// This registry only emits a warning. The native handle is garbage collected together with its Listener, and then
+// closes the fd.
 const unclosed = new FinalizationRegistry((where: string) => {
   process.emitWarning(
     `Closing a Listener that became unreachable: ${where}. Keep a reference to it until you call close()`,
@@ -79,8 +85,8 @@ const unclosed = new FinalizationRegistry((where: string) => {
 
 /**
  * A listening socket that accepts one connection per request, and none without a request. Other clients wait in the
- * kernel's accept queue (backlog). Requests are fulfilled in the order in which they were made, whichever method made
- * them.
+ * kernel's accept queue (backlog). Requests are fulfilled in the order in which they were made, regardless of the
+ * method that made them.
  *
  * The listener owns the listening fd until `close()` or `detach()`. It keeps the process alive only while a request is
  * outstanding or `serve` uses it, and never after `unref()`.
@@ -99,13 +105,15 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     brand(Listener, 'Listener')
   }
 
-  /** @internal Returns whether a value is a Listener of this copy of the package. A Proxy lacks private fields. */
+  /**
+   * @internal Returns whether a value is a Listener of this copy of the package. Returns false for a Proxy, which has
+   * no private fields.
+   */
   static isListener(value: unknown): value is Listener {
     return typeof value === 'object' && value !== null && #handle in value
   }
 
-  /** @internal Only `Listener.listen` and `Listener.fromFd` create listeners. */
-  constructor(fd: number, options: AcceptingOptions & InheritedOptions) {
+  private constructor(fd: number, options: AcceptingOptions & InheritedOptions) {
     super()
     const { address, port, family } = check(binding.localAddress(fd), 'getsockname')
     this.#address = port === undefined ? address : ({ address, family, port } as AddressInfo)
@@ -116,7 +124,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#handle.deliver = (count, capacityErrno, delay) => this.#deliver(count, capacityErrno, delay)
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
     const error = this.#handle.open(fd, maxBatch, onFdLimit === 'reset')
-    // Another handle of this event loop, for example of a net.Server, polls the fd already.
+    // EEXIST: another handle of this event loop, for example of a net.Server, already polls the fd.
     if (error === -constants.errno.EEXIST) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
     check(error, 'poll')
     this.#fd = fd
@@ -128,6 +136,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    *
    * Errors: those of socket(2), bind(2) and listen(2), such as `EADDRINUSE` and `EACCES`; those of setsockopt(2), with
    * the name of the option; those of resolving `host`, such as `ENOTFOUND`; `ERR_SOCKET_BAD_PORT`.
+   *
+   * @example
+   * ```js
+   * const listener = await Listener.listen({ port: 3000 })
+   * ```
    */
   static async listen(options: ListenOptions = {}): Promise<Listener> {
     const wanted = { ...readOpenOptions(options), ...readAcceptingOptions(options) }
@@ -143,11 +156,17 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   /**
    * Takes ownership of `fd`, a listening stream or seqpacket socket. With `dup: true`, borrows the fd and owns a
    * duplicate. Makes the fd close-on-exec and non-blocking; non-blocking mode affects all processes that share the
-   * socket. On failure the caller still owns the fd, unchanged.
+   * socket. On failure the caller still owns the fd. If setsockopt(2) has failed, these flags and the options that were
+   * set before the failure remain.
    *
    * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_FAMILY`, `ERR_SOCKET_TYPE`,
    * `ERR_SOCKET_CONNECTED`, `ERR_SOCKET_NOT_LISTENING`, `ERR_FD_IN_USE`; with `dup` `EMFILE`; those of setsockopt(2),
    * with the name of the option.
+   *
+   * @example
+   * ```js
+   * const listener = Listener.fromFd(3) // the first socket of systemd socket activation
+   * ```
    */
   static fromFd(fd: number, options: FromFdOptions = {}): Listener {
     validate.object('options', options)
@@ -172,8 +191,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * @internal Requests one connection for `requester`, whose methods must not throw. Emits no 'accept' event, and
-   * `cancel` ignores the request. Throws the errors of `asyncAccept`.
+   * @internal Requests one connection for `requester`, whose methods must not throw. No 'accept' event is emitted for
+   * the request, and `cancel` does not cancel it. Throws the errors of `asyncAccept`.
    */
   static request(listener: Listener, requester: Requester): AcceptRef {
     return listener.#ask(-1, requester)
@@ -203,10 +222,18 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * this ref, never before this method returns.
    *
    * `timeout` is in ms from the call. Negative (the default): no timeout. 0: accept only a client that is already in
-   * the backlog. The error in the result is `ERR_ACCEPT_TIMEOUT` after the timeout, `ERR_LISTENER_CLOSED` if the
-   * listener is closed first, or a fatal error of accept(2), after which no further attempt can succeed.
+   * the backlog.
+   *
+   * Errors in the result: `ERR_ACCEPT_TIMEOUT` after the timeout; `ERR_LISTENER_CLOSED` if the listener is closed
+   * first; a fatal error of accept(2), after which no further attempt can succeed.
    *
    * Throws `ERR_LISTENER_CLOSED`, or `ENOMEM` if there is no memory for the request.
+   *
+   * @example
+   * ```js
+   * listener.on('accept', ({ ref, connection, error }) => {})
+   * const ref = listener.asyncAccept(10_000)
+   * ```
    */
   asyncAccept(timeout = -1): AcceptRef {
     return this.#request(validate.timeout('timeout', timeout))
@@ -216,6 +243,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * Requests one connection. The promise resolves to a connection that owns its fd. It rejects with
    * `ERR_ACCEPT_TIMEOUT`, `ERR_LISTENER_CLOSED`, `ABORT_ERR`, `ENOMEM`, or a fatal error of accept(2), after which no
    * further attempt can succeed.
+   *
+   * @example
+   * ```js
+   * const connection = await listener.accept({ timeout: 10_000 })
+   * ```
    */
   accept(options?: AcceptOptions): Promise<Connection> {
     return new Promise((fulfil, fail) => {
@@ -242,11 +274,15 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   cancel(ref: AcceptRef): boolean {
     validate.integer('ref', ref, 0, Number.MAX_SAFE_INTEGER)
-    // A request of accept() cannot be cancelled by ref, because its promise would never settle. Use a signal for that.
+    // A request with a requester, such as one of accept(), cannot be cancelled by ref: its promise would never settle.
+    // A signal aborts accept() instead.
     return !this.#waiting.has(ref) && this.#handle.cancel(ref)
   }
 
-  /** The listening fd, borrowed: for socket options, or to share with a thread. -1 after `close()` and `detach()`. */
+  /**
+   * The listening fd, borrowed: the caller must not close it. Use it to set socket options, or to share the socket with
+   * a thread. -1 after `close()` and `detach()`.
+   */
   get fd(): number {
     return this.#fd
   }
@@ -257,6 +293,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   address(): AddressInfo | string | null {
     return this.#closed === undefined ? this.#address : null
+  }
+
+  /** The local TCP port, also after `close()` and `detach()`. 0 for a unix socket. */
+  get port(): number {
+    return typeof this.#address === 'string' ? 0 : this.#address.port
   }
 
   /** The number of outstanding requests. */
@@ -303,7 +344,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   close(): Promise<void> {
     return this.#end(() => {
       const error = this.#handle.close()
-      // The path stays: the directory has become read-only, or the process has dropped privileges. Closing continues.
+      // unlink(2) has failed: for example, the directory has become read-only, or the process has dropped privileges.
+      // The path stays, and closing continues.
       if (error < 0) process.emitWarning(systemError('unlink', error, { path: String(this.#address) }))
     })
   }
@@ -331,7 +373,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return ref
   }
 
-  // #ask and #askWith throw, and the promise executor that calls them turns the exception into a rejection.
+  // #ask and #askWith throw. accept() and the async iterator call them in a promise executor, which turns the exception
+  // into a rejection.
   #ask(timeout: number, waiting: Requester): AcceptRef {
     const ref = this.#request(timeout)
     this.#waiting.set(ref, waiting)
@@ -349,9 +392,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     }
     if (signal.aborted) throw abortError(signal)
     let ref = 0
-    // Before the request is made: if onAbort throws because the signal is invalid, there is nothing to undo.
+    // onAbort is called before the request is made: if it throws because the signal is invalid, there is nothing to
+    // undo.
     const ended = onAbort(signal, () => {
-      // If a connection has been accepted already, it is delivered despite the abort; otherwise it would be lost.
+      // #withdraw returns false if a connection has been accepted already. The promise then resolves to the connection
+      // despite the abort. Otherwise the connection would be lost.
       if (this.#withdraw(ref)) fail(abortError(signal), ref)
     })
     try {
@@ -384,7 +429,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#fd = -1
     unclosed.unregister(this)
     this.#closed = new Promise((resolve) => {
-      // Not within close(): the caller does not expect its own requests to be rejected during the call.
+      // The requests are rejected on the next tick: the caller does not expect its own requests to be rejected during
+      // close().
       nextTick(() => {
         const errors = withoutStacks(() => Array.from(refs, () => plainError('ERR_LISTENER_CLOSED')))
         const last = () => {
@@ -394,19 +440,20 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
         this.#delivery.add({ refs, connections: [], errors, last }, false)
       })
     })
-    // Before the handle is closed: a holder may own a duplicate of the socket, which prevents removal of the path.
+    // Holders are notified before the handle is closed. A holder may own a duplicate of the socket, and the path is
+    // removed only if the socket has no duplicate.
     for (const ended of this.#holders) ended()
     endHandle()
     return this.#closed
   }
 
   // Handles all results of one readiness event. Must not throw. Application code must not run before all results have
-  // been read, because it can cause the addon to overwrite the buffer.
+  // been read: it may run a nested turn of the event loop, in which the addon overwrites the results.
   #deliver(count: number, capacityErrno: number, delay: number): void {
     const refs: AcceptRef[] = []
     const connections: Connection[] = []
     const errnos: number[] = []
-    // Every fd gets an owner before anything else. The results with an fd precede those with an error.
+    // Every accepted fd gets an owner before any other work. The results with an fd precede those with an error.
     for (let i = 0; i < count; i++) {
       const ref = completion.ref(i)
       const result = completion.result(i)
@@ -417,7 +464,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       }
       const owned = new OwnedFd(result, ref, this.#source)
       owned.readPeer(completion.view, completion.address(i), completion.addressLength(i))
-      connections.push(new Connection(owned))
+      connections.push(Connection.of(owned))
     }
     const errors = errnos.length === 0 ? noErrors : withoutStacks(() => errnos.map(errorOf))
     const last = capacityErrno === 0 ? undefined : () => this.#emitPause(systemError('accept4', capacityErrno), delay)
@@ -435,7 +482,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 }
 
-// The only native call that throws instead of returning an errno. It fails only for lack of memory.
+// Creates a native handle. Its constructor is the only native function that throws instead of returning an errno, and
+// it throws only for lack of memory.
 function newHandle(): ListenerHandle {
   try {
     return new binding.ListenerHandle()
@@ -444,6 +492,6 @@ function newHandle(): ListenerHandle {
   }
 }
 
-function errorOf(errno: number): Error {
+function errorOf(errno: number): CodedError {
   return errno === -constants.errno.ETIMEDOUT ? plainError('ERR_ACCEPT_TIMEOUT') : systemError('accept4', errno)
 }

@@ -21,8 +21,8 @@ export interface OpenOptions extends SocketOptions {
    */
   path?: string
   /**
-   * The maximum number of clients in the kernel's accept queue; the kernel caps it at `net.core.somaxconn`. Default:
-   * 65535, in practice that cap, because clients in the queue are not lost.
+   * The maximum number of clients in the kernel's accept queue. The kernel caps it at `net.core.somaxconn`. Default:
+   * 65535, in practice the cap: a client in the queue only waits, but a client that finds the queue full may fail.
    */
   backlog?: number
   /**
@@ -31,8 +31,8 @@ export interface OpenOptions extends SocketOptions {
    */
   mode?: number
   /**
-   * Replaces a socket that a crashed process has left at `path`. Only a socket is replaced, and only if no process
-   * listens on it, which is tested by a connection attempt. Default: false.
+   * Replaces a socket that a crashed process has left at `path`. Only a socket is replaced, and only if a connection
+   * attempt shows that no process listens on it. Default: false.
    */
   unlinkStale?: boolean
 }
@@ -41,6 +41,7 @@ export interface OpenOptions extends SocketOptions {
 const largestBacklog = 65535
 
 /**
+ * @internal
  * Returns a validated copy of the options of {@link open}. Reads each option once, because a getter may return another
  * value the next time.
  */
@@ -66,8 +67,9 @@ export function readOpenOptions(options: OpenOptions): OpenOptions {
 }
 
 /**
- * Opens a listening socket with options from {@link readOpenOptions}. Returns an fd that the environment owns; closing
- * it removes the path of a unix socket.
+ * @internal
+ * Opens a listening socket with options from {@link readOpenOptions}. Returns an fd that the environment (the main
+ * thread or a worker) owns. Closing the fd removes the path of a unix socket.
  */
 export async function open(options: OpenOptions): Promise<number> {
   const { path, host, port } = options
@@ -79,7 +81,7 @@ export async function open(options: OpenOptions): Promise<number> {
   try {
     return openIp('::', Number(port ?? 0), options)
   } catch (error) {
-    // The errors of a host without IPv6: not compiled into the kernel, or disabled.
+    // These errors occur if the kernel was built without IPv6, or if IPv6 is disabled.
     const { code } = error as { code?: string }
     if (options.ipv6Only || (code !== 'EAFNOSUPPORT' && code !== 'EADDRNOTAVAIL')) throw error
     return openIp('0.0.0.0', Number(port ?? 0), options)
@@ -90,7 +92,8 @@ function openIp(address: string, port: number, options: OpenOptions): number {
   const { AF_INET, AF_INET6, SOL_SOCKET, SO_REUSEADDR } = binding.constants
   const ipv6 = isIPv6(address)
   return opening((ipv6 ? AF_INET6 : AF_INET) as number, (fd) => {
-    // As other servers do: binding succeeds although old connections of the port are in TIME_WAIT.
+    // With SO_REUSEADDR, which other servers set, too, bind(2) succeeds although old connections of the port are in
+    // TIME_WAIT.
     check(binding.setOption(fd, SOL_SOCKET as number, SO_REUSEADDR as number, 1), 'setsockopt')
     setSocketOptions(fd, { ipv6Only: false, ...options }, ipv6)
     check(binding.bindIp(fd, address, port), 'bind', { address, port })
@@ -99,9 +102,10 @@ function openIp(address: string, port: number, options: OpenOptions): number {
 }
 
 function openPath(path: string, options: OpenOptions): number {
-  // The working directory may change before the path is removed.
+  // The addon removes the path later, when the working directory may have changed. So it needs the absolute path.
   const absolute = path.startsWith('\0') ? undefined : resolve(path)
-  // The addon is not subject to Node's permission model. lstatSync is, and throws if the process may not read the path.
+  // Node's permission model does not restrict the addon, but it restricts lstatSync, which throws if the process may
+  // not read the path.
   if (process.permission !== undefined && absolute !== undefined) lstatSync(absolute, { throwIfNoEntry: false })
   return opening(binding.constants.AF_UNIX as number, (fd) => {
     let error = binding.bindPath(fd, path, absolute)
@@ -119,7 +123,8 @@ const { EADDRINUSE, ECONNREFUSED } = os.constants.errno
 
 function unlinkStale(path: string): void {
   const found = lstatSync(path, { throwIfNoEntry: false })
-  // Compare again after the attempt: another process may have replaced the stale socket and listen on the path by now.
+  // The files are compared after the attempt: by then another process may have replaced the stale socket and may listen
+  // on the path.
   if (found?.isSocket() && tryConnect(path) === -ECONNREFUSED && isSameFile(path, found)) unlinkSync(path)
 }
 

@@ -37,7 +37,7 @@ export interface AcceptOptions {
   signal?: AbortSignal
 }
 
-/** Returns a validated copy of the options. Reads each option once. */
+/** @internal Returns a validated copy of the options. Reads each option once. */
 export function readAcceptingOptions({ highWaterMark, maxBatch, onFdLimit }: AcceptingOptions): AcceptingOptions {
   validate.optionalInteger('options.highWaterMark', highWaterMark, 0, 2 ** 31 - 1)
   validate.optionalInteger('options.maxBatch', maxBatch, 1, binding.maxBatch)

@@ -8,12 +8,15 @@ import type { InheritedOptions } from './sockopt.js'
 
 /** Data that all connections of one listener share. */
 export interface ConnectionSource extends InheritedOptions {
-  /** The kind of object that owns the fd, for messages. Default: 'connection'. */
+  /** The kind of object that owns the fd, for the warning about an unclaimed fd. Default: 'connection'. */
   what?: string
-  /** How the process received the fd, for messages. */
+  /** How the process received the fd, for the same warning. */
   where: string
   highWaterMark?: number
-  /** The handle class of their sockets, set by the first `toSocket()`: all of them have the same address family. */
+  /**
+   * The handle class for the sockets of these connections, which all have the same address family. The first
+   * `toSocket()` sets it.
+   */
   handleClass?: HandleClass
 }
 
@@ -34,16 +37,17 @@ const PORT = 2
 const IPV4 = 4
 const IPV6 = 8
 
-// The text of each octet of an IPv4 address, created once instead of for each connection.
+// The text of each octet of an IPv4 address, followed by a dot. Created once instead of for each connection.
 const dotted = Array.from({ length: 256 }, (_, octet) => `${octet}.`)
 
-// Most clients of a unix socket are unnamed (unix(7)).
+// Most clients of a unix socket are unnamed (unix(7)). Their sockaddr consists of the family only, which is 2 bytes
+// long.
 const nameless: PlainAddress = { address: '' }
 const FAMILY_ONLY = 2
 
 /**
- * The fd and the peer address of a Connection. It is a separate object because it outlives the Connection: after a
- * Connection has become unreachable, `fd` tells whether the fd is still open.
+ * The fd and the peer address of a Connection. It is a separate object because it outlives the Connection: `unclaimed`
+ * uses it to close the fd of a Connection that has become unreachable.
  */
 export class OwnedFd {
   /** -1 once the fd is closed or its ownership is transferred. */
@@ -53,8 +57,8 @@ export class OwnedFd {
   observer: FdObserver | undefined
   /** Ends the pending peek, if any. */
   abandonLook: Abandon | undefined
-  // An IPv4 address, also one of a dual-stack socket, is stored as numbers and formatted on first access. Copying the
-  // sockaddr would cost more than the rest of the Connection.
+  // An IPv4 address is stored as numbers and formatted on first access, also if a dual-stack socket reports it as an
+  // IPv6 address. Copying the sockaddr would cost more than the rest of the Connection.
   #prefix: '' | '::ffff:' = ''
   #ipv4 = 0
   #port = -1
@@ -68,7 +72,7 @@ export class OwnedFd {
     this.abandonLook = undefined
   }
 
-  /** Ends the ownership, and a pending peek. Returns the fd, or -1 if the fd was not owned any more. */
+  /** Gives up ownership of the fd and ends a pending peek. Returns the fd, or -1 if the fd was not owned any more. */
   release(): number {
     this.abandonLook?.(codedError('ERR_CONNECTION_CLAIMED'))
     const { fd } = this

@@ -2,14 +2,18 @@ import { binding } from '../core/binding.js'
 import { check, invalidArgValue } from '../core/errors.js'
 import * as validate from '../core/validate.js'
 
-/** Socket options that accepted sockets inherit from the listening socket, so that they cost nothing per connection. */
+/**
+ * Socket options that accepted sockets inherit from the listening socket, without a system call per connection. An
+ * option that is not given stays unchanged.
+ */
 export interface InheritedOptions {
-  /** `TCP_NODELAY` (tcp(7)) on every connection. Default: false. */
+  /** `TCP_NODELAY` (tcp(7)). Default: unchanged; off on a new socket. */
   noDelay?: boolean
-  /** `SO_KEEPALIVE` (socket(7)) on every connection. Default: false. */
+  /** `SO_KEEPALIVE` (socket(7)). Default: unchanged; off on a new socket. */
   keepAlive?: boolean
   /**
-   * `TCP_KEEPIDLE` (tcp(7)): idle time in ms before the first probe, rounded up to seconds. Default: 0, the system's.
+   * `TCP_KEEPIDLE` (tcp(7)): the idle time in ms before the first probe. A listener rounds it up to seconds; `toSocket`
+   * rounds it down, as Node does. Default: 0, unchanged; on a new socket, the system's time.
    */
   keepAliveInitialDelay?: number
 }
@@ -18,20 +22,25 @@ export interface InheritedOptions {
 export interface SocketOptions extends InheritedOptions {
   /** `IPV6_V6ONLY` (ipv6(7)): an IPv6 socket accepts no IPv4 clients. Default: false. */
   ipv6Only?: boolean
-  /** `SO_REUSEPORT` (socket(7)): several sockets share a port, and a hash selects one per client. Default: false. */
+  /**
+   * `SO_REUSEPORT` (socket(7)): several sockets can listen on the same port. For each client the kernel selects one of
+   * them by a hash. Default: false.
+   */
   reusePort?: boolean
   /**
-   * `TCP_DEFER_ACCEPT` (tcp(7)): the time in seconds for which the kernel does not deliver a client that has sent no
-   * data. The kernel rounds it up to its retransmission times. Default: 0, off.
+   * `TCP_DEFER_ACCEPT` (tcp(7)): the kernel delivers a client only after the client has sent data, or after this time
+   * in seconds. The kernel rounds the time up to one of its retransmission times. Default: 0, off.
    */
   deferAccept?: number
   /**
    * `TCP_FASTOPEN` (RFC 7413): the maximum number of pending clients that sent data with their SYN. Default: 0, off.
    */
   fastOpen?: number
-  /** `IP_TRANSPARENT` (ip(7)): allows an address of another host. Requires `CAP_NET_ADMIN`. Default: false. */
+  /**
+   * `IP_TRANSPARENT` (ip(7)): allows binding to an address of another host. Requires `CAP_NET_ADMIN`. Default: false.
+   */
   transparent?: boolean
-  /** `IP_FREEBIND` (ip(7)): allows an address that this host does not have yet. Default: false. */
+  /** `IP_FREEBIND` (ip(7)): allows binding to an address that this host does not have yet. Default: false. */
   freeBind?: boolean
   /** `SO_BINDTODEVICE` (socket(7)): accepts only clients that arrive through this network interface. */
   bindToDevice?: string
@@ -42,7 +51,7 @@ type Check = (name: string, value: unknown) => void
 const seconds: Check = (name, value) => validate.optionalInteger(name, value, 0, 32767)
 const count: Check = (name, value) => validate.optionalInteger(name, value, 0, 2 ** 31 - 1)
 const milliseconds: Check = (name, value) => validate.optionalInteger(name, value, 0, 32767 * 1000)
-// The kernel truncates a longer name, which may then be the name of another interface.
+// The kernel truncates a longer name, and the truncated name may be that of another interface.
 const interfaceName: Check = (name, value) => {
   validate.optionalString(name, value)
   if (value === undefined || (Buffer.byteLength(value) <= 15 && !value.includes('\0'))) return
@@ -59,7 +68,7 @@ interface Row {
   value?: (value: number) => number
 }
 
-// In the order in which the options are set. An option that is not given keeps the kernel's default.
+// The options are set in this order. An option that is not given stays unchanged.
 const table: readonly Row[] = [
   { option: 'ipv6Only', check: validate.optionalBoolean, level: 'IPPROTO_IPV6', name: 'IPV6_V6ONLY' },
   { option: 'reusePort', check: validate.optionalBoolean, level: 'SOL_SOCKET', name: 'SO_REUSEPORT' },
@@ -91,7 +100,9 @@ const table: readonly Row[] = [
   { option: 'fastOpen', check: count, level: 'IPPROTO_TCP', name: 'TCP_FASTOPEN' },
 ]
 
-/** Returns a validated copy. Reads each option once, because a getter may return another value the next time. */
+/**
+ * @internal Returns a validated copy. Reads each option once, because a getter may return another value the next time.
+ */
 export function readSocketOptions(options: SocketOptions): SocketOptions {
   const read: Record<string, unknown> = Object.create(null)
   for (const { option, check } of table) {
@@ -102,7 +113,7 @@ export function readSocketOptions(options: SocketOptions): SocketOptions {
   return read
 }
 
-/** Sets the given options on a TCP socket. An error names the option that failed. Borrows the fd. */
+/** @internal Sets the given options on a TCP socket. An error names the option that failed. Borrows the fd. */
 export function setSocketOptions(fd: number, options: SocketOptions, ipv6: boolean): void {
   const { constants } = binding
   for (const row of table) {

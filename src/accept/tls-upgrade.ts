@@ -11,8 +11,9 @@ export interface UpgradeOptions {
   /**
    * The timeout of the whole handshake in ms, from the call. 0 or negative: no timeout. Default: 10,000.
    *
-   * If the event loop reaches the deadline 20 ms late or later, it first reads the data that has arrived. If the client
-   * has sent data, the deadline is extended by the delay of the event loop, but at least by 1 s.
+   * The event loop reads the data that has arrived before it handles the deadline. If the deadline is handled at least
+   * 20 ms late and the client has sent data, the deadline is extended. The extension is the delay of the event loop,
+   * but at least 1 s.
    */
   timeout?: number
   /** Ends the handshake with `ABORT_ERR` when aborted. */
@@ -33,31 +34,34 @@ type TLSSocket = tls.TLSSocket & { server: tls.Server }
 
 const defaultTimeout = 10_000
 
-// A client can continue its handshake only after an answer, and a blocked event loop sends none. So a late deadline is
-// extended by its lateness, provided that the client has sent data since the previous deadline.
+// A client can continue its handshake only after an answer from the server, and a blocked event loop sends no answers.
+// Therefore a deadline that is handled late is extended by the delay, if the client has sent data since the previous
+// deadline.
 
-// In ms. A deadline that is less late than this is not extended: the event loop was not blocked, only busy as usual.
+// In ms. A shorter delay does not extend the deadline: the event loop was not blocked, only busy as usual.
 const blockedLoop = 20
 // In ms. The minimum extension, enough for a client to receive an answer and to send its next message.
 const roundTrip = 1_000
 
-// Creating a TLS context costs a thousand times as much as looking it up for a handshake. Each options object has one,
-// for as long as the object exists.
+// Creating a TLS context costs a thousand times as much as looking it up for a handshake. So there is one server, with
+// one context, per options object. It exists as long as the object exists.
 const servers = new WeakMap<object, Server>()
 
-/** Returns the server that performs the handshakes. Throws if the options are invalid. */
+/** @internal Returns the server that performs the handshakes. Throws if the options are invalid. */
 export function serverFor(options: tls.TlsOptions | tls.Server): Server {
   if (validate.isTlsServer(options)) return checked(options as Server)
-  if (validate.isServer(options)) throw invalidArgType('options', 'a tls.Server or the options of one', options)
+  if (validate.isServer(options))
+    throw invalidArgType('options', 'a tls.Server or the options of tls.createServer()', options)
   validate.object('options', options)
   let server = servers.get(options)
   if (server === undefined) {
-    // Each is read once, so that Node receives the value that has been checked.
+    // Each of the two options is read once, so that Node receives the value that has been checked.
     const { enableTrace, handshakeTimeout }: tls.TlsOptions = options
     validate.optionalBoolean('options.enableTrace', enableTrace ?? undefined)
-    // Node's default timeout of 120 s would end a handshake that is to have no timeout.
+    // Without this value, Node's default timeout of 120 s would end a handshake for which the caller has set no
+    // timeout.
     const own = { ...options, enableTrace, handshakeTimeout: handshakeTimeout || longestTimer }
-    // net.Server reads own properties of the options only, while tls.Server also reads inherited ones.
+    // net.Server reads only own properties of the options, while tls.Server also reads inherited ones. `both` has both.
     const both: tls.TlsOptions = Object.create(options, Object.getOwnPropertyDescriptors(own))
     server = checked(tls.createServer(both) as Server)
     servers.set(options, server)
@@ -65,7 +69,7 @@ export function serverFor(options: tls.TlsOptions | tls.Server): Server {
   return server
 }
 
-// Node checks ALPNCallback only when a client connects, which is too late for the Connection to keep its fd.
+// Node checks ALPNCallback only when a client connects. Then it is too late: the Connection no longer owns the fd.
 function checked(server: Server): Server {
   const { ALPNCallback } = server
   if (ALPNCallback && typeof ALPNCallback !== 'function') {
@@ -74,7 +78,8 @@ function checked(server: Server): Server {
   return server
 }
 
-// The options that net.Server sets on its accepted sockets. An option that is off keeps the value from the listener.
+// The options that net.Server sets on its accepted sockets. If the server does not enable an option, the socket keeps
+// the listener's setting.
 function socketOptionsOf(server: Server): InheritedOptions {
   const { noDelay, keepAlive, keepAliveInitialDelay } = server
   return {
@@ -87,16 +92,17 @@ type ConnectionHandler = (this: tls.Server, socket: net.Socket) => void
 
 let nodesHandler: ConnectionHandler | undefined
 
-// Node's handler of 'connection', which is one function for all servers. It is not taken from the server of the
-// application, which may have other handlers; these must not run.
+// Node's handler of 'connection', which is one function for all servers. It is taken from a new server, because the
+// application's server may have other handlers, which must not run.
 function connectionHandler(): ConnectionHandler {
   nodesHandler ??= tls.createServer().listeners('connection')[0] as ConnectionHandler
   return nodesHandler
 }
 
 /**
- * Performs a handshake on a socket through a `tls.Server`, which need not listen, so that all features of tls.Server
- * work. Calls `claim` once the arguments are validated. From then on this function owns the socket: it destroys the
+ * @internal
+ * Performs a handshake on a socket through a `tls.Server`, so that all features of tls.Server work. The server need not
+ * listen. Calls `claim` once the arguments are validated. From then on this function owns the socket: it destroys the
  * socket if the promise rejects.
  */
 export function upgrade(
@@ -111,7 +117,7 @@ export function upgrade(
   const server = serverFor(options)
   let aborted = signal?.aborted === true
   let failAborted: (() => void) | undefined
-  // Before the claim, because the signal may be of an application class that throws.
+  // onAbort is called before `claim`, because it throws if the signal is of an application class that throws.
   const stopWatching =
     signal &&
     onAbort(signal, () => {
@@ -132,15 +138,16 @@ export function upgrade(
       stopWatching?.()
     }
 
-    // Node's handler gets a facade of the server. It differs from the server in the two events that end a handshake,
-    // one of which is emitted, once. Node reports the end of a handshake to the server only, and a server of the
-    // application must not receive this connection.
+    // Node reports the end of a handshake only to the server, by one event: 'secureConnection' or 'tlsClientError'. A
+    // server of the application must not receive this connection. So Node's handler gets a facade of the server, which
+    // intercepts these two events.
     const emit = (event: string, ...args: unknown[]): boolean => {
       if (event === 'secureConnection') {
         const [secure] = args as [TLSSocket]
         settle()
         secure.server = server
-        // Not earlier: a client that ends its side during the handshake has disconnected, so the socket must end, too.
+        // allowHalfOpen is set only now: if a client ends its side during the handshake, it has disconnected and the
+        // socket must end, too.
         secure.allowHalfOpen = server.allowHalfOpen
         resolve(secure)
         return true
@@ -157,8 +164,9 @@ export function upgrade(
     }
     const facade: tls.Server = Object.create(server, { emit: { value: emit } })
 
-    // Emits an error on the raw socket, which Node turns into 'tlsClientError'. Destroying the raw socket is unsafe: if
-    // a callback then destroys the TLSSocket, Node frees memory that OpenSSL, which called the callback, still uses.
+    // Emits an error on the raw socket, which Node turns into 'tlsClientError'. Destroying the raw socket would be
+    // unsafe: if a callback that OpenSSL has called then destroys the TLSSocket, Node frees memory that OpenSSL still
+    // uses.
     const fail = (error: Error) => void socket.emit('error', error)
 
     try {
@@ -190,7 +198,8 @@ export function upgrade(
   })
 }
 
-// Node reports 'socket hang up' if the server has rejected the client's certificate.
+// If the server has rejected the client's certificate, Node reports 'socket hang up'. The reason is in
+// authorizationError.
 function causeOf(error: Error, { authorizationError }: TLSSocket): Error {
   if (!authorizationError) return error
   const code = String(authorizationError)

@@ -9,7 +9,7 @@ interface SharedListener {
 const sharedListeners = new WeakMap<AbortSignal, SharedListener>()
 
 /**
- * Calls `run` when the signal is aborted. The returned function cancels that. Throws what the signal's
+ * Calls `run` when the signal is aborted, unless the returned function is called first. Throws what the signal's
  * `addEventListener` throws, so call this function before starting work that would have to be undone.
  *
  * All waits on one signal share one listener. Node warns of a leak when a signal has more than ten listeners, and
@@ -36,7 +36,8 @@ function listenTo(signal: AbortSignal): SharedListener {
   addAbortListener(signal, listener)
   const stop = () => {
     sharedListeners.delete(signal)
-    // Not Symbol.dispose, which Node 20 defines in the main realm only. removeEventListener may be application code.
+    // Symbol.dispose would do the same, but Node 20 defines it in the main realm only. removeEventListener may be
+    // application code.
     runSafely(() => signal.removeEventListener('abort', listener))
   }
   const shared = { callbacks, stop }

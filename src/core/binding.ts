@@ -1,12 +1,12 @@
 import { loadAddon } from './load-addon.js'
 
 /**
- * Delivers `count` completions. `capacityErrno`: the errno of an fd or memory shortage, or 0. `delay`: the time in ms
- * until polling resumes.
+ * Receives `count` results, which `completion` reads. `capacityErrno`: the errno that paused accepting, or 0. `delay`:
+ * the time in ms until accepting resumes.
  */
 type Deliver = (count: number, capacityErrno: number, delay: number) => void
 
-/** The native listener. Every native function reports an error as a negative errno. */
+/** @internal The native listener. Every native function reports an error as a negative errno. */
 export interface ListenerHandle {
   /** Receives the results of one readiness event; see `completion`. The Listener that owns the handle sets it. */
   deliver?: Deliver
@@ -29,7 +29,10 @@ export interface ListenerStats {
   accepted: number
   /** Accept errors that left the request pending, such as a client that reset its connection in the backlog. */
   retried: number
-  /** Pauses due to a shortage of fds or memory; with `onFdLimit: 'reset'`, also how often the fd limit was reached. */
+  /**
+   * Pauses in accepting, usually due to a shortage of fds or memory. With `onFdLimit: 'reset'`, reaching the fd limit
+   * counts, too.
+   */
   capacityPauses: number
   /** Connections reset at the fd limit (`onFdLimit: 'reset'`). */
   reset: number
@@ -41,6 +44,7 @@ export interface ListenerStats {
   rejected: number
 }
 
+/** @internal */
 export interface InspectedFd {
   kind: 'socket' | 'fifo' | 'file' | 'other'
   domain?: number
@@ -49,12 +53,14 @@ export interface InspectedFd {
   connected?: boolean
 }
 
+/** @internal */
 export interface PlainAddress {
   address: string
   port?: number
   family?: 'IPv4' | 'IPv6'
 }
 
+/** @internal */
 export interface Binding {
   ListenerHandle: new () => ListenerHandle
   maxBatch: number
@@ -64,7 +70,10 @@ export interface Binding {
   maxReceived: number
   completions: ArrayBuffer
   setDeliver(deliver: (this: ListenerHandle, ...args: Parameters<Deliver>) => void): void
-  /** Readiness callbacks by fd. The addon holds them because all copies of this package in the thread share them. */
+  /**
+   * Readiness callbacks by fd. The map is stored in the addon because all copies of this package in the thread share
+   * it.
+   */
   watchers?: Map<number, (exceptional: boolean, writable: boolean) => void>
   setReady(onReady: (fdsAndFlags: number[]) => void): void
   watch(fd: number, writable: boolean): number
@@ -110,7 +119,7 @@ export interface Binding {
   constants: Readonly<Record<string, number>>
 }
 
-/** A message from recvmsg(2). The environment owns its fds. */
+/** @internal A message from recvmsg(2). The environment (the main thread or a worker) owns its fds. */
 export interface ReceivedMessage {
   bytes: Buffer
   fds: number[]
@@ -133,9 +142,11 @@ export interface Backlog {
   limit: number
 }
 
+/** @internal */
 export const binding = loadAddon() as Binding
 
-// The addon has one such function per thread. It serves every copy of this module that the thread has loaded.
+// The addon has one deliver function per thread. This function serves every copy of this module that the thread has
+// loaded.
 binding.setDeliver(function (...args) {
   this.deliver?.(...args)
 })
@@ -148,7 +159,7 @@ const ADDRESS = 16
 const refs = new Float64Array(binding.completions)
 const words = new Int32Array(binding.completions)
 
-/** Reads the results of one delivery. They are valid only until JavaScript returns to the event loop. */
+/** @internal Reads the results of one delivery. They are valid only until JavaScript returns to the event loop. */
 export const completion = {
   view: new DataView(binding.completions),
   /** Returns the ref of the completed request. */

@@ -1,6 +1,7 @@
 // One process may load several copies of this package: two versions in one node_modules tree, or one copy per realm.
 // The classes have private fields, so one copy cannot use an object of another.
 import { fileURLToPath } from 'node:url'
+import { moduleUrl } from './module-url.js'
 
 interface Brand {
   readonly name: string
@@ -9,7 +10,7 @@ interface Brand {
 
 const key = Symbol.for('async-accept.class')
 const ours = new WeakSet<Brand>()
-const location = fileURLToPath(new URL('..', import.meta.url))
+const location = fileURLToPath(new URL('..', moduleUrl))
 
 /** Marks the instances of a class as belonging to this copy of the package. */
 export function brand(Class: { prototype: object }, name: string): void {

@@ -28,7 +28,9 @@ export const codes = {
    * load balancers do this.
    */
   ERR_PEEK_ENDED: 'the peer ended the connection before its PROXY header was complete',
-  /** The kernel shows no bytes behind urgent data or file descriptors until the bytes before them have been read. */
+  /**
+   * The kernel does not show bytes that follow urgent data or file descriptors before the earlier bytes have been read.
+   */
   ERR_PEEK_STOPPED: 'cannot peek past urgent data or file descriptors',
   /** The receive buffer is too small for the bytes, and `net.core.rmem_max` allows no larger one. */
   ERR_PEEK_BUFFER: 'the receive buffer is too small',
@@ -55,7 +57,10 @@ export const codes = {
   ERR_FD_NOT_SOCKET: 'the fd is not a socket',
   /** The socket has a family other than `AF_INET`, `AF_INET6` and `AF_UNIX`, such as vsock or netlink. */
   ERR_SOCKET_FAMILY: 'the address family of the socket is not AF_INET, AF_INET6 or AF_UNIX',
-  /** The socket is a datagram or raw socket, but a stream or seqpacket socket is required. */
+  /**
+   * The socket is a datagram or raw socket, but a stream or seqpacket socket is required. From `serve`: the listener is
+   * a seqpacket socket, which a net.Server cannot use.
+   */
   ERR_SOCKET_TYPE: 'unsupported socket type',
   /** The socket is connected, but a listening socket is required. */
   ERR_SOCKET_CONNECTED: 'the socket is connected, not listening',
@@ -80,7 +85,7 @@ export const codes = {
   /** The internals of Node.js that `serve` relies on differ from those of the supported versions. */
   ERR_NODE_INTERNALS: 'unsupported Node.js internals',
   /** The package was loaded on a system other than Linux. */
-  ERR_UNSUPPORTED_PLATFORM: 'async-accept needs Linux',
+  ERR_UNSUPPORTED_PLATFORM: 'async-accept needs Node.js on Linux',
   /** The native addon could not be loaded. */
   ERR_ADDON_LOAD: 'the native addon could not be loaded',
 } as const
@@ -89,8 +94,8 @@ export type Code = keyof typeof codes
 
 const { defineProperty } = Object
 
-// An assignment would fail if a prototype has an accessor for the property, or is frozen and has the property. Creating
-// an error must not fail: the request that it ends would stay pending forever.
+// An assignment would fail if a prototype has an accessor for the property, or if a frozen prototype has the property.
+// Creating an error must not fail: the request that the error ends would stay pending forever.
 function define(error: Error, name: string, value: unknown, enumerable = true): void {
   const descriptor = { __proto__: null, value, enumerable, writable: true, configurable: true }
   defineProperty(error, name, descriptor as PropertyDescriptor)
@@ -102,7 +107,7 @@ function put(error: Error, name: string, value: unknown): void {
   else (error as unknown as Record<string, unknown>)[name] = value
 }
 
-/** Adds the code to an error and to the first line of its stack, as in Node's own errors. */
+/** @internal Adds the code to an error and to the first line of its stack, as in Node's own errors. */
 export function withCode(error: Error, code: string): CodedError {
   define(error, 'code', code)
   const name = `${error.name} [${code}]`
@@ -110,14 +115,15 @@ export function withCode(error: Error, code: string): CodedError {
   try {
     void error.stack // V8 formats the stack at the first access, with the current name
   } catch {
-    // Error.prepareStackTrace of the application has thrown. A plain stack keeps it from throwing at the next access.
+    // Error.prepareStackTrace of the application has thrown. Once a plain stack is set, the next access does not call
+    // it again.
     setStack(error, `${name}: ${error.message}`)
   }
   Reflect.deleteProperty(error, 'name')
   return error as CodedError
 }
 
-// Assigns rather than defines: a definition makes V8 format the old stack first, in Node 20.
+// Assigns the property: in Node 20, Object.defineProperty would make V8 format the old stack first.
 function setStack(error: Error, stack: string): void {
   try {
     error.stack = stack
@@ -126,15 +132,16 @@ function setStack(error: Error, stack: string): void {
   }
 }
 
-/** Returns an error with one of this package's codes; `detail` is appended to the message. */
+/** @internal Returns an error with one of this package's codes; `detail` is appended to the message. */
 export function codedError(code: Code, detail?: string, options?: ErrorOptions): CodedError {
   return withCode(new Error(detail === undefined ? codes[code] : `${codes[code]}: ${detail}`, options), code)
 }
 
 /**
- * Runs `make`, which creates errors for results of the event loop, without capturing stack traces. Such a stack would
- * show only this package's delivery code, and capturing it costs more than the rest of rejecting a request. `make` must
- * not run application code.
+ * @internal
+ * Runs `make`, which creates errors for results of the event loop, without capturing stack traces. The stack traces
+ * would show only this package's delivery code, and capturing them costs more than the rest of rejecting a request.
+ * `make` must not run application code.
  */
 export function withoutStacks<T>(make: () => T): T {
   const limit = setStackTraceLimit(0)
@@ -149,7 +156,7 @@ export function withoutStacks<T>(make: () => T): T {
 function setStackTraceLimit(limit: number): { before: number } | undefined {
   try {
     const { stackTraceLimit: before } = Error
-    // V8 captures no stack unless the limit is a number.
+    // If the limit is not a number, V8 captures no stack, so there is nothing to do.
     if (typeof before !== 'number') return undefined
     return Reflect.set(Error, 'stackTraceLimit', limit) ? { before } : undefined
   } catch {
@@ -157,7 +164,11 @@ function setStackTraceLimit(limit: number): { before: number } | undefined {
   }
 }
 
-/** Returns a minimal error, for rejecting many requests at once: a message, a code, and both as a one-line stack. */
+/**
+ * @internal
+ * Returns a minimal error, for rejecting many requests at once. Its one-line stack contains only the code and the
+ * message.
+ */
 export function plainError(code: Code): CodedError {
   const error = new Error(codes[code]) as CodedError
   put(error, 'code', code)
@@ -165,7 +176,7 @@ export function plainError(code: Code): CodedError {
   return error
 }
 
-/** The known arguments of a failed system call. */
+/** @internal The known arguments of a failed system call. */
 export interface About {
   address?: string
   port?: number
@@ -174,11 +185,12 @@ export interface About {
   option?: string
 }
 
-// Node takes the names and texts of errnos from libuv, which does not know every errno of Linux.
+// The name of an errno that Node does not know. Node takes names and texts from libuv, which lacks some errnos of
+// Linux.
 const nameOf = (errno: number) =>
   Object.entries(constants.errno).find(([, number]) => number === -errno)?.[0] ?? `E${-errno}`
 
-/** Returns the error for a negative errno. Every system error of this package is created here. */
+/** @internal Returns the error for a negative errno. Every system error of this package is created here. */
 export function systemError(syscall: string, errno: number, about: About = {}): SystemError {
   const [code, message] = getSystemErrorMap().get(errno) ?? [nameOf(errno), 'unknown error']
   // A copy without a prototype, so that properties added to Object.prototype do not count as arguments of the call.
@@ -195,13 +207,13 @@ export function systemError(syscall: string, errno: number, about: About = {}): 
   return error as SystemError
 }
 
-/** Returns the result of a native call. Throws a system error if the result is a negative errno. */
+/** @internal Returns the result of a native call. Throws a system error if the result is a negative errno. */
 export function check<T>(result: T, syscall: string, about?: About): Exclude<T, number> {
   if (typeof result === 'number' && result < 0) throw systemError(syscall, result, about)
   return result as Exclude<T, number>
 }
 
-/** Returns the `AbortError` that Node's own APIs reject with when a signal is aborted. */
+/** @internal Returns the `AbortError` that Node's own APIs reject with when a signal is aborted. */
 export function abortError(signal: AbortSignal): CodedError {
   const error = new Error('The operation was aborted')
   define(error, 'cause', reasonOf(signal), false)
@@ -210,7 +222,7 @@ export function abortError(signal: AbortSignal): CodedError {
   return error as CodedError
 }
 
-// A signal may be of an application class, and its getter may throw.
+// The signal may be of an application class whose `reason` getter throws.
 function reasonOf(signal: AbortSignal): unknown {
   try {
     return signal.reason
@@ -219,7 +231,7 @@ function reasonOf(signal: AbortSignal): unknown {
   }
 }
 
-// Runs application code (util.inspect.custom, a Proxy in the prototype chain), which may throw.
+// inspect() runs application code (util.inspect.custom, a Proxy in the prototype chain), which may throw.
 function shown(value: unknown, options: InspectOptions, length: number): string {
   try {
     return inspect(value, options).slice(0, length)
@@ -228,6 +240,7 @@ function shown(value: unknown, options: InspectOptions, length: number): string 
   }
 }
 
+/** @internal */
 export function invalidArgType(name: string, expected: string, received: unknown): CodedError {
   const what = name.includes('.') ? 'property' : 'argument'
   return withCode(
@@ -243,6 +256,7 @@ function kindOf(received: unknown): string {
   return `type ${typeof received} (${shown(received, { depth: 0, breakLength: Infinity }, 64)})`
 }
 
+/** @internal */
 export function invalidArgValue(name: string, reason: string, received: unknown): CodedError {
   const what = name.includes('.') ? 'property' : 'argument'
   return withCode(
@@ -251,6 +265,7 @@ export function invalidArgValue(name: string, reason: string, received: unknown)
   )
 }
 
+/** @internal */
 export function outOfRange(name: string, range: string, received: unknown): CodedError {
   return withCode(
     new RangeError(`The value of "${name}" is out of range. It must be ${range}. Received ${shown(received, {}, 128)}`),
@@ -259,14 +274,14 @@ export function outOfRange(name: string, range: string, received: unknown): Code
 }
 
 /**
- * Runs application code. An exception becomes an uncaught exception, as with any EventEmitter, but the caller
+ * @internal Runs application code. An exception becomes an uncaught exception, as with any EventEmitter, but the caller
  * continues: it still has results to deliver.
  */
 export function runSafely(run: () => unknown): void {
   try {
     run()
   } catch (error) {
-    // Not process.nextTick: Node 24 and 26 lose the exception of a tick that runs after a read from an fs.Dir.
+    // In a tick, Node 24 and 26 would lose the exception if the tick runs after a read from an fs.Dir.
     queueMicrotask(() => {
       throw error
     })

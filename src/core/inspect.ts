@@ -4,17 +4,17 @@ import { check, codedError, systemError } from './errors.js'
 import * as validate from './validate.js'
 
 /**
- * Returns the kind of file behind the fd, and for a socket its family, type and state. Borrows the fd. Every
- * failure is reported as one of statx(2), the first of several system calls.
+ * Returns the kind of file behind the fd, and for a socket its family, type and state. Borrows the fd. Every error
+ * names statx(2), the first of several system calls, even if a later one failed.
  */
 export function inspect(fd: number): InspectedFd {
   return check(binding.inspect(fd), 'statx')
 }
 
 /**
- * Returns what {@link inspect} returns if the fd is a TCP or unix socket of type stream or seqpacket. Throws a coded
- * error otherwise: Node can neither read from sockets of other families (vsock, netlink, ...) nor report their
- * addresses. Borrows the fd.
+ * Inspects an fd that must refer to a TCP or unix socket of type stream or seqpacket. Otherwise throws a coded error:
+ * Node can neither read from sockets of other families (vsock, netlink, ...) nor report their addresses. Borrows the
+ * fd.
  */
 export function inspectStream(fd: number): InspectedFd {
   validate.fd('fd', fd)
@@ -32,7 +32,7 @@ export function inspectStream(fd: number): InspectedFd {
         throw codedError('ERR_SOCKET_FAMILY', `fd ${fd} has address family ${inspected.domain}`)
       }
       if (inspected.type === SOCK_STREAM || inspected.type === SOCK_SEQPACKET) return inspected
-      throw codedError('ERR_SOCKET_TYPE', `neither stream nor seqpacket: fd ${fd}`)
+      throw codedError('ERR_SOCKET_TYPE', `fd ${fd} is not a stream or seqpacket socket`)
   }
 }
 

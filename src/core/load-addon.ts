@@ -1,57 +1,134 @@
-import { createRequire } from 'node:module'
+import { closeSync, existsSync, openSync, readSync, statSync } from 'node:fs'
+import Module from 'node:module'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type CodedError, codedError } from './errors.js'
+import { moduleUrl } from './module-url.js'
 
-const root = fileURLToPath(new URL('../..', import.meta.url))
-
-const remedy =
-  'Compile it where it is installed, with a C++17 compiler, the headers of Linux, make and Python 3: "npm rebuild async-accept". ' +
-  'From version 12 on npm first wants "npm install-scripts approve async-accept".'
-
-/** The addon: what was compiled here comes before what the package has brought. */
-export function loadAddon(): unknown {
-  if (process.platform !== 'linux') {
-    throw codedError('ERR_UNSUPPORTED_PLATFORM', `this is ${process.platform}`)
+/**
+ * The binary of the package for a machine. Bundlers and file tracers find the files by `new URL()` with a literal path. Some
+ * of them put a path in its place.
+ */
+function packagedBinary(target: string): URL | string | undefined {
+  switch (target) {
+    case 'x64 glibc':
+      return new URL('../../prebuilds/linux-x64/async-accept.glibc.node', import.meta.url)
+    case 'x64 musl':
+      return new URL('../../prebuilds/linux-x64/async-accept.musl.node', import.meta.url)
+    case 'arm64 glibc':
+      return new URL('../../prebuilds/linux-arm64/async-accept.glibc.node', import.meta.url)
+    case 'arm64 musl':
+      return new URL('../../prebuilds/linux-arm64/async-accept.musl.node', import.meta.url)
   }
-  const require = createRequire(import.meta.url)
-  let file: string
-  try {
-    file = (require('node-gyp-build') as { path(root: string): string }).path(root)
-  } catch (cause) {
-    const { code, resource } = cause as CodedError & { resource?: string }
-    if (code === 'ERR_ACCESS_DENIED') {
-      throw failure(
-        `Node may not read ${resource}: it runs with --permission and without --allow-fs-read for it`,
-        cause,
-      )
-    }
-    if (code === 'MODULE_NOT_FOUND') throw failure((cause as Error).message.replace(/\n.*/s, ''), cause)
+}
+
+const directory = dirname(fileURLToPath(moduleUrl))
+const root = join(directory, '../..')
+const compiler = join(root, 'scripts/compile.mjs')
+
+/**
+ * Loads the addon: the file that the environment variable `ASYNC_ACCEPT_ADDON` names; else a binary that was compiled on
+ * this machine; else the binary of the package for this machine, also when a bundler has moved it next to the bundle.
+ *
+ * Errors: `ERR_UNSUPPORTED_PLATFORM` (not Linux, or not Node.js), `ERR_ADDON_LOAD`.
+ */
+export function loadAddon(): unknown {
+  const { bun, deno } = process.versions
+  if (process.platform !== 'linux') throw codedError('ERR_UNSUPPORTED_PLATFORM', `this is ${process.platform}`)
+  if (bun !== undefined) throw codedError('ERR_UNSUPPORTED_PLATFORM', `this is Bun ${bun}`)
+  if (deno !== undefined) throw codedError('ERR_UNSUPPORTED_PLATFORM', `this is Deno ${deno}`)
+  const target = `${process.arch} ${libc()}`
+  const files = candidates(target)
+  const file = files.find(exists)
+  if (file === undefined) {
     throw failure(
-      `there is no binary for ${machine()}: neither ${root}build/Release/async_accept.node ` +
-        `nor one in ${root}prebuilds/linux-${process.arch}. ${remedy}`,
-      cause,
+      `there is no binary for ${machine()}. These files were looked for: ${files.join(', ')}. ${remedy(target)}`,
     )
   }
   try {
-    return require(file)
+    // Not by the name createRequire, which bundlers would follow.
+    return Module.createRequire(moduleUrl)(file)
   } catch (cause) {
-    const reason = (cause as Error).message
-    const disabled = (cause as CodedError).code === 'ERR_DLOPEN_DISABLED'
+    const { code, message } = cause as CodedError
     throw failure(
-      disabled
-        ? `Node may not load ${file}: it runs with --no-addons, or with --permission and without --allow-addons`
-        : `${file} does not fit ${machine()}: ${reason}. ${remedy}`,
+      code === 'ERR_DLOPEN_DISABLED'
+        ? `Node.js may not load ${file}: it runs with --no-addons, or with --permission and without --allow-addons`
+        : `${file} does not fit ${machine()}: ${message}. ${remedy(target)}`,
       cause,
     )
   }
 }
 
-const failure = (what: string, cause: unknown) => codedError('ERR_ADDON_LOAD', what, { cause })
+const packagedName = (target: string) => `prebuilds/linux-${target.replace(' ', '/async-accept.')}.node`
+
+function candidates(target: string): string[] {
+  const { ASYNC_ACCEPT_ADDON } = process.env
+  if (ASYNC_ACCEPT_ADDON) return [ASYNC_ACCEPT_ADDON]
+  const packaged = pathOf(target)
+  const files = [
+    join(root, 'build/Release/async_accept.node'),
+    packaged,
+    join(directory, basename(packagedName(target))),
+  ]
+  return files.filter((file) => file !== undefined)
+}
+
+function pathOf(target: string): string | undefined {
+  try {
+    const found = packagedBinary(target)
+    return typeof found === 'string' && !found.startsWith('file:') ? found : found && fileURLToPath(found)
+  } catch {
+    // In a bundle in the format of CommonJS import.meta.url is undefined.
+    return undefined
+  }
+}
+
+function exists(file: string): boolean {
+  try {
+    return statSync(file, { throwIfNoEntry: false }) !== undefined
+  } catch (cause) {
+    if ((cause as CodedError).code !== 'ERR_ACCESS_DENIED') return false
+    throw failure(`Node.js may not read ${file}: it runs with --permission and without --allow-fs-read for it`, cause)
+  }
+}
+
+/**
+ * The C library of this process. The path of the dynamic loader (PT_INTERP, elf(5)) stands in the first page of the
+ * executable. A diagnostic report says it too, but it interrupts all threads of the process and waits for them.
+ */
+function libc(): 'glibc' | 'musl' {
+  const page = Buffer.alloc(4096)
+  try {
+    const fd = openSync(process.execPath, 'r')
+    try {
+      readSync(fd, page)
+    } finally {
+      closeSync(fd)
+    }
+  } catch {
+    // The permission model, or a chroot without the executable. The report below answers.
+  }
+  if (page.includes('/ld-musl-')) return 'musl'
+  if (page.includes('/ld-linux') || page.includes('/ld64.so') || glibcVersion() !== undefined) return 'glibc'
+  return 'musl'
+}
+
+function glibcVersion(): string | undefined {
+  const { header } = process.report.getReport() as unknown as { header: { glibcVersionRuntime?: string } }
+  return header.glibcVersionRuntime
+}
 
 /** What a binary must fit. */
 function machine(): string {
-  const { header } = process.report.getReport() as unknown as { header: { glibcVersionRuntime?: string } }
-  const libc =
-    header.glibcVersionRuntime === undefined ? 'a libc other than glibc' : `glibc ${header.glibcVersionRuntime}`
-  return `linux-${process.arch} with ${libc}, Node ${process.version}`
+  const glibc = glibcVersion()
+  return `linux-${process.arch} with ${glibc === undefined ? 'musl' : `glibc ${glibc}`}, Node.js ${process.version}`
 }
+
+function remedy(target: string): string {
+  return existsSync(compiler)
+    ? `Compile the addon with "node ${compiler}". That takes a C++17 compiler, make, Python 3 and, on musl, the headers of Linux`
+    : `This is a bundle: keep async-accept out of it ("external"), or put ${packagedName(target)} of the package next to it`
+}
+
+const failure = (what: string, cause?: unknown) =>
+  codedError('ERR_ADDON_LOAD', what, cause === undefined ? {} : { cause })

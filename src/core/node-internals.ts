@@ -6,7 +6,7 @@ import net from 'node:net'
 import { binding } from './binding.js'
 import { check, codedError } from './errors.js'
 
-/** An address in the form in which `getsockname` and `getpeername` of a handle write it to their argument. */
+/** The object that `getsockname` and `getpeername` of a handle receive, and to which they add the address. */
 export type HandleAddress = { address?: string; port?: number; family?: string }
 
 /** The handle of a `net.Socket` or `net.Server`: a `TCP` or `Pipe` object, whose classes Node does not export. */
@@ -55,7 +55,7 @@ export function handleClassFor(domain: number): HandleClass {
     binding.prepareTransfer(fd)
     socket = new net.Socket({ fd, readable: false, writable: false })
   } catch (error) {
-    // Node has no handle for this address family.
+    // net.Socket throws if Node has no handle class for this address family.
     binding.close(fd)
     throw error
   }
@@ -69,8 +69,8 @@ export function handleClassFor(domain: number): HandleClass {
 }
 
 /**
- * Opens a handle on an fd as `new net.Socket({ fd })` does, but spares the four system calls that determine the type
- * of the fd. Takes ownership of the fd; on failure, returns undefined and the caller still owns it.
+ * Opens a handle on an fd as `new net.Socket({ fd })` does, but without the four system calls that determine the type
+ * of the fd. Takes ownership of the fd. On failure, returns undefined and the caller still owns the fd.
  */
 export function openHandle(HandleClass: HandleClass, fd: number): Handle | undefined {
   const handle = new HandleClass(SOCKET)
@@ -98,7 +98,7 @@ export interface HandleObserver {
 const observerKey = Symbol('observer')
 type Observed = Handle & { [observerKey]?: HandleObserver }
 
-// The following end a socket through one of these two functions: destroy(), a TLSSocket or http2 session above the
+// All of these call one of the two functions below: destroy(), the end of a TLSSocket or http2 session above the
 // socket, and sending the socket to another process. For a move to a thread, see watchSocket.
 function closeAndNotify(this: Observed, callback?: () => void): void {
   Object.getPrototypeOf(this).close.call(this, callback)
@@ -108,7 +108,7 @@ function closeAndNotify(this: Observed, callback?: () => void): void {
 function resetAndNotify(this: Observed, callback?: () => void): number {
   const socket = socketOn(this)
   // libuv cannot reset a socket while its shutdown is pending (EINVAL): Node would drop the handle and leave its fd
-  // open.
+  // open. So the socket is closed.
   if (socket?.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
     this.close(callback)
     return 0
@@ -129,7 +129,10 @@ export function watchHandle(handle: Handle, observer: HandleObserver): void {
 /** Returns the observer of a handle. */
 export const observerOf = (handle: Handle): HandleObserver | undefined => (handle as Observed)[observerKey]
 
-/** The `_server` of a socket, which counts its sockets. Node calls `_emitCloseIfDrained` when the socket has ended. */
+/**
+ * The `_server` property of a socket: a server that counts its sockets. Node calls `_emitCloseIfDrained` when the
+ * socket has ended.
+ */
 interface SocketCount {
   _connections: number
   _emitCloseIfDrained(): void
@@ -137,7 +140,7 @@ interface SocketCount {
 
 const counted = (socket: net.Socket) => socket as unknown as { _server: SocketCount | null }
 
-// Replaces the `_server` of a socket. Unlike an event listener, it cannot be removed by the application.
+// Replaces the `_server` of a socket. The application can remove an event listener, but not this object.
 class WatchedCount implements SocketCount {
   readonly #server: SocketCount | null
   readonly #handle: Handle
@@ -169,7 +172,7 @@ class WatchedCount implements SocketCount {
 }
 
 /**
- * Also notifies the observer of a handle when the socket gives up the handle without closing it. This happens when the
+ * Notifies the observer of a handle also when the socket gives up the handle without closing it. This happens when the
  * socket is moved to a thread.
  */
 export function watchSocket(socket: net.Socket, handle: Handle): void {
@@ -197,7 +200,7 @@ let ownerSymbol: symbol | undefined
 export function socketOn(handle: Handle): net.Socket | undefined {
   ownerSymbol ??= symbolOf(handle, 'owner_symbol')
   const owner = ownerSymbol && (handle as unknown as Record<symbol, unknown>)[ownerSymbol]
-  // Not by `instanceof`: a tracer may have replaced net.Socket with its own class.
+  // `instanceof` would fail if a tracer has replaced net.Socket with its own class.
   return typeof (owner as Partial<net.Socket> | undefined)?.destroy === 'function' ? (owner as net.Socket) : undefined
 }
 
@@ -260,7 +263,7 @@ function phaseOf(socket: HttpSocket, idle: Set<net.Socket>): HttpPhase {
   return idle.has(socket) || newestRequestOn(socket) !== undefined ? 'idle' : 'receiving'
 }
 
-/** Returns whether a server speaks HTTP: the client sends first, and each request has one response. */
+/** Returns whether a server is an HTTP server. With HTTP, the client sends first, and each request has one response. */
 export function speaksHttp(server: net.Server): boolean {
   return 'closeIdleConnections' in server || 'updateSettings' in server
 }
@@ -285,11 +288,13 @@ export function afterParsing(socket: net.Socket, run: () => void): void {
     process.nextTick(run)
     return
   }
-  // Otherwise a tick is too early: if a request has a body, ticks run while the parser is still parsing the segment.
+  // If the parser reads from the handle, the next tick is too early: if a request has a body, ticks run while the
+  // parser is still parsing the segment.
   parser[index] = function (...args) {
     parser[index] = onExecute
     run()
-    // If `run` ended the connection, the parser may already belong to another one.
+    // `run` may have ended the connection, and the parser may already belong to another one. Then the callback must not
+    // run.
     return parser[index] === onExecute ? onExecute.apply(this, args) : undefined
   }
 }

@@ -53,8 +53,8 @@ export function port(name: string, value: unknown): asserts value is number {
 
 export function optionalSignal(name: string, value: unknown): asserts value is AbortSignal | undefined {
   if (value === undefined) return
-  // A signal may come from another realm, so its members are checked rather than its class. Node checks `aborted`
-  // alone; without this check, a missing method would cause a failure after the request has been made.
+  // A signal may come from another realm, so its members are checked rather than its class. Node checks only `aborted`.
+  // Without this check, a missing method would cause a failure after the request has been made.
   const { addEventListener, removeEventListener } = (value ?? {}) as Partial<AbortSignal>
   const listens = typeof addEventListener === 'function' && typeof removeEventListener === 'function'
   if (typeof value !== 'object' || value === null || !('aborted' in value) || !listens) {
@@ -68,8 +68,8 @@ const has = (value: unknown, methods: readonly string[]): boolean =>
   methods.every((name) => typeof (value as Record<string, unknown>)[name] === 'function')
 
 /**
- * Returns whether a value has the methods of a `net.Server`. Not by `instanceof`: a tracer may have replaced
- * `net.Server` with its own class, and servers of `node:http` are not instances of that class.
+ * Returns whether a value has the methods of a `net.Server`. `instanceof` would fail if a tracer has replaced
+ * `net.Server` with its own class: servers of `node:http` are not instances of that class.
  */
 export function isServer(value: unknown): value is net.Server {
   return has(value, ['on', 'listen', 'close', 'address', 'getConnections'])

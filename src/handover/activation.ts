@@ -43,7 +43,7 @@ export interface ActivationOptions {
 // SD_LISTEN_FDS_START, sd_listen_fds(3).
 const firstFd = 3
 
-/** The environment variables of sd_listen_fds(3). */
+/** @internal The environment variables of sd_listen_fds(3). */
 export const activationVariables = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES'] as const
 
 let passedFds: readonly Activated[] | undefined
@@ -51,8 +51,8 @@ let passedFds: readonly Activated[] | undefined
 /**
  * Returns the sockets and other fds passed by the service manager, as sd_listen_fds_with_names(3) does; with `inetd`,
  * fd 0 too. Sets close-on-exec on them and removes the variables from `process.env`. The caller takes ownership of the
- * fds: it passes them to `Listener.fromFd`, `Connection.fromFd` or `dgram`, or closes them. Later calls return the same
- * list.
+ * fds: it passes them to `Listener.fromFd`, `Connection.fromFd` or `dgram`, or closes them. Later calls return the fds
+ * of the first call again.
  *
  * Returns `[]` when no fds were passed, or they were passed to another process.
  *
@@ -92,11 +92,16 @@ const listeners = new Map<number, Listener>()
  * have the same name. Returns `[]` if none matches. Each Listener takes ownership of its fd. Later calls return the
  * same objects.
  *
- * Emits a process warning, `ASYNC_ACCEPT_UNTAKEN_FD`, if no listening socket has the name, and 1 s after the last call
- * if passed fds have not been taken. A call of `activation()` suppresses it, because the caller then has the whole
- * list.
+ * Emits the process warning `ASYNC_ACCEPT_UNTAKEN_FD` if no listening socket has the name and others have not been
+ * taken. Also emits it if passed fds have not been taken 1 s after the last call. A call of `activation()` suppresses
+ * the warning, because the caller then has the whole list.
  *
  * Errors: those of `activation` and `Listener.fromFd`.
+ *
+ * @example
+ * ```js
+ * const listener = activatedListeners('http')[0] ?? (await Listener.listen({ port: 3000 }))
+ * ```
  */
 export function activatedListeners(name?: string, options: ActivationOptions & FromFdOptions = {}): Listener[] {
   validate.optionalString('name', name)
@@ -148,7 +153,7 @@ function checkRemote(fd: number): void {
 const mismatch = (name: string, value: string, actual: string) =>
   codedError('ERR_ACTIVATION', `${name} is ${JSON.stringify(value)}, but the peer of the socket has ${actual}`)
 
-/** Reads the variables of sd_listen_fds(3) and inspects the fds. Changes neither. */
+/** @internal Reads the variables of sd_listen_fds(3) and inspects the fds. Changes neither. */
 export function readEnvironment(env: NodeJS.ProcessEnv): Activated[] {
   const { LISTEN_PID, LISTEN_PIDFDID, LISTEN_FDS, LISTEN_FDNAMES } = env
   if (LISTEN_PID === undefined || LISTEN_FDS === undefined) return []
@@ -172,7 +177,7 @@ export function readEnvironment(env: NodeJS.ProcessEnv): Activated[] {
   return passed
 }
 
-// Node's own fds follow those that were passed, and the first of them is an epoll instance.
+// Node opens its own fds after the passed ones, and the first fd that it opens is an epoll instance.
 function belongsToNode({ fd, kind }: Activated): boolean {
   if (kind !== 'other') return false
   try {

@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { binding } from '../core/binding.js'
 import { systemError } from '../core/errors.js'
 
-// Limits of the process or the system. A file would hit them too, so they are reported at once.
+// Errors due to limits of the process or the system. They would also prevent a helper in a file, so they are thrown at
+// once.
 const limits = [constants.errno.EMFILE, constants.errno.ENFILE, constants.errno.ENOMEM]
 
 /** The program of native/exec_helper.c as an executable file. The path is valid until `remove` is called. */
@@ -14,8 +15,9 @@ export interface ExecHelper {
 }
 
 /**
- * Puts the program into memory (memfd_create(2)). Its fd is at least `lowest`. The path works in a child process with
- * any user and working directory. Returns undefined if /proc is not mounted, or vm.memfd_noexec forbids execution.
+ * Copies the program into memory (memfd_create(2)), on an fd that is at least `lowest`. The path works in a child
+ * process with any user and working directory. Returns undefined if /proc is not mounted, or vm.memfd_noexec forbids
+ * execution.
  *
  * Errors: `EMFILE`, `ENFILE`, `ENOMEM`.
  */
@@ -43,7 +45,7 @@ export function helperInFile(): ExecHelper {
   }
 }
 
-// A minimal root file system may have no directory for temporary files.
+// A minimal root file system may have no directory for temporary files. Use the working directory then.
 function makeDirectory(): string {
   try {
     return mkdtempSync(join(tmpdir(), 'async-accept-'))

@@ -24,8 +24,8 @@ const { EAGAIN, ECONNRESET, ENOMEM, ENOTCONN } = constants.errno
 
 const unreachable = new FinalizationRegistry((fd: number) => binding.close(fd))
 
-// A packet is received in one call, so the buffer must hold the longest packet. A unix socket sends no packet longer
-// than its send buffer, 208 KiB by default (net.core.wmem_default).
+// A packet is received in one call, so its buffer has the maximum size, `maxReceived` (1 MiB). A unix socket sends no
+// packet longer than its send buffer, 208 KiB by default (net.core.wmem_default).
 const { maxFds, maxReceived } = binding
 const defaultMessage = 64 * 1024
 // The maximum number of received messages that wait for the application. Further messages stay in the kernel.
@@ -37,7 +37,7 @@ const excessFds = 'it has more fds than its header announces'
  * any two processes. The receiver gets a duplicate of each fd; the sender keeps its own.
  *
  * Owns its socket until `close()`. Keeps the process alive while a `send()` or an iteration is pending. A channel that
- * becomes unreachable while none is pending is closed.
+ * becomes unreachable is closed, unless a `send()` or an iteration is pending.
  */
 export class FdChannel implements AsyncIterable<FdMessage> {
   readonly #fd: number
@@ -64,8 +64,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   }
 
   /**
-   * Takes ownership of `fd`, a connected unix socket, stream or seqpacket. Makes it close-on-exec and non-blocking; the
-   * latter applies to every process that shares the socket. On failure, the caller still owns the fd.
+   * Takes ownership of `fd`, a connected unix socket, stream or seqpacket. Makes it close-on-exec and non-blocking.
+   * Non-blocking mode applies to every process that shares the socket. On failure, the caller still owns the fd.
    *
    * Errors: `EBADF`, `ERR_FD_IS_FILE`, `ERR_FD_IS_PIPE`, `ERR_FD_NOT_SOCKET`, `ERR_SOCKET_FAMILY`, `ERR_SOCKET_TYPE`,
    * `ERR_SOCKET_LISTENING`, `ERR_SOCKET_NOT_UNIX`, `ENOTCONN`, `ERR_FD_IN_USE`.
@@ -109,8 +109,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   }
 
   /**
-   * Creates a channel and the fd of its peer, which is blocking and meant for `stdio` of a child process. `type`:
-   * 'stream' (default) or 'seqpacket'. The caller owns the fd, and closes it after the child has been started.
+   * Creates a connected pair of sockets: a channel, and a blocking fd for `stdio` of a child process. `type`: 'stream'
+   * (default) or 'seqpacket'. The caller owns the fd, and closes it after the child has been started.
    *
    * Errors: those of socketpair(2).
    */
@@ -155,7 +155,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     if (typeof message !== 'string' && !ArrayBuffer.isView(message)) {
       throw invalidArgType('message', 'of type string or an instance of Uint8Array', message)
     }
-    // A copy, because it may be sent later. For any view, copies its bytes and not its elements.
+    // Copy the bytes, because the message may be sent later. For a view of any type, copy its bytes and not its
+    // elements.
     const data =
       typeof message === 'string'
         ? Buffer.from(message)
@@ -164,7 +165,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     if (data.length > this.#maxMessage)
       throw invalidArgValue('message', `is longer than ${this.#maxMessage} bytes`, data)
     if (!Array.isArray(fds)) throw invalidArgType('fds', 'an array of fds', fds)
-    // A copy too, so that the fds that are sent are those that were checked.
+    // Copy the array too, so that it cannot change between the check and the send.
     const borrowed = [...fds]
     if (borrowed.length > maxFds) throw invalidArgValue('fds', `must have at most ${maxFds} elements`, borrowed)
     for (const fd of borrowed) validate.fd('fds', fd)
@@ -193,7 +194,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * Leaving the loop does not close the channel. The fds of a message are owned by its `ReceivedFd` objects.
    *
    * Errors: `ERR_CHANNEL_MESSAGE` if the peer violates the protocol, or if fds were lost because this process has too
-   * many fds open. This closes the channel. `ENOMEM` and, when waiting begins, `EMFILE` leave the channel open.
+   * many fds open. This closes the channel. `ENOMEM` leaves the channel open, and so does `EMFILE` when the channel
+   * begins to wait for a message.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<FdMessage> {
     return {
@@ -223,7 +225,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     return new Promise((resolve, reject) => {
       const next = { resolve, reject }
       this.#pendingNexts.push(next)
-      // Read the messages that stayed in the kernel while too many waited here.
+      // Reading stops while `maxQueued` messages are queued here, and the rest stays in the kernel. Read it now.
       this.#read()
       this.#settle()
       try {
@@ -317,13 +319,13 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     const received = binding.receiveMessage(this.#fd, this.#packets ? maxReceived : defaultMessage)
     if (typeof received === 'number') return received
     for (const fd of received.fds) {
-      this.#fds.push(new ReceivedFd(fd))
+      this.#fds.push(ReceivedFd.of(fd))
     }
     return received
   }
 
   #process({ bytes, truncated }: ReceivedMessage): void {
-    if (truncated) this.#failMalformed('bytes or fds of it were lost')
+    if (truncated) this.#failMalformed('some of its bytes or fds were lost')
     else if (bytes.length === 0) this.#end()
     else if (!this.#packets) this.#bytes = this.#bytes.length === 0 ? bytes : Buffer.concat([this.#bytes, bytes])
     else if (bytes.length > this.#maxMessage) this.#failMalformed(`it has more than ${this.#maxMessage} bytes`)
@@ -331,8 +333,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   }
 
   #end(): void {
-    // At the end of the stream, every recvmsg(2) returns 0. If the next one does not, this was an empty packet. Two
-    // empty packets in succession count as the end.
+    // At the end of the stream, every recvmsg(2) returns 0. For an empty packet, only one call returns 0. Two empty
+    // packets in succession count as the end.
     const next = this.#packets ? this.#receive() : undefined
     if (next === -ENOMEM) this.#fail(systemError('recvmsg', next))
     else if (typeof next === 'number' || (next !== undefined && next.bytes.length > 0))
@@ -348,7 +350,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    */
   #parseMessage(): boolean {
     const bytes = this.#bytes
-    // The maximum number of fds that may have arrived. Fds arrive with the first byte of their message.
+    // The maximum number of fds that may have arrived so far. The fds of a message arrive with its first byte.
     let maxArrived = bytes.length === 0 ? 0 : maxFds
     if (bytes.length >= headerLength) {
       const length = bytes.readUInt32BE(0)
@@ -358,7 +360,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
         return this.#failMalformed(`its header says ${length} bytes and ${maxArrived} fds`)
       if (length > this.#maxMessage) return this.#failMalformed(`it has more than ${this.#maxMessage} bytes`)
       if (bytes.length >= end) {
-        if (this.#fds.length < maxArrived) return this.#failMalformed('it lacks fds')
+        if (this.#fds.length < maxArrived) return this.#failMalformed('it has fewer fds than its header announces')
         if (this.#fds.length > maxArrived && bytes.length === end) return this.#failMalformed(excessFds)
         this.#bytes = bytes.subarray(end)
         this.#deliver(bytes.subarray(headerLength, end), maxArrived)

@@ -4,15 +4,16 @@ import { check, codedError, invalidArgType, invalidArgValue, systemError } from 
 import { onReady } from '../core/readiness.js'
 import * as validate from '../core/validate.js'
 
-/** The environment variables of sd_notify(3) and sd_watchdog_enabled(3). */
+/** @internal The environment variables of sd_notify(3) and sd_watchdog_enabled(3). */
 export const notifyVariables = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'] as const
 
 type NotifyVariable = (typeof notifyVariables)[number]
 
-// The values that `unsetEnvironment` has removed: not inherited by child processes, but still used in this thread.
+// The values that `unsetEnvironment` has removed from `process.env`. This thread still uses them, but its child
+// processes do not inherit them.
 const removed: Partial<Record<NotifyVariable, string>> = {}
 
-/** The value of a variable, even after `unsetEnvironment` has removed it from `process.env`. */
+/** @internal The value of a variable, even after `unsetEnvironment` has removed it from `process.env`. */
 export const notifyVariable = (name: NotifyVariable): string | undefined => process.env[name] ?? removed[name]
 
 export interface NotifyOptions {
@@ -42,7 +43,7 @@ export interface Notification {
   stopping?: boolean
   /** `STATUS`: one line of text, shown by `systemctl status`. */
   status?: string
-  /** `ERRNO`: the reason for which the service fails, as a positive errno, 0 to 4,095. */
+  /** `ERRNO`: the reason for which the service fails, as an errno value, 0 to 4,095. */
   errno?: number
   /** `MAINPID`: the main process of the service, if the service manager has not started it itself. */
   mainPid?: number
@@ -50,7 +51,10 @@ export interface Notification {
   watchdog?: boolean | 'trigger'
   /** `WATCHDOG_USEC`: a new watchdog interval, in microseconds. */
   watchdogUsec?: number
-  /** `EXTEND_TIMEOUT_USEC`: microseconds by which the current startup, reload or shutdown timeout is extended. */
+  /**
+   * `EXTEND_TIMEOUT_USEC`: the current startup, runtime, reload or shutdown timeout does not end before this many
+   * microseconds from now.
+   */
   extendTimeoutUsec?: number
 }
 
@@ -134,8 +138,8 @@ export async function notifyBarrier(options: { timeout?: number } = {}): Promise
       binding.close(writing)
     }
     await new Promise<void>((resolve, reject) => {
-      // The state of the pipe decides, not the event. An event may belong to a closed fd with the same number, and at
-      // the deadline the event loop may not have delivered the event yet.
+      // Poll the pipe, because the event alone is not reliable. An event may belong to a closed fd with the same
+      // number. At the deadline, the event loop may not have delivered the event yet.
       const settleIfAnswered = (timeoutError?: () => Error) => {
         const state = binding.poll(reading)
         if (state === 0 && timeoutError === undefined) return
@@ -165,11 +169,11 @@ export async function notifyBarrier(options: { timeout?: number } = {}): Promise
 export function storeFds(name: string, fds: readonly number[]): boolean {
   validate.fdName('name', name)
   if (!Array.isArray(fds) || fds.length === 0) throw invalidArgType('fds', 'an array of fds', fds)
-  // A copy, so that the fds that are sent are those that were checked.
+  // Copy the array, so that it cannot change between the check and the send.
   const borrowed: readonly number[] = [...fds]
   for (const fd of borrowed) {
     validate.fd('fds', fd)
-    // Check before the socket for the message is opened: it could get the number of a closed fd.
+    // Check the fd here, because `send` opens a socket, which could get the number of a closed fd.
     check(binding.checkOpen(fd), 'fcntl')
   }
   const { maxFds } = binding
@@ -190,14 +194,14 @@ export function removeFds(name: string): boolean {
 }
 
 /**
- * Sends a watchdog notification at once, and then at half the interval of `WatchdogSec=` (systemd.service(5)). If the
+ * Sends a watchdog notification at once, and then twice in each interval of `WatchdogSec=` (systemd.service(5)). If the
  * event loop is blocked for longer than the interval, the service manager ends the process. The timer does not keep the
  * process alive.
  *
  * Returns a function that stops the timer, or false if no watchdog is enabled for this process: sd_watchdog_enabled(3).
  *
- * Errors: `ERR_ACTIVATION` (`WATCHDOG_USEC` is malformed), and those of {@link notify}. Later failures are process
- * warnings.
+ * Errors: `ERR_ACTIVATION` (`WATCHDOG_USEC` is malformed), and those of {@link notify}. Later failures are emitted as
+ * process warnings.
  */
 export function watchdog(): (() => void) | false {
   const [WATCHDOG_USEC, WATCHDOG_PID] = [notifyVariable('WATCHDOG_USEC'), notifyVariable('WATCHDOG_PID')]

@@ -27,7 +27,7 @@ export class OutgoingFdMessage {
     this.reject = reject
   }
 
-  /** Whether the kernel has accepted a part of the message. It has all of the fds then. */
+  /** Whether the kernel has accepted a part of the message. This part includes all of its fds. */
   get begun(): boolean {
     return this.#sent > 0
   }
@@ -45,7 +45,7 @@ export class OutgoingFdMessage {
 
   /**
    * Duplicates the fds of a message that must wait. The caller may close its fds in the meantime, and their numbers may
-   * be reused. Throws `EBADF` or `EMFILE`, and leaves no duplicates then.
+   * be reused. Throws `EBADF` or `EMFILE` after it has closed the duplicates made so far.
    */
   copyFds(): void {
     const copies: number[] = []

@@ -10,12 +10,16 @@ const source: ConnectionSource = { what: 'received fd', where: 'over an FdChanne
 export class ReceivedFd {
   readonly #owned: OwnedFd
 
-  /** @internal Takes ownership of `fd`, which the addon has received. */
-  constructor(fd: number) {
+  private constructor(fd: number) {
     const owned = new OwnedFd(fd, undefined, source)
     owned.peer = { address: '' }
     this.#owned = owned
     unclaimed.register(this, owned)
+  }
+
+  /** @internal Takes ownership of `fd`, which the addon has received. */
+  static of(fd: number): ReceivedFd {
+    return new ReceivedFd(fd)
   }
 
   /** The fd, borrowed; -1 after `detach()` or `close()`. */

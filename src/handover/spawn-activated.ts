@@ -14,9 +14,9 @@ export type Passed = Readonly<Record<string, Listener | readonly Listener[]>>
 
 export interface SpawnActivatedOptions extends SpawnOptions {
   /**
-   * Pass `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` of this process to the child, which then notifies the same
-   * service manager. Different values in `env` take precedence. If false, the values of this process are removed, also
-   * from `env`; different values in `env` are passed on. Default: false.
+   * If true, the child gets `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` of this process, and notifies the same
+   * service manager. Values in `env` take precedence. If false, the child does not get the values of this process, even
+   * if `env` contains them. It still gets different values from `env`. Default: false.
    */
   inheritNotify?: boolean
 }
@@ -35,6 +35,11 @@ type Environment = Record<string, string | undefined>
  *
  * Errors: Node's codes for an invalid argument, `ERR_LISTENER_CLOSED`, `EMFILE`, `ENFILE`, `ENOMEM`. A program that
  * cannot be started is reported as by `spawn`.
+ *
+ * @example
+ * ```js
+ * const child = spawnActivated('node', ['server.mjs'], { http: listener }, { stdio: 'inherit' })
+ * ```
  */
 export function spawnActivated(
   command: string,
@@ -44,7 +49,7 @@ export function spawnActivated(
 ): ChildProcess {
   const named = readListeners(passed)
   validate.object('options', options)
-  // A copy of the own properties, as Node makes it, because a getter may return another value the next time.
+  // Copy the own properties, as Node's spawn() does, because a getter may return another value the next time.
   const own: SpawnActivatedOptions = { ...options }
   const { inheritNotify, ...spawnOptions } = own
   validate.optionalBoolean('options.inheritNotify', inheritNotify)
@@ -100,7 +105,8 @@ function streamsOf(options: SpawnOptions): [Stdio, Stdio] {
   return [standard, others]
 }
 
-// The values at startup. The caller may have copied the environment before `unsetEnvironment` removed them.
+// The values at startup. The `env` of a caller may be a copy of `process.env` from before `unsetEnvironment` removed
+// the variables.
 const initialValues: Environment = Object.fromEntries(notifyVariables.map((name) => [name, process.env[name]]))
 
 function environmentOf(options: SpawnActivatedOptions, named: readonly (readonly [string, Listener])[]): Environment {
@@ -138,8 +144,8 @@ function spawnThroughHelper(start: Start): ChildProcess {
   const { command, options } = start
   // spawn() rejects values that are not strings. As arguments of the helper, they would be converted to strings.
   if (typeof command !== 'string' || typeof (options.argv0 ?? '') !== 'string') return spawnDirectly(start)
-  // The fd of the helper must be above the fds of the child, which would otherwise replace it before execve(2). The
-  // child has one fd more than `stdio`, for the report.
+  // The fd of the helper must be above the fds of the child. Otherwise, one of these would replace it before execve(2).
+  // The child has one fd more than `stdio`: the helper reports an errno on it.
   const inMemory = helperInMemory(options.stdio.length + 1)
   if (inMemory !== undefined) {
     const child = attempt(start, inMemory)
@@ -164,7 +170,10 @@ function attempt(start: Start, helper: ExecHelper): ChildProcess | undefined {
   }
 }
 
-/** Returns as `error` 0, the errno with which the program failed to start, or undefined if the helper did not start. */
+/**
+ * Starts the program through the helper at `path`. The returned `error` is 0 if the program has started, or else its
+ * errno. It is undefined if the helper did not start.
+ */
 function launch({ command, args, options }: Start, path: string): { child?: ChildProcess; error?: number } {
   const [childEnd, parentEnd] = check(binding.socketPair(binding.constants.SOCK_STREAM as number), 'socketpair')
   try {
@@ -194,8 +203,8 @@ function launch({ command, args, options }: Start, path: string): { child?: Chil
   }
 }
 
-// Variables that change how the dynamic linker and the C library run the helper. A '=' in front disables them, and
-// exec_helper.c removes it. Names that begin with '=' get a second one, because it removes one from every name.
+// Variables that change how the dynamic linker and the C library run the helper. A leading '=' disables them.
+// exec_helper.c removes one leading '=' from every name, so names that begin with '=' get a second one.
 const loaderVariables = /^(LD_|GLIBC_TUNABLES$|=|$)/
 
 function disableLoaderVariables(env: Environment): Environment {
@@ -204,7 +213,7 @@ function disableLoaderVariables(env: Environment): Environment {
   return result
 }
 
-/** Blocks until the program has started, which closes the peer socket, as uv_spawn does. Returns 0 or an errno. */
+/** Blocks until the program has started, as uv_spawn does. The start closes the peer socket. Returns 0 or an errno. */
 function readError(fd: number): number {
   const bytes = Buffer.alloc(4)
   for (;;) {

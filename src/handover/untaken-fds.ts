@@ -8,7 +8,7 @@ interface PassedFd {
   address?: AddressInfo | string
 }
 
-// ms without a call after which the warning is emitted. A program may take its sockets one by one while it starts.
+// ms between the last call and the warning. A program may take its sockets one by one while it starts.
 const warningDelay = 1_000
 
 /**
@@ -52,8 +52,9 @@ export class UntakenFds {
   }
 
   /**
-   * Called when the program requests the listeners of a name. If there are none, the warning is emitted in the next
-   * tick, unless the program has taken every listener by then: the name may be optional.
+   * Called when the program requests the listeners of a name. `passed`: whether there are any. If not, emits the
+   * warning in the next tick. Omits it if the program has taken every listener by then, because the name may be
+   * optional.
    */
   noteRequest(name: string, passed: boolean): void {
     this.#requestedNames.add(name)
@@ -70,7 +71,7 @@ export class UntakenFds {
     if (![...this.#fds.values()].some(({ kind }) => kind === 'listener')) return
     const remedy = 'Ask for one of these names, or change FileDescriptorName= in the socket unit'
     const missing = `No listener named ${quoted(this.#missingNames)} was passed to this process`
-    this.#warn(`${missing}. It was passed ${this.#describeFds()}. ${remedy}`, emit)
+    this.#warn(`${missing}. The fds that it has not taken are ${this.#describeFds()}. ${remedy}`, emit)
   }
 
   #describeFds(): string {

@@ -1,4 +1,4 @@
-/** The offers of a TLS client in its first message, the ClientHello (RFC 8446 section 4.1.2). */
+/** The parsed parts of a ClientHello, the first message of a TLS client (RFC 8446 section 4.1.2). */
 export interface ClientHello {
   /** The requested host name (SNI, RFC 6066 section 3), in lower case; undefined if the client sent none. */
   serverName: string | undefined
@@ -9,6 +9,7 @@ export interface ClientHello {
 }
 
 /**
+ * @internal
  * The result of {@link parseClientHello}. `hello`: the parsed ClientHello. `needed`: the ClientHello is incomplete;
  * parse again once at least this many bytes, counted from the first byte, have arrived. null: the bytes are not a
  * ClientHello.
@@ -31,13 +32,13 @@ const versionNames = new Map([
   [0x0300, 'SSLv3'],
 ])
 
-/** Parses the ClientHello at the beginning of the received bytes. It may span any number of TLS records. */
+/** @internal Parses the ClientHello at the beginning of the received bytes. It may span any number of TLS records. */
 export function parseClientHello(bytes: Buffer): ParsedClientHello {
   const message: Buffer[] = []
   let collected = 0
   let messageLength: number | undefined
-  // Bytes of the message that must follow the records seen so far. `needed` includes them: otherwise a client that
-  // sends one byte per record would cause a parse for each record.
+  // The number of bytes of the message that must follow the records seen so far. `needed` includes them. Otherwise a
+  // client that sends one byte per record would cause a parse for each record.
   let missing = 0
   for (let at = 0; ; ) {
     const record = bytes.subarray(at)
@@ -50,7 +51,8 @@ export function parseClientHello(bytes: Buffer): ParsedClientHello {
     const fragment = record.subarray(recordHeader, recordHeader + length)
     message.push(fragment)
     collected += fragment.length
-    // Concatenate the fragments only until the length is known, and at the end: a client may send thousands of records.
+    // A client may send thousands of records. So the fragments are concatenated only until the length is known, and
+    // once when the message is complete.
     if (messageLength === undefined) {
       const start = Buffer.concat(message)
       if (start.length > 0 && start[0] !== clientHelloMessage) return null
@@ -115,7 +117,8 @@ function readProtocols(data: Reader): string[] {
   return protocols
 }
 
-// RFC 8446 section 4.2.1. A version without an entry in `versionNames` is a draft or a GREASE value (RFC 8701).
+// RFC 8446 section 4.2.1. The list may contain drafts and GREASE values (RFC 8701), which have no entry in
+// `versionNames`.
 function readVersions(data: Reader): number[] {
   const list = new Reader(data.vector(1))
   const versions: number[] = []
@@ -149,7 +152,7 @@ class Reader {
     return this.bytes(length).readUIntBE(0, length)
   }
 
-  /** Reads a vector (RFC 8446 section 3.4): a length field of `lengthBytes` bytes, then as many bytes as it says. */
+  /** Reads a vector (RFC 8446 section 3.4): a length field of `lengthBytes` bytes, then data of that length. */
   vector(lengthBytes: number): Buffer {
     return this.bytes(this.number(lengthBytes))
   }

@@ -24,12 +24,16 @@ const { AF_UNIX, POLLHUP, POLLPRI, POLLRDHUP, SOCK_SEQPACKET, SOL_SOCKET, SO_PEE
 >
 type Constant = 'AF_UNIX' | 'POLLHUP' | 'POLLPRI' | 'POLLRDHUP' | 'SOCK_SEQPACKET' | 'SOL_SOCKET' | 'SO_PEEK_OFF'
 
-/** Returns whether the socket is a seqpacket socket, which shows its second packet only after the first is read. */
+/**
+ * @internal
+ * Returns whether the socket is a seqpacket socket, which shows its second packet only after the first is read.
+ */
 export function isSeqpacket(fd: number): boolean {
   return inspect(fd).type === binding.constants.SOCK_SEQPACKET
 }
 
 /**
+ * @internal
  * Makes recv(2) with MSG_PEEK start at the first unread byte. The creator of the socket may have set another peek
  * offset (`SO_PEEK_OFF`, socket(7)), and TCP sockets inherit that offset from their listener. Borrows the fd.
  */
@@ -38,27 +42,28 @@ export function resetPeekOffset(fd: number): void {
   binding.setOption(fd, SOL_SOCKET, SO_PEEK_OFF, -1)
 }
 
-/** Ends a pending {@link lookAhead}: its promise rejects with `error`. */
+/** @internal Ends a pending {@link lookAhead}: its promise rejects with `error`. */
 export type Abandon = (error: Error) => void
 
-/** Why no more bytes follow: the peer has ended its side or disconnected, or the packet is complete. */
+/** @internal Why no more bytes follow: the peer has ended its side or disconnected, or the packet is complete. */
 export type End = 'peer' | 'packet'
 
 /**
+ * @internal
  * The result of parsing the received bytes. `needed`: the bytes are incomplete; parse again once at least this many
  * bytes, counted from the first byte, have arrived.
  */
 export type Reading<T> = { result: T } | { needed: number }
 
 /**
- * Waits for bytes from the peer and peeks at them, without consuming any, until `read` returns a result.
+ * @internal Waits for bytes from the peer and peeks at them, without consuming any, until `read` returns a result.
  *
  * `read` receives the unread bytes, at most `limit` of them. It runs when the first bytes arrive, and again each time
  * the number of bytes has reached `needed`. If `end` is set, no more bytes follow, and `read` must return a result or
- * throw. A seqpacket socket shows only its first packet. At the deadline, the fd itself is checked once more, because
- * the event loop may not have reported the latest bytes yet.
+ * throw. A seqpacket socket shows only its first packet. At the deadline, lookAhead peeks once more, because the event
+ * loop may not have reported the latest bytes yet.
  *
- * Borrows the fd. `started` receives a function that ends the wait, to be called before the fd is closed or its
+ * Borrows the fd. `started` receives a function that ends the wait. Call that function before the fd is closed or its
  * ownership is transferred. When the wait is over, `started` receives undefined.
  */
 export function lookAhead<T>(
@@ -96,10 +101,11 @@ export function lookAhead<T>(
     // `exceptional`: the peer may have ended its side or sent urgent data. `previous`: the number of bytes that this
     // function saw just before it called itself.
     const look = (exceptional: boolean, previous?: number): Reading<T> => {
-      // Poll before recv(2): if the peer has ended its side, recv(2) then shows every byte sent before that.
+      // poll(2) runs before recv(2): if it reports that the peer has ended its side, recv(2) shows every byte sent
+      // before that.
       const state = exceptional ? checkedNumber('poll', binding.poll(fd)) : 0
       const bytes = binding.receive(fd, limit, true)
-      // There is nothing to read: the event is out of date, or reported only the urgent byte.
+      // recv(2) found nothing to read: the event is out of date, or reported only the urgent byte.
       const nothing = bytes === -constants.errno.EAGAIN
       const seen = nothing ? Buffer.alloc(0) : check(bytes, 'recv')
       available = seen.length
@@ -111,13 +117,13 @@ export function lookAhead<T>(
         socket ??= inspect(fd)
         if (socket.type === SOCK_SEQPACKET) return attempt('packet')
         if (state & POLLPRI) {
-          // An urgent byte at the front hides no bytes. A unix socket includes the urgent byte in FIONREAD, so the
-          // check for hidden file descriptors below would be wrong here.
+          // If the urgent byte is the next byte, it hides no bytes. FIONREAD on a unix socket includes the urgent byte,
+          // so the check for hidden file descriptors below would be wrong here.
           if (checkedNumber('ioctl', binding.atMark(fd)) === 0) throw peekStopped('urgent data', available)
         } else if (socket.domain === AF_UNIX && checkedNumber('ioctl', binding.unread(fd)) > available) {
           if (available === previous) throw peekStopped('file descriptors', available)
-          // The other bytes arrived after recv(2), or are urgent data that arrived after the event: poll and peek
-          // again.
+          // recv(2) did not show all unread bytes. The others arrived after the call, or are urgent data that arrived
+          // after the event. So poll and peek again.
           return look(true, available)
         }
       }

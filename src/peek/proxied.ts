@@ -12,13 +12,16 @@ export interface Proxied {
   remoteAddress: string | undefined
   /** The port of the proxy; undefined for a unix socket. */
   remotePort: number | undefined
-  /** @internal The client's address, which the socket reports as its peer; undefined if it reports the proxy's own. */
+  /**
+   * @internal The client's address, which the socket reports as its peer; undefined if the socket reports the proxy's
+   * address.
+   */
   client: HandleAddress | undefined
 }
 
 const proxiedByHandle = new WeakMap<Handle, Proxied>()
 
-/** Stores what {@link proxyOf} returns for the sockets on a handle. */
+/** @internal Associates a PROXY header with a handle. {@link proxyOf} returns it for the sockets on the handle. */
 export function noteProxied(handle: Handle, proxied: Proxied): void {
   proxiedByHandle.set(handle, proxied)
 }
@@ -34,7 +37,9 @@ export function proxyOf(socket: Socket): Proxied | undefined {
 }
 
 /**
- * Returns a BlockList of networks given as strings (`'192.0.2.1'`, `'2001:db8::/32'`). Returns a BlockList as it is.
+ * @internal
+ * Returns a BlockList of networks given as strings (`'192.0.2.1'`, `'2001:db8::/32'`). If `value` is a BlockList,
+ * returns it unchanged.
  */
 export function networks(name: string, value: unknown): BlockList {
   if (validate.isBlockList(value)) return value

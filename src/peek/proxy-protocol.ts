@@ -59,6 +59,7 @@ export interface ProxyHeader {
 }
 
 /**
+ * @internal
  * The result of {@link parseProxyHeader}. `header`: the parsed header, `length` bytes long. `needed`: the header is
  * incomplete; parse again once at least this many bytes, counted from the first byte, have arrived. `malformed`: the
  * bytes begin like a header but are not valid, for this reason. null: the bytes do not begin like a header.
@@ -76,10 +77,11 @@ const lineStart = Buffer.from('PROXY ')
 // Section 2.2.
 const signature = Buffer.from('\r\n\r\n\0\r\nQUIT\n', 'latin1')
 const fixedPart = 16
-/** The length of the longest header in bytes. Version 2 has a fixed part, then up to 2^16 - 1 bytes. */
+/** @internal The length of the longest header in bytes. Version 2 has a fixed part, then up to 2^16 - 1 bytes. */
 export const longestProxyHeader = fixedPart + 0xffff
 
 /**
+ * @internal
  * Parses the header at the beginning of the received bytes. Section 2 forbids guessing: the bytes must match the
  * signature of a version exactly.
  */
@@ -120,8 +122,8 @@ function parseVersion1(bytes: Buffer): ParsedProxyHeader {
   const [from = '', to = '', fromPort = '', toPort = ''] = rest
   if (rest.length !== 4) return { malformed: 'the line does not have two addresses and two ports' }
   if (!isSource(from)) return { malformed: `the source is not a valid address for ${protocol}` }
-  // nginx writes the client's address family, then its own address even if that is of the other family. This happens if
-  // nginx takes the client's address from another proxy (realip module).
+  // nginx writes the client's address family, but its own address as the destination, even if that address is of the
+  // other family. This happens if nginx takes the client's address from another proxy (realip module).
   if (!isIPv4(to) && !isUnscopedIPv6(to)) return { malformed: 'the destination is not an IP address' }
   if (!isPort(fromPort) || !isPort(toPort)) return { malformed: 'a port number is invalid' }
   header.family = protocol === 'TCP4' ? 'IPv4' : 'IPv6'
@@ -173,8 +175,8 @@ function parseVersion2(bytes: Buffer): ParsedProxyHeader {
   }
   const body = bytes.subarray(fixedPart, length)
   if (family !== 'UNSPEC') Object.assign(header, readAddresses(family, body))
-  // UNSPEC: "the receiver should ignore the address information". The length of that information is unknown, so the
-  // beginning of the TLVs is, too.
+  // UNSPEC: "the receiver should ignore the address information". The length of that information is unknown, and so is
+  // the position of the TLVs.
   const malformed =
     family === 'UNSPEC' ? undefined : readTlvs(header, body.subarray(addressLength), bytes.subarray(0, length))
   return malformed === undefined ? { header, length } : { malformed }
@@ -279,7 +281,7 @@ function readSsl(value: Buffer): ProxySsl | undefined {
   }
 }
 
-// RFC 4960 appendix B. Without a lookup table, because headers are short and nothing else needs a CRC.
+// RFC 4960 appendix B. A lookup table is not worthwhile, because headers are short and nothing else needs a CRC.
 function crc32c(bytes: Buffer): number {
   let crc = 0xffffffff
   for (const byte of bytes) {

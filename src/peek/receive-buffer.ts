@@ -5,13 +5,13 @@ import { inspect } from '../core/inspect.js'
 const { AF_UNIX, SOL_SOCKET, SO_BUF_LOCK, SO_RCVBUF } = binding.constants as Record<Constant, number>
 type Constant = 'AF_UNIX' | 'SOL_SOCKET' | 'SO_BUF_LOCK' | 'SO_RCVBUF'
 
-// In bytes. The default size of a TCP receive buffer (tcp_rmem, tcp(7)), which holds the longest peek.
+// In bytes: the default size of a TCP receive buffer (tcp_rmem, tcp(7)). A buffer of this size holds the longest peek.
 const largeEnough = 131_072
 
 // The kernel charges its overhead to the buffer, too. Four times the payload is enough for segments of any size.
 const overheadFactor = 4
 
-// In bytes, as returned by getsockopt(2). No receive buffer of Linux is smaller. setsockopt(2) doubles its argument
+// In bytes, as returned by getsockopt(2). Linux has no smaller receive buffer. setsockopt(2) doubles its argument
 // (socket(7)).
 const smallest = 2048
 
@@ -44,7 +44,7 @@ export function enlargeReceiveBuffer(fd: number, length: number): (() => void) |
   }
   const error = set(fd, SO_RCVBUF, largeEnough / 2)
   const now = error < 0 ? before : binding.getOption(fd, SOL_SOCKET, SO_RCVBUF)
-  // Linux lets a peer fill at least half of the buffer.
+  // Linux lets a peer fill at least half of the buffer, so twice the length is enough.
   if (now >= Math.min(2 * length, largeEnough)) return restore
   restore()
   if (now < 0) throw systemError('getsockopt', now)

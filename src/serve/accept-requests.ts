@@ -31,7 +31,8 @@ export class AcceptRequests {
   ) {
     this.#listener = listener
     this.#room = room
-    // As with net.Server, handlers run in the async context of the call that started listening, each in its own copy.
+    // As with net.Server, handlers run in the async context of the call that started listening. Each call of a handler
+    // gets its own copy of that context.
     const context = new AsyncResource('AsyncAcceptServing')
     const run = <Argument>(consume: (argument: Argument) => void, argument: Argument, ref: AcceptRef) => {
       this.#refs.delete(ref)
@@ -56,7 +57,8 @@ export class AcceptRequests {
     try {
       while (this.#refs.size < room) this.#refs.add(Listener.request(this.#listener, this.#requester))
     } catch {
-      // There is no memory for a request. A timer retries, because there may be no connection whose end would retry.
+      // There is no memory for a request. Each connection that ends calls refill() again, but perhaps no connection is
+      // open. So a timer calls it too.
       this.#retryTimer ??= setTimeout(() => {
         this.#retryTimer = undefined
         this.refill()
@@ -64,13 +66,15 @@ export class AcceptRequests {
     }
   }
 
-  /** Withdraws the requests that there is no room for, the newest first, and makes new ones if there is room. */
+  /** Withdraws the newest requests if there are more than there is room for. Makes new ones if there is room. */
   adjust(): void {
     this.#withdraw(this.#refs.size - Math.max(this.#room(), 0))
     this.refill()
   }
 
-  /** Withdraws all requests and stops retrying. Requests that are being delivered still deliver their connections. */
+  /**
+   * Withdraws all requests and stops retrying. A request whose result is being delivered still delivers its connection.
+   */
   stop(): void {
     clearTimeout(this.#retryTimer)
     this.#withdraw(this.#refs.size)

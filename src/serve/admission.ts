@@ -2,7 +2,7 @@ import type tls from 'node:tls'
 import type { Connection } from '../accept/connection.js'
 import { codedError, runSafely } from '../core/errors.js'
 import { networks } from '../peek/proxied.js'
-import type { ServeOptions } from './options.js'
+import type { CheckedServeOptions } from './options.js'
 import type { ServedConnection } from './served-connection.js'
 
 /** A connection that was closed before the server received it. */
@@ -19,10 +19,11 @@ export interface Refusal {
   remotePort: number | undefined
 }
 
-/** Passes a connection, or the TLS socket made from it, to the server or function that handles it. */
+/** @internal Passes a connection, or the TLS socket made from it, to the server or function that handles it. */
 export type Deliver<Argument = Connection> = (argument: Argument, served: ServedConnection) => unknown
 
 /**
+ * @internal
  * Reads the PROXY header and makes the TLS handshake of each connection, and then delivers it. Closes it on failure.
  */
 export class Admission {
@@ -53,7 +54,10 @@ export class Admission {
     return [...this.#waiting].map(({ served }) => served)
   }
 
-  /** Closes the waiting connections, and every later one that would wait. Does not call `onRefused` for them. */
+  /**
+   * Closes the waiting connections. From now on, closes every connection that would have to wait. Does not call
+   * `onRefused` for them.
+   */
   abort(): void {
     this.#abortController.abort()
   }
@@ -68,7 +72,7 @@ export class Admission {
   }
 
   /** Returns a function that reads the PROXY header of a connection, and then passes the connection to `deliver`. */
-  withProxyHeader({ proxyProtocol, trust }: ServeOptions, deliver: Deliver): Deliver {
+  withProxyHeader({ proxyProtocol, trust }: CheckedServeOptions, deliver: Deliver): Deliver {
     const trusted = networks('options.trust', trust)
     const required = proxyProtocol === 'require'
     const timeout = this.#timeout > 0 ? this.#timeout : -1
@@ -80,7 +84,7 @@ export class Admission {
       try {
         trusts = remoteFamily === undefined || trusted.check(remoteAddress as string, family)
       } catch (error) {
-        // `trust` may be a BlockList of the application's own class, whose check() throws.
+        // `trust` may be an object of the application with the methods of a BlockList. Its check() may throw.
         return this.#refuse(connection, error as Error)
       }
       if (!trusts) {
@@ -119,6 +123,6 @@ export class Admission {
 /** Rejects with the reason why a connection has no PROXY header. Consumes no bytes. */
 async function rejectMissingHeader(connection: Connection): Promise<never> {
   const { length } = await connection.peek(1, { timeout: 0 })
-  if (length === 0) throw codedError('ERR_PEEK_ENDED', 'no byte of a PROXY header was received')
-  throw codedError('ERR_PROXY_HEADER', 'the connection does not begin with one')
+  if (length === 0) throw codedError('ERR_PEEK_ENDED', '0 bytes received')
+  throw codedError('ERR_PROXY_HEADER', 'the header is missing')
 }

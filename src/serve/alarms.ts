@@ -10,7 +10,7 @@ export interface Alarm {
 
 const defaultCooldown = 5_000
 
-/** The alarms of a Serving. Each has its own cool-down. */
+/** @internal The alarms of a Serving. Each has its own cool-down. */
 export class Alarms {
   readonly #alarms: { threshold: number; cooldown: number; silentUntil: number }[]
   readonly #onAlarm: (threshold: number, connections: number) => void

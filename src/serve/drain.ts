@@ -5,8 +5,8 @@ import { WindDown, type WindDownTarget } from './wind-down.js'
 
 export interface EndOptions {
   /**
-   * Also close the listener, which resets the clients in its accept queue. Default: false; they wait there for the next
-   * Serving.
+   * Also close the listener, which resets the clients in its accept queue. Default: false. These clients then wait for
+   * the next Serving.
    */
   closeListener?: boolean
 }
@@ -15,15 +15,15 @@ export interface DrainOptions extends EndOptions {
   /** ms after which the remaining connections are destroyed; negative: no deadline. Default: 30,000. */
   timeout?: number
   /**
-   * ms for which an idle HTTP/1 connection stays open. A request that arrives in this time is answered. Without this
-   * time, a client that is sending a request when its connection ends cannot know whether the server has read the
-   * request. Minimum: 0. Default: 200.
+   * ms for which an idle HTTP/1 connection stays open. A request that arrives in this time is answered. If the server
+   * ended the connection at once, a client that is sending a request could not know whether the server has read it.
+   * Minimum: 0. Default: 200.
    */
   idleGrace?: number
   /**
    * ms for which a connection without a complete request stays open. Its client has sent nothing (browsers connect in
-   * advance), or only a part of a PROXY header, TLS handshake or request head. With a function or a server of another
-   * protocol than HTTP, this applies to PROXY headers and handshakes of the option `tls` only. Minimum: 0. Default:
+   * advance), or only a part of a PROXY header, TLS handshake or request head. For a function or a server that does not
+   * speak HTTP, this limits only the wait for PROXY headers and handshakes of the option `tls`. Minimum: 0. Default:
    * 1,000.
    */
   unusedGrace?: number
@@ -37,13 +37,16 @@ export interface DrainReport {
   unused: number
   /** Connections that ended before the deadline for any other reason, usually after their last response. */
   finished: number
-  /** Connections that were destroyed at the deadline, except those for which only the client's FIN was missing. */
+  /**
+   * Connections that were destroyed at the deadline. Not counted: connections that had sent everything and waited only
+   * for the FIN of the client.
+   */
   destroyed: number
   /** The duration of the drain in ms. */
   elapsed: number
 }
 
-/** Reads each option once. Errors: Node's `ERR_INVALID_ARG_TYPE` for an invalid option. */
+/** @internal Reads each option once. Errors: Node's `ERR_INVALID_ARG_TYPE` for an invalid option. */
 export function readEndOptions(options: EndOptions): Required<EndOptions> {
   validate.object('options', options)
   const { closeListener }: EndOptions = options
@@ -51,7 +54,7 @@ export function readEndOptions(options: EndOptions): Required<EndOptions> {
   return { closeListener: closeListener === true }
 }
 
-/** Reads each option once and fills in the defaults. Errors: Node's codes for an invalid option. */
+/** @internal Reads each option once and fills in the defaults. Errors: Node's codes for an invalid option. */
 export function readDrainOptions(options: DrainOptions): Required<DrainOptions> {
   const { closeListener } = readEndOptions(options)
   const { timeout = 30_000, idleGrace = 200, unusedGrace = 1_000 } = options
@@ -60,7 +63,9 @@ export function readDrainOptions(options: DrainOptions): Required<DrainOptions> 
   return { timeout: validate.timeout('options.timeout', timeout), idleGrace, unusedGrace, closeListener }
 }
 
-/** One drain: runs the wind-down, destroys the remaining connections at the deadline, and makes the report. */
+/**
+ * @internal One drain: runs the wind-down, destroys the remaining connections at the deadline, and makes the report.
+ */
 export class Drain {
   readonly #started = performance.now()
   readonly #target: WindDownTarget
@@ -100,7 +105,8 @@ export class Drain {
   #destroy(connections: readonly ServedConnection[]): void {
     for (const connection of connections) {
       if (!this.#windDown.hasEnded(connection)) this.#destroyed?.add(connection)
-      // end() sends the close_notify of TLS. The socket is destroyed only in the check phase, after that.
+      // end() sends the close_notify of TLS. The sockets are destroyed later, in the check phase, so that close_notify
+      // is sent first.
       connection.secure?.end()
     }
     setImmediate(() => {

@@ -13,7 +13,8 @@ export type ConnectionHandler = (connection: Connection) => unknown
 /** A function that is called with each TLS socket, when the option `tls` is set. It takes ownership of the socket. */
 export type SecureHandler = (socket: tls.TLSSocket) => unknown
 
-export interface ServeOptions {
+/** The options of `serve` that do not depend on each other. */
+export interface CommonServeOptions {
   /**
    * The maximum number of open connections. A connection counts from its accept until its fd is closed or detached.
    * Further clients wait in the accept queue. 0: no connection is accepted. Default: `Infinity`. The server's own
@@ -22,19 +23,6 @@ export interface ServeOptions {
   maxConnections?: number
   /** One or more thresholds for the number of connections. An 'alarm' event is emitted when one is reached. */
   alarm?: Alarm | readonly Alarm[]
-  /**
-   * Reads a PROXY protocol header (version 1 or 2) from each connection. `'require'`: a connection without a header, or
-   * from a peer that is not in `trust`, is closed. `'optional'`: the server receives such a connection unchanged. The
-   * client in the header becomes the socket's `remoteAddress`, `remotePort` and `remoteFamily`; `proxyOf(socket)`
-   * returns the whole header. Default: no header is read.
-   */
-  proxyProtocol?: 'require' | 'optional'
-  /**
-   * The trusted proxies: addresses or networks such as `'10.0.0.0/8'`, or a `net.BlockList` of them. PROXY headers of
-   * other peers are not read. Required with `proxyProtocol`. Peers on a unix socket are always trusted, because its
-   * file permissions control which processes may connect.
-   */
-  trust?: net.BlockList | readonly string[]
   /**
    * Makes a TLS handshake on each connection, as `Connection.toTLS` does, before the server receives it. Not allowed
    * with a server that does TLS itself.
@@ -49,11 +37,36 @@ export interface ServeOptions {
   signal?: AbortSignal
 }
 
+/** The options for the PROXY protocol. */
+export interface ProxyProtocolOptions {
+  /**
+   * Reads a PROXY protocol header (version 1 or 2) from each connection. `'require'`: a connection without a header, or
+   * from a peer that is not in `trust`, is closed. `'optional'`: the server receives such a connection unchanged. The
+   * client in the header becomes the socket's `remoteAddress`, `remotePort` and `remoteFamily`; `proxyOf(socket)`
+   * returns the whole header. Default: no header is read.
+   */
+  proxyProtocol: 'require' | 'optional'
+  /**
+   * The trusted proxies: addresses or networks such as `'10.0.0.0/8'`, or a `net.BlockList` of them. PROXY headers of
+   * other peers are not read. Required with `proxyProtocol`. Peers on a unix socket are always trusted, because its
+   * file permissions control which processes may connect.
+   */
+  trust: net.BlockList | readonly string[]
+}
+
+/** Options of `serve`. `proxyProtocol` requires `trust`. */
+export type ServeOptions = CommonServeOptions &
+  (ProxyProtocolOptions | { proxyProtocol?: undefined; trust?: ProxyProtocolOptions['trust'] })
+
+/** @internal Options that `readServeOptions` has checked. */
+export type CheckedServeOptions = CommonServeOptions & Partial<ProxyProtocolOptions>
+
 // Reads each option once, because a getter may return another value the next time.
-export function readServeOptions(options: ServeOptions, target: unknown): ServeOptions {
+/** @internal */
+export function readServeOptions(options: ServeOptions, target: unknown): CheckedServeOptions {
   validate.object('options', options)
-  const { maxConnections, proxyProtocol, trust, handshakeTimeout, signal }: ServeOptions = options
-  const { alarm, tls }: ServeOptions = options
+  const { maxConnections, proxyProtocol, trust, handshakeTimeout, signal }: CheckedServeOptions = options
+  const { alarm, tls }: CheckedServeOptions = options
   if (maxConnections !== undefined) checkLimit('options.maxConnections', maxConnections)
   validate.optionalOneOf('options.proxyProtocol', proxyProtocol, ['require', 'optional'])
   const trusted = proxyProtocol !== undefined || trust !== undefined ? networks('options.trust', trust) : undefined
@@ -70,7 +83,7 @@ export function readServeOptions(options: ServeOptions, target: unknown): ServeO
   return { maxConnections, alarm: readAlarms(alarm), proxyProtocol, trust: trusted, tls, handshakeTimeout, signal }
 }
 
-function readAlarms(alarm: ServeOptions['alarm'] = []): Alarm[] {
+function readAlarms(alarm: CommonServeOptions['alarm'] = []): Alarm[] {
   return [alarm].flat().map((each) => {
     validate.object('options.alarm', each)
     const { threshold, cooldown }: Alarm = each
@@ -80,6 +93,7 @@ function readAlarms(alarm: ServeOptions['alarm'] = []): Alarm[] {
   })
 }
 
+/** @internal */
 export function checkLimit(name: string, value: unknown): void {
   if (value !== Number.POSITIVE_INFINITY) validate.integer(name, value, 0, Number.MAX_SAFE_INTEGER)
 }

@@ -10,7 +10,7 @@ const requestEvents = new Set<unknown>(['request', 'checkContinue', 'checkExpect
 
 /** The callbacks of {@link Pipelines}. */
 export interface PipelineOptions {
-  /** Returns whether the kernel holds unparsed bytes of requests that should be answered too. */
+  /** Returns whether the kernel holds unread bytes, and requests in these bytes should be answered too. */
   hasUnparsed(socket: net.Socket): boolean
   /** Called when Node wants to close a connection after its last response. */
   end(socket: net.Socket): void
@@ -49,7 +49,7 @@ export class Pipelines {
     return this.#active.has(socket)
   }
 
-  /** Takes control of the end of a connection, and of `response`, its current response, if there is one. */
+  /** Takes control of when the connection ends. Watches `response`, which is the response that is due next, if any. */
   takeControl(socket: net.Socket, response = responseOn(socket)): void {
     if (response !== undefined) this.#watchResponse(socket, response)
     if (this.#controlled.has(socket)) return
@@ -150,7 +150,7 @@ export class Pipelines {
     })
   }
 
-  // Sets `shouldKeepAlive`, because after setHeader() Node's writeHead() rejects headers given as an array of pairs.
+  // Prefers `shouldKeepAlive` to setHeader(): after setHeader(), Node's writeHead() rejects an array of header pairs.
   #setConnectionHeader(response: http.ServerResponse, last: boolean): void {
     if (last) response.shouldKeepAlive = false
     const header = String(response.getHeader('connection') ?? '')
@@ -160,7 +160,7 @@ export class Pipelines {
   }
 
   #isLast(socket: net.Socket, { req }: http.ServerResponse): boolean {
-    // Undefined after an upgrade. The connection does not end with this response then.
+    // After an upgrade, newestRequestOn() returns undefined. The connection does not end with this response then.
     if (newestRequestOn(socket) !== req) return false
     // If the request is incomplete, the next bytes are its own body and no further request.
     return !(req.complete && this.#options.hasUnparsed(socket))
@@ -182,7 +182,7 @@ export function intercept(
   override(server, 'emit', intercepted)
   return () => {
     stopped = true
-    // An application may have replaced emit() since then.
+    // The application may have replaced emit() after the interception. Leave its method in place.
     if (server.emit !== intercepted) return
     if (own === undefined) delete (server as Partial<EventEmitter>).emit
     else Object.defineProperty(server, 'emit', own)

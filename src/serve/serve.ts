@@ -8,15 +8,21 @@ import { Serving } from './serving.js'
 
 /**
  * Accepts the connections of `listener` and passes them to a server (`net`, `tls`, `http`, `https` or `http2`), or to a
- * function that takes a {@link Connection}. The server must not be listening yet. From then on it behaves as if it had
- * called `listen()` itself: `listening` is true, `address()` returns the address, and the server applies its options to
- * each socket and counts it. `server.close()` ends serving and closes the listener.
+ * function that takes a {@link Connection}. The server must not be listening yet. After this call, it behaves as if it
+ * had called `listen()` itself: `listening` is true and `address()` returns the address. It applies its options to each
+ * socket and counts it. `server.close()` ends serving and closes the listener.
  *
- * The listener stays the caller's. The server or the function takes ownership of each connection.
+ * The caller still owns the listener. The server or the function takes ownership of each connection.
  *
  * Errors: `ERR_LISTENER_CLOSED`, `ERR_SERVER_ALREADY_LISTEN`, `ERR_SOCKET_TYPE` (a seqpacket listener, which only a
  * function can serve), `ERR_NODE_INTERNALS` (an unsupported version of Node), `ABORT_ERR` (`signal` is already
  * aborted), `EMFILE`, and Node's codes for an invalid argument.
+ *
+ * @example
+ * ```js
+ * const server = http.createServer((request, response) => response.end('hello'))
+ * const serving = serve(listener, server, { maxConnections: 1000 })
+ * ```
  */
 export function serve(
   listener: Listener,
@@ -42,5 +48,5 @@ export function serve(
   }
   const checkedOptions = readServeOptions(options, target)
   if (listener.address() === null) throw codedError('ERR_LISTENER_CLOSED')
-  return new Serving(listener, target, checkedOptions)
+  return Serving.start(listener, target, checkedOptions)
 }

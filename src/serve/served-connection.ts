@@ -56,11 +56,13 @@ export class ServedConnection implements FdObserver {
       return
     }
     const socket = socketOn(handle)
-    // After child.send(), the socket has no handle any more, and the handle stays open until the child acknowledges it.
-    // Node has already decremented the server's connection count, and socket.destroy() would decrement it again.
+    // After child.send(), the socket has no handle any more. The handle stays open until the child process acknowledges
+    // the socket. Close the handle directly: Node has already decremented the server's connection count, and
+    // socket.destroy() would decrement it again.
     if (socket === undefined || !hasHandle(socket, handle)) handle.close()
     else runSafely(() => socket.destroy())
-    // After an error, Node closes the handle later. The check phase closes it if it is still open.
+    // After a TLS error, Node closes the handle in a microtask, so that event handlers can still use the socket. If the
+    // handle is still open in the check phase, close it there.
     setImmediate(() => {
       if (this.#connections.has(this)) handle.close()
     })
@@ -74,7 +76,8 @@ function servedConnectionOn(socket: net.Socket): ServedConnection | undefined {
   return served instanceof ServedConnection ? served : undefined
 }
 
-// All Servings of a server share these event listeners: they look up the connection of a socket, not its Serving.
+// All Servings of a server share these event listeners. Each looks up the connection beneath the socket, whichever
+// Serving has accepted it.
 const upgrades = {
   session(session: ServerHttp2Session): void {
     const served = servedConnectionOn(session.socket)
@@ -90,13 +93,13 @@ const upgrades = {
   },
 }
 
-/** The number of Servings of a server that track its upgrades. */
+/** For each server: the number of its Servings for which `trackUpgrades` is in effect. */
 const trackers = new WeakMap<net.Server, number>()
 
 /**
- * Stores the TLS socket and the HTTP/2 session of each connection of a server in its {@link ServedConnection}. Each
- * call returns a function that ends this for one Serving. The event listeners are removed when the last Serving has
- * ended it.
+ * Stores the TLS socket and the HTTP/2 session of each connection of a server in its {@link ServedConnection}. Returns
+ * a function that stops the tracking for one Serving. The event listeners are removed when it has stopped for every
+ * Serving of the server.
  */
 export function trackUpgrades(server: net.Server): () => void {
   const events = Object.entries(upgrades).filter(([event]) => event === 'session' || validate.isTlsServer(server))

@@ -24,7 +24,10 @@ export interface ListeningSocket {
 export interface ServerObserver {
   ref(): void
   unref(): void
-  /** Called once, when the server is closed or its handle is moved to another thread. It receives nothing more. */
+  /**
+   * Called once, when the server is closed or its handle is moved to another thread. From then on, no client can be
+   * passed to the server through this handle.
+   */
   ended(how: 'closed' | 'moved'): void
   /** Called when `room` may have changed: a connection of the server has ended, or its `maxConnections` was set. */
   roomChanged(): void
@@ -55,7 +58,7 @@ const zeroIsNoLimit = Number.parseInt(process.versions.node, 10) < 21
 
 /**
  * Makes a server listen on a handle that never accepts. `passClient` passes a client to the server as if the handle had
- * accepted it: the server sets its socket options, counts the connection and publishes to its diagnostics channels.
+ * accepted it. The server sets its socket options, counts the connection and publishes to its diagnostics channels.
  * Node has no public API for this.
  *
  * The handle has its own copy of the listening fd. The server can therefore be sent to a child process or moved to
@@ -166,7 +169,8 @@ export class ServerHandle {
       get: () => handle,
       set: (next: unknown) => {
         handle = next
-        // server.close() sets it after handle.close(), which has reported the end. A move to a thread only sets it.
+        // server.close() first calls handle.close(), which reports the end, and then sets `_handle` to null. A move to
+        // a thread only sets `_handle`.
         if (next !== this.#handle) this.#end('moved')
       },
     })
@@ -190,7 +194,10 @@ export class ServerHandle {
     })
   }
 
-  /** Replaces a property of the server by an accessor until the listening ends. The current value is kept then. */
+  /**
+   * Replaces a property of the server by an accessor while the server listens on this handle. Afterwards, it is a data
+   * property again and keeps its current value.
+   */
   #replace(name: keyof Internals, property: PropertyDescriptor): void {
     const { server } = this
     const before = Object.getOwnPropertyDescriptor(server, name)
@@ -214,8 +221,8 @@ export class ServerHandle {
 }
 
 function openServerHandle(HandleClass: HandleClass, listeningFd: number): NativeServerHandle {
-  const handle = new HandleClass(SERVER) as NativeServerHandle
   const fd: number = check(binding.duplicate(listeningFd), 'fcntl')
+  const handle = new HandleClass(SERVER) as NativeServerHandle
   const error = handle.open(fd)
   if (error === 0) {
     binding.release(fd)
@@ -226,7 +233,7 @@ function openServerHandle(HandleClass: HandleClass, listeningFd: number): Native
   throw codedError('ERR_NODE_INTERNALS', 'the handle of a net.Server')
 }
 
-// Without a prototype, so that no property of Object.prototype becomes a part of the descriptor.
+// The descriptor gets no prototype. Otherwise, a property such as `get` of Object.prototype would become a part of it.
 function define(object: object, name: string, property: PropertyDescriptor): void {
   Object.defineProperty(object, name, Object.assign(Object.create(null), property))
 }
@@ -254,7 +261,7 @@ function listenOn(server: net.Server, handle: NativeServerHandle, address: net.A
     internal._pipeName = address
     internal._connectionKey = `-1:${address}:-1`
   } else {
-    // Not server.listen(): a framework may have replaced it by a method that calls `serve`.
+    // Call the method of the class: a framework may have replaced server.listen() by a method that calls `serve`.
     net.Server.prototype.listen.call(server, { _handle: handle } as net.ListenOptions)
     // The key under which a child process counts the sockets of this server that it has received.
     internal._connectionKey = `${address.family === 'IPv6' ? 6 : 4}:${address.address}:${address.port}`
@@ -267,7 +274,7 @@ const internals = (server: net.Server) => server as unknown as Internals
 function limitOf(maxConnections: unknown): number {
   if (maxConnections === undefined || maxConnections === null) return Number.POSITIVE_INFINITY
   if (zeroIsNoLimit && !maxConnections) return Number.POSITIVE_INFINITY
-  // Node compares it with a number, which converts it as Number() does.
+  // Node compares the count with `maxConnections`. This comparison converts `maxConnections` as Number() does.
   const limit = Math.ceil(Number(maxConnections))
   return Number.isNaN(limit) ? Number.POSITIVE_INFINITY : Math.max(limit, 0)
 }

@@ -21,7 +21,7 @@ import {
   readDrainOptions,
   readEndOptions,
 } from './drain.js'
-import { type ConnectionHandler, checkLimit, type SecureHandler, type ServeOptions } from './options.js'
+import { type CheckedServeOptions, type ConnectionHandler, checkLimit, type SecureHandler } from './options.js'
 import { ServedConnection, trackUpgrades } from './served-connection.js'
 import { ServerHandle } from './server-handle.js'
 
@@ -32,7 +32,10 @@ export interface ServingEvents {
   refused: [Refusal]
   /** `drain()` was called. A handler can announce shutdown in a protocol that this package does not know. */
   drain: []
-  /** A served function threw or rejected, or accept(2) failed for good. A server emits the accept error itself. */
+  /**
+   * A served function threw or rejected, or accept(2) failed permanently. If a server is served, the server emits the
+   * error of accept(2) instead.
+   */
   error: [Error]
   /** The last connection of this Serving has ended, and no other will be accepted. Emitted once. */
   close: []
@@ -74,13 +77,25 @@ export class Serving extends EventEmitter<ServingEvents> {
   #restoreHandshakeTimeout: (() => void) | undefined
   /** Whether the end of serving closes the listener. The first call that ends serving decides. */
   #closeListener = false
+  /** @internal Starts serving. */
+  static start(
+    listener: Listener,
+    target: net.Server | ConnectionHandler | SecureHandler,
+    options: CheckedServeOptions,
+  ): Serving {
+    return new Serving(listener, target, options)
+  }
+
   /** Whether an 'error' event is pending. 'close' must not be emitted before it. */
   #failing = false
   #drained: Promise<DrainReport> | undefined
   #drain: Drain | undefined
 
-  /** @internal Called by `serve`. */
-  constructor(listener: Listener, target: net.Server | ConnectionHandler | SecureHandler, options: ServeOptions) {
+  private constructor(
+    listener: Listener,
+    target: net.Server | ConnectionHandler | SecureHandler,
+    options: CheckedServeOptions,
+  ) {
     super()
     const { maxConnections = Number.POSITIVE_INFINITY, alarm = [], signal } = options
     const handshakeTimeout = Math.min(options.handshakeTimeout ?? defaultHandshakeTimeout, longestTimer)
@@ -94,13 +109,14 @@ export class Serving extends EventEmitter<ServingEvents> {
     let deliver: Deliver
     if (typeof target !== 'function') {
       const HandleClass = handleClassFor(streamDomain(listener))
-      const server = this.#listen(target, HandleClass)
       if (options.handshakeTimeout !== undefined && validate.isTlsServer(target)) {
         const before = setHandshakeTimeout(target, Math.max(handshakeTimeout, 0))
         this.#restoreHandshakeTimeout = () => setHandshakeTimeout(target, before)
       }
+      const server = this.#listen(target, HandleClass)
       this.#server = server
-      // The server may have been closed since the accept. The connection is then reset, like those in the accept queue.
+      // The server may have been closed since the accept. It drops the connection then, as the kernel drops those in
+      // the accept queue of a closed listener.
       deliver =
         options.tls === undefined
           ? (connection, served) => {
@@ -121,7 +137,8 @@ export class Serving extends EventEmitter<ServingEvents> {
           : this.#afterHandshake(options.tls, call as Deliver<tls.TLSSocket>)
     }
     this.#deliver = options.proxyProtocol === undefined ? deliver : admission.withProxyHeader(options, deliver)
-    // Created here, so that handlers run in the async context in which `serve` was called.
+    // The requests are created in the constructor, so that handlers run in the async context in which `serve` was
+    // called.
     this.#requests = new AcceptRequests(listener, () => this.#room(), this.#onConnection, this.#onAcceptError)
     this.#releaseListener = Listener.hold(listener, this.#onListenerEnded)
     if (signal) this.#cleanups.push(onAbort(signal, () => void this.close()))
@@ -173,10 +190,15 @@ export class Serving extends EventEmitter<ServingEvents> {
    * streams. For other protocols, the application handles the 'drain' event. At the deadline (`timeout` ms), the
    * remaining connections are destroyed. Then the server is closed; the listener too, if `closeListener` is true.
    *
-   * Resolves when no connection is left. Another call has no effect and returns the same promise. After `close()`, it
-   * drains the connections that are still open.
+   * Resolves when no connection is left. Another call has no effect and returns the same promise. A call after
+   * `close()` drains the connections that are still open.
    *
    * Throws Node's codes for an invalid option.
+   *
+   * @example
+   * ```js
+   * process.once('SIGTERM', () => serving.drain({ timeout: 10_000, closeListener: true }))
+   * ```
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
     const checked = readDrainOptions(options)
@@ -205,14 +227,20 @@ export class Serving extends EventEmitter<ServingEvents> {
   #listen(server: net.Server, HandleClass: HandleClass): ServerHandle {
     const { listener } = this
     const socket = { fd: listener.fd, address: listener.address() as net.AddressInfo | string }
-    const handle = new ServerHandle(server, HandleClass, socket, {
+    const observer = {
       ref: () => this.#keepAlive(true),
       unref: () => this.#keepAlive(false),
       ended: this.#onServerEnded,
       roomChanged: this.#adjustRequests,
-    })
-    this.#cleanups.push(trackUpgrades(server))
-    return handle
+    }
+    try {
+      const handle = new ServerHandle(server, HandleClass, socket, observer)
+      this.#cleanups.push(trackUpgrades(server))
+      return handle
+    } catch (error) {
+      this.#restoreHandshakeTimeout?.()
+      throw error
+    }
   }
 
   #keepAlive(keep: boolean): void {
@@ -314,7 +342,8 @@ export class Serving extends EventEmitter<ServingEvents> {
   #onConnectionReleased = (served: ServedConnection): void => {
     this.#markDelivered(served)
     if (this.#state === 'serving') this.#advance()
-    // In the next tick: http.Server.close() may be closing this idle connection, and must not be called recursively.
+    // Advance in the next tick: http.Server.close() may be closing this idle connection, and must not be called
+    // recursively.
     else process.nextTick(this.#advance)
   }
 
@@ -343,15 +372,16 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   // The server was closed, by this Serving or by the application, or it was moved to a worker thread.
   #onServerEnded = (how: 'closed' | 'moved'): void => {
-    // Synchronously, because the application may serve the server again in the same tick, with another timeout.
+    // Restore the timeout synchronously: the application may serve the server again in the same tick, with another
+    // timeout.
     this.#restoreHandshakeTimeout?.()
     this.#releaseListener?.()
     this.#changeState('closing', how === 'closed')
     if (how === 'closed' && this.#closeListener) this.listener.close()
   }
 
-  // Called within listener.close() and detach(). Closing the fd here frees the port before close() returns. The accept
-  // requests fail in the next tick. A drain continues.
+  // Called by listener.close() and listener.detach(). Closes the server's copy of the fd, so that the port is free when
+  // close() returns. The accept requests fail in the next tick, so the state changes then. A drain continues.
   #onListenerEnded = (): void => {
     this.#server?.releaseFd()
     process.nextTick(() => {

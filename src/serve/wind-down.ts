@@ -30,7 +30,8 @@ export interface WindDownTarget {
 // changes that have no event, or whose event listener the application has removed.
 const checkInterval = 100
 
-// ms for which a client may send nothing after our FIN and before its own (RFC 9112, section 9.6).
+// In ms. After our FIN, a client that sends nothing for this time, not even its FIN, is disconnected (RFC 9112, section
+// 9.6).
 const lingerTime = 1_000
 
 const connectionEvents = new Set<unknown>([
@@ -151,7 +152,7 @@ export class WindDown {
       if (!this.#belongsToServing(socket)) continue
       pipelines.takeControl(socket)
       const handle = handleBeneath(socket)
-      // Unread bytes have arrived. Node reads them next, and a later check handles the connection.
+      // Skip a connection with unread bytes. Node reads them next, and a later check handles the connection.
       if (handle === undefined || !this.#mayEnd(socket, phase) || hasUnread(handle)) continue
       // Node or the application may have ended the connection already. It does not count as idle or unused then.
       if (!socket.writableEnded) (phase === 'unused' ? this.#unused : this.#idle).add(handle)
@@ -172,9 +173,10 @@ export class WindDown {
     return now - since > this.#unusedGrace - 1
   }
 
-  // Ends the connections that wait for a PROXY header or handshake, and those in the handshake of a served https or
-  // http2 server. A connection that Node lists as HTTP has finished its handshake, even if the application has removed
-  // our listener of 'secureConnection'.
+  // Ends the connections that wait for a PROXY header or for a handshake of the option `tls`. Then ends those in the
+  // handshake of a served https or http2 server. `secure` may be undefined after the handshake, because the application
+  // may have removed our listener of 'secureConnection'. So the HTTP connections that Node lists are skipped too: their
+  // handshake is complete.
   #endUnadmitted(): void {
     const { server, connections, admission } = this.#target
     for (const served of admission.connections) {

@@ -3,6 +3,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import fc from 'fast-check'
 import { Delivery, type Requester } from '../../src/accept/delivery.js'
+import { type CodedError, withCode } from '../../src/core/errors.js'
 import { type AcceptRef, type Connection, type Listener, serve } from '../../src/index.js'
 import { fillBacklog } from '../backlog.js'
 import { captureExceptions, cleanUp, connect, listen, runNode, until } from '../helpers.js'
@@ -149,7 +150,7 @@ describe('A requester that is not a promise', () => {
   leaveNoFds()
 
   const store = new AsyncLocalStorage<string>()
-  const noErrors: Error[] = []
+  const noErrors: CodedError[] = []
 
   it('is called in the order of the requests, in a separate async context, and may throw', async () => {
     const captured = captureExceptions()
@@ -157,7 +158,7 @@ describe('A requester that is not a promise', () => {
     const order: string[] = []
     const waiting = new Map<AcceptRef, Requester>()
     const delivery = store.run('of the listener', () => new Delivery(listener, waiting))
-    const failures = [1, 2, 3, 4, 5].map((ref) => new Error(`of request ${ref}`))
+    const failures = [1, 2, 3, 4, 5].map((ref) => withCode(new Error(`of request ${ref}`), 'ERR_TEST'))
     for (const ref of [1, 2, 4]) {
       const fail = (error: Error) => {
         assert.equal(error, failures[ref - 1])
@@ -194,7 +195,12 @@ describe('A requester that is not a promise', () => {
       order.push('promise')
     })
     delivery.add(
-      { refs: [1], connections: [], errors: [new Error('of the request')], last: () => order.push('last') },
+      {
+        refs: [1],
+        connections: [],
+        errors: [withCode(new Error('of the request'), 'ERR_TEST')],
+        last: () => order.push('last'),
+      },
       true,
     )
     delivery.add({ refs: [], connections: [], errors: noErrors, last: () => order.push('last of the next') }, false)
@@ -206,7 +212,7 @@ describe('A requester that is not a promise', () => {
     const listener = await listen({ host: '127.0.0.1' })
     const order: AcceptRef[] = []
     const delivery = new Delivery(listener, new Map())
-    const failure = new Error('of the request')
+    const failure = withCode(new Error('of the request'), 'ERR_TEST')
     const batch = (...refs: AcceptRef[]) => ({ refs, connections: [], errors: refs.map(() => failure) })
     listener.on('accept', ({ ref }) => {
       order.push(ref)

@@ -373,7 +373,7 @@ describe('fromFd', () => {
       const fd = await open()
       makeBlocking(fd)
       const flags = flagsOf(fd)
-      const says = { code, message: new RegExp(`: fd ${fd}$`) }
+      const says = { code, message: new RegExp(`: fd ${fd}\\b`) }
       assert.throws(() => Listener.fromFd(fd), says)
       assert.throws(() => Listener.fromFd(fd, { dup: true }), says)
       if (!listener) {

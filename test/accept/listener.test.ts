@@ -88,15 +88,18 @@ for (const kind of kinds) {
     const connect = (index = 0) => connectTo(listener.address(), index)
     const routeOf = (index: number) => kind.routes[index % kind.routes.length] as Kind['routes'][number]
 
-    it('reports its address', () => {
+    it('reports its address and its port', async () => {
       const address = listener.address()
+      const { port } = listener
       if (kind.address === undefined) {
         assert.equal(address, options.path)
+        assert.equal(port, 0)
       } else {
-        const { port, ...rest } = address as AddressInfo
         assert.ok(port > 0)
-        assert.deepEqual(rest, kind.address)
+        assert.deepEqual(address, { ...kind.address, port })
       }
+      await listener.close()
+      assert.equal(listener.port, port)
     })
 
     it('returns a ref at once, and delivers the result with that ref later', async () => {

@@ -117,7 +117,11 @@ export class ModelListener {
       // The path stays while another listener or thread has the socket.
       this.pathRemoved = this.#path !== undefined && !this.socket.listening
     }
+    const start = performance.now()
     const closed = this.#call(() => this.real.close())
+    // Another thread closes the fd of a unix socket. On a busy machine it may not have done so after the 100 ms for which
+    // close() waits. The socket is then still in use, and its path stays.
+    if (performance.now() - start > 95) this.socket.wasClosedLate = true
     assert.equal(this.real.close(), closed)
     closed.then(() => {
       if (!this.#closed) this.observer.problem(new Error("close() resolved before 'close'"))
@@ -148,7 +152,9 @@ export class ModelListener {
     assert.equal(real.fd >= 0, model.open, 'has an fd')
     assert.equal(real.address() === null, !model.open, 'has no address')
     if (!model.open) assert.throws(() => real.backlog(), { code: 'ERR_LISTENER_CLOSED' })
-    if (this.#path) assert.equal(existsSync(this.#path), !this.pathRemoved, 'the path is there')
+    if (this.#path && !(this.pathRemoved && this.socket.wasClosedLate)) {
+      assert.equal(existsSync(this.#path), !this.pathRemoved, 'the path is there')
+    }
   }
 
   /** Detects results that arrive before a call returns. */

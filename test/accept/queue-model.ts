@@ -46,6 +46,8 @@ export class SocketModel {
   room = Number.POSITIVE_INFINITY
   /** Whether `room` was ever finite. */
   wasLimited = false
+  /** Whether a thread may have closed the fd of a listener after close() returned. */
+  wasClosedLate = false
   /** The number of fds of the socket that belong to no listener. */
   parked = 0
   #requests = 0

@@ -64,7 +64,7 @@ describe('A server that is restarted through FdChannel', () => {
       const successor = startExample('restart.mjs', args)
       const [, pid] = await Promise.race([successor.says(/^process (\d+) serves/), failed])
       assert.equal(await Promise.race([server.ended, failed]), 0, server.stderr)
-      assert.match(server.stdout, /^ended: \d+ finished, 0 cut off$/m)
+      assert.match(server.stdout, /^drained: \d+ finished, 0 destroyed$/m)
       server = successor
       // Each client receives a response from each process.
       const answer = `hello from process ${pid}\n`

@@ -313,7 +313,7 @@ describe('spawnActivated compared with child_process.spawn', () => {
     const { stdout } = await ended(ours(spawn('ldd', [process.execPath], { stdio: ['ignore', 'pipe', 'pipe'] })))
     put(process.execPath)
     for (const [library] of stdout.matchAll(/\/\S+(?= \()/g)) put(library)
-    for (const each of ['package.json', 'dist', 'build/Release/async_accept.node', 'node_modules/node-gyp-build']) {
+    for (const each of ['package.json', 'dist', 'build/Release/async_accept.node']) {
       cpSync(each, join(root, 'app', each), { recursive: true })
     }
     writeFileSync(

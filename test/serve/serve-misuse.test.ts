@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import http from 'node:http'
 import net from 'node:net'
+import { constants } from 'node:os'
 import { join } from 'node:path'
 import tls from 'node:tls'
 import { binding } from '../../src/core/binding.js'
@@ -134,5 +135,27 @@ describe('serve with invalid arguments', () => {
     const names = ['maxConnections', 'alarm', 'proxyProtocol', 'trust', 'tls', 'handshakeTimeout', 'signal']
     const options = Object.fromEntries(names.map((name) => [name, undefined]))
     await serve(listener, () => {}, options).close()
+  })
+
+  it('leaves a tls.Server as it was when there is no fd for it', async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    const server = tls.createServer({ handshakeTimeout: 5000 })
+    const timeout = Object.getOwnPropertySymbols(server).find(({ description }) => description === 'handshake-timeout')
+    const timeoutOf = () => (server as unknown as Record<symbol, number>)[timeout as symbol]
+    const handles = () => process.getActiveResourcesInfo().filter((name) => name === 'TCPServerWrap').length
+    const before = handles()
+    const { duplicate } = binding
+    binding.duplicate = () => -constants.errno.EMFILE
+    cleanUp(() => {
+      binding.duplicate = duplicate
+    })
+    refused(listener, server, { handshakeTimeout: 20 }, 'EMFILE')
+    assert.equal(timeoutOf(), 5000)
+    assert.equal(handles(), before)
+    binding.duplicate = duplicate
+    const serving = serve(listener, server, { handshakeTimeout: 20 })
+    assert.equal(timeoutOf(), 20)
+    await serving.close()
+    assert.equal(timeoutOf(), 5000)
   })
 })
