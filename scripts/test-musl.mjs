@@ -9,7 +9,7 @@ import { root } from './steps.mjs'
 // The tests of native code, and those that depend on what Node and the C library do. Not here: tests of other programs
 // (frameworks, proxies, systemd), of the package, and the long ones on models.
 const tests = [
-  'test/{bad-input,frozen-intrinsics,options,realms,workers}.test.ts',
+  ...['bad-input', 'frozen-intrinsics', 'options', 'realms', 'workers'].map((name) => `test/${name}.test.ts`),
   // load-addon: it loads what was compiled for glibc.
   'test/core/!(load-addon).test.ts',
   'test/accept/!(listener-model).test.ts',
