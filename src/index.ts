@@ -7,7 +7,7 @@ export {
   Listener,
   type ListenerEvents,
 } from './accept/listener.js'
-export type { AcceptOptions, FromFdOptions, ListenOptions } from './accept/options.js'
+export type { AcceptOptions, ConnectionsOptions, FromFdOptions, ListenOptions } from './accept/options.js'
 export type { UpgradeOptions } from './accept/tls-upgrade.js'
 export type { Backlog, ListenerStats, PeerCredentials } from './core/binding.js'
 export { type Code, type CodedError, codes, type SystemError } from './core/errors.js'

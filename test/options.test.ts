@@ -59,6 +59,12 @@ const calls: Record<string, () => unknown> = {
     const listener = await listen({ host: '127.0.0.1' })
     await assert.rejects(listener.accept(once({ timeout: 0, signal })), { code: 'ERR_ACCEPT_TIMEOUT' })
   },
+  'Listener.connections': async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    const iterator = listener.connections(once({ timeout: 0, signal, limit: 1 }))
+    await assert.rejects(iterator.next(), { code: 'ERR_ACCEPT_TIMEOUT' })
+    await assert.rejects(iterator.next(), { code: 'ERR_ACCEPT_TIMEOUT' })
+  },
   'Connection.fromFd': async () => {
     const { connection } = await accepted()
     Connection.fromFd(connection.fd, once({ dup: true })).close()
