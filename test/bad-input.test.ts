@@ -8,6 +8,7 @@ import {
   type FromFdOptions,
   Listener,
   type ListenOptions,
+  type PeekOptions,
   type ToSocketOptions,
 } from '../src/index.js'
 import { pair, temporary, temporaryFd } from './descriptors.js'
@@ -267,6 +268,22 @@ describe('Argument validation', () => {
     for (const [name, kind] of Object.entries(socketOptions)) {
       it(`toSocket rejects an invalid ${name}`, () =>
         refuses(name, kind, (wrong) => connection.toSocket(withWrong(name, wrong) as ToSocketOptions)))
+    }
+
+    it('peek rejects an invalid length', () =>
+      refuses('length', [type('of type number', undefined), ...integer(1, 65_536)], (wrong) =>
+        connection.peek(wrong as number),
+      ))
+
+    const peekOptions: Table = {
+      options: object,
+      'options.min': integer(1, 10),
+      'options.timeout': timeout,
+      'options.signal': signal,
+    }
+    for (const [name, kind] of Object.entries(peekOptions)) {
+      it(`peek rejects an invalid ${name}`, () =>
+        refuses(name, kind, (wrong) => connection.peek(10, withWrong(name, wrong) as PeekOptions)))
     }
 
     it('toTLS rejects invalid options', () =>

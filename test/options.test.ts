@@ -71,7 +71,7 @@ const calls: Record<string, () => unknown> = {
   },
   'Connection.peek': async () => {
     const { connection } = await accepted()
-    await assert.rejects(connection.peek(1, once({ timeout: 0, signal })), { code: 'ERR_PEEK_TIMEOUT' })
+    await assert.rejects(connection.peek(2, once({ timeout: 0, signal, min: 1 })), { code: 'ERR_PEEK_TIMEOUT' })
   },
   'Connection.toSocket': async () => {
     const { connection } = await accepted()

@@ -7,6 +7,13 @@ export interface CodedError extends Error {
   code: string
 }
 
+/** The error of a look at received bytes that timed out (`ERR_PEEK_TIMEOUT`). */
+export interface PeekTimeoutError extends CodedError {
+  code: 'ERR_PEEK_TIMEOUT'
+  /** The number of bytes that had arrived. They are still unread. */
+  bytesAvailable: number
+}
+
 /** The error of a failed system call. `errno` is negative, as in Node's own errors. */
 export interface SystemError extends CodedError {
   errno: number
@@ -135,6 +142,13 @@ function setStack(error: Error, stack: string): void {
 /** @internal Returns an error with one of this package's codes; `detail` is appended to the message. */
 export function codedError(code: Code, detail?: string, options?: ErrorOptions): CodedError {
   return withCode(new Error(detail === undefined ? codes[code] : `${codes[code]}: ${detail}`, options), code)
+}
+
+/** @internal Returns the error of a look that timed out when `bytesAvailable` bytes had arrived. */
+export function peekTimeout(bytesAvailable: number): PeekTimeoutError {
+  const error = codedError('ERR_PEEK_TIMEOUT', `${bytesAvailable} bytes received`)
+  put(error, 'bytesAvailable', bytesAvailable)
+  return error as PeekTimeoutError
 }
 
 /**
