@@ -18,7 +18,7 @@ export {
   activatedListeners,
   activation,
 } from './handover/activation.js'
-export { FdChannel, type FdChannelOptions } from './handover/fd-channel.js'
+export { FdChannel, type FdChannelOptions, type SendOptions } from './handover/fd-channel.js'
 export {
   type Notification,
   type NotifyOptions,

@@ -9,11 +9,14 @@ import {
   Listener,
   type ListenOptions,
   type PeekOptions,
+  type SendOptions,
   type ToSocketOptions,
 } from '../src/index.js'
+import { channels, nextText } from './channels.js'
 import { pair, temporary, temporaryFd } from './descriptors.js'
 import { cleanUp, connect, listen } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
+import { lookedBefore } from './looked-before.js'
 
 /** Invalid values that are rejected in the same way. */
 interface Wrong {
@@ -134,6 +137,7 @@ function refusesEach(table: Table, call: (argument: unknown) => unknown): void {
 }
 
 describe('Argument validation', () => {
+  lookedBefore()
   leaveNoFds()
 
   describe('of Listener.listen', () => {
@@ -313,6 +317,18 @@ describe('Argument validation', () => {
         await assert.rejects(connection.toTLS(options), { code })
       }
     })
+  })
+
+  describe('of a channel', () => {
+    const sendOptions: Table = { options: object, 'options.timeout': timeout, 'options.signal': signal }
+    for (const [name, kind] of Object.entries(sendOptions)) {
+      it(`send rejects an invalid ${name}, and sends nothing`, async () => {
+        const [a, b] = channels('stream')
+        await refuses(name, kind, (wrong) => a.send('wrong', [a.fd], withWrong(name, wrong) as SendOptions))
+        await a.send('right')
+        assert.equal(await nextText(b), 'right')
+      })
+    }
   })
 
   it('accepts a very long handshake timeout', async () => {

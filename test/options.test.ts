@@ -106,6 +106,11 @@ const calls: Record<string, () => unknown> = {
     temporaryChannel(channel)
     temporaryChannel(FdChannel.fromFd(fd, once({ maxMessage: 100 })))
   },
+  'FdChannel.send': async () => {
+    const { channel, fd } = FdChannel.pair()
+    const peer = temporaryChannel(FdChannel.fromFd(fd))
+    await temporaryChannel(channel).send('text', [peer.fd], once({ timeout: 0, signal }))
+  },
   'FdChannel.connect': async () => {
     const listener = await listen({ path: join(temporaryDirectory(), 'socket') })
     const { path } = target(listener) as { path: string }

@@ -87,7 +87,12 @@ export const codes = {
   ERR_NOTIFY_TIMEOUT: 'the service manager did not read the notifications within the timeout',
   /** The channel was closed, locally or by the peer. */
   ERR_CHANNEL_CLOSED: 'the channel is closed',
-  /** The peer of a channel violated its protocol, or bytes or fds of a message were lost. */
+  /** The peer of a channel did not make room for a message before the timeout. */
+  ERR_CHANNEL_TIMEOUT: 'the message was not sent within the timeout',
+  /**
+   * The peer of a channel violated its protocol, or bytes or fds of a message were lost. From `send`: an earlier message
+   * was given up after a part of it was sent.
+   */
   ERR_CHANNEL_MESSAGE: 'the message is malformed',
   /** The internals of Node.js that `serve` relies on differ from those of the supported versions. */
   ERR_NODE_INTERNALS: 'unsupported Node.js internals',
