@@ -91,6 +91,7 @@ const listening: Table = {
   'options.path': [...text, value("must not contain '\\0'", 'a\0b', '/tmp/\0')],
   'options.backlog': integer(0, int32),
   'options.mode': integer(0, 0o777),
+  'options.mptcp': boolean,
   'options.unlinkStale': boolean,
   ...accepting,
   ...inherited,

@@ -44,7 +44,16 @@ const accepting = { highWaterMark: 1000, maxBatch: 2, onFdLimit: 'hold' } as con
 const calls: Record<string, () => unknown> = {
   'Listener.listen': () =>
     listen(
-      once({ port: 0, host: '127.0.0.1', backlog: 5, reusePort: true, freeBind: true, ...inherited, ...accepting }),
+      once({
+        port: 0,
+        host: '127.0.0.1',
+        mptcp: false,
+        backlog: 5,
+        reusePort: true,
+        freeBind: true,
+        ...inherited,
+        ...accepting,
+      }),
     ),
   'Listener.listen with a path': async () => {
     const path = join(temporaryDirectory(), 'socket')
