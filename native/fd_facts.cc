@@ -21,6 +21,11 @@
 #define SO_BUF_LOCK 72
 #endif
 
+// Since Linux 5.6; likewise.
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262
+#endif
+
 namespace fd_facts {
 namespace {
 
@@ -207,6 +212,7 @@ constexpr Constant kConstants[] = {
     {"IPV6_TRANSPARENT", IPV6_TRANSPARENT},
     {"IPV6_FREEBIND", IPV6_FREEBIND},
     {"IPPROTO_TCP", IPPROTO_TCP},
+    {"IPPROTO_MPTCP", IPPROTO_MPTCP},
     {"TCP_NODELAY", TCP_NODELAY},
     {"TCP_KEEPIDLE", TCP_KEEPIDLE},
     {"TCP_DEFER_ACCEPT", TCP_DEFER_ACCEPT},

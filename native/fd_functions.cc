@@ -30,9 +30,10 @@ int own(const CallbackInfo& info, int fd, Origin origin = Origin::kOwn) {
   return -ENOMEM;
 }
 
-// socket(domain, type): returns an owned fd.
+// socket(domain, type, protocol): returns an owned fd. If `protocol` is undefined, the kernel selects the protocol.
 Value socket(const CallbackInfo& info) {
-  return number(info, own(info, sys::socket(js::to_int(info[0]), js::to_int(info[1]))));
+  int protocol = info[2].IsUndefined() ? 0 : js::to_int(info[2]);
+  return number(info, own(info, sys::socket(js::to_int(info[0]), js::to_int(info[1]), protocol)));
 }
 
 Value bind_to(const CallbackInfo& info, int error, const sockaddrs::Sockaddr& address) {

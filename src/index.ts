@@ -7,10 +7,10 @@ export {
   Listener,
   type ListenerEvents,
 } from './accept/listener.js'
-export type { AcceptOptions, FromFdOptions, ListenOptions } from './accept/options.js'
+export type { AcceptOptions, ConnectionsOptions, FromFdOptions, ListenOptions } from './accept/options.js'
 export type { UpgradeOptions } from './accept/tls-upgrade.js'
 export type { Backlog, ListenerStats, PeerCredentials } from './core/binding.js'
-export { type Code, type CodedError, codes, type SystemError } from './core/errors.js'
+export { type Code, type CodedError, codes, type PeekTimeoutError, type SystemError } from './core/errors.js'
 export {
   type Activated,
   type ActivationOptions,
@@ -18,7 +18,7 @@ export {
   activatedListeners,
   activation,
 } from './handover/activation.js'
-export { FdChannel, type FdChannelOptions } from './handover/fd-channel.js'
+export { FdChannel, type FdChannelOptions, type SendOptions } from './handover/fd-channel.js'
 export {
   type Notification,
   type NotifyOptions,
@@ -31,7 +31,7 @@ export {
 export { type FdMessage, ReceivedFd } from './handover/received-fd.js'
 export { type Passed, type SpawnActivatedOptions, spawnActivated } from './handover/spawn-activated.js'
 export type { ClientHello } from './peek/client-hello.js'
-export type { LookAheadOptions } from './peek/look-ahead.js'
+export type { LookAheadOptions, PeekOptions } from './peek/look-ahead.js'
 export { type Proxied, proxyOf } from './peek/proxied.js'
 export type { ProxyEndpoint, ProxyHeader, ProxySsl } from './peek/proxy-protocol.js'
 export type { Refusal } from './serve/admission.js'

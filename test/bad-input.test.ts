@@ -2,10 +2,21 @@ import assert from 'node:assert/strict'
 import net from 'node:net'
 import tls from 'node:tls'
 import { binding } from '../src/core/binding.js'
-import { Connection, type FromFdOptions, Listener, type ListenOptions, type ToSocketOptions } from '../src/index.js'
+import {
+  Connection,
+  type ConnectionsOptions,
+  type FromFdOptions,
+  Listener,
+  type ListenOptions,
+  type PeekOptions,
+  type SendOptions,
+  type ToSocketOptions,
+} from '../src/index.js'
+import { channels, nextText } from './channels.js'
 import { pair, temporary, temporaryFd } from './descriptors.js'
 import { cleanUp, connect, listen } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
+import { lookedBefore } from './looked-before.js'
 
 /** Invalid values that are rejected in the same way. */
 interface Wrong {
@@ -25,6 +36,8 @@ const notANumber = type('of type number', null, '1', true, {}, [1], 1n, Symbol('
 
 const boolean: Kind = [type('of type boolean', null, 0, 1, 'true', {}, [])]
 const object: Kind = [type('an object', null, 0, 'options', true, [], () => {}, Symbol('options'), 1n)]
+// Listener.listen() accepts a number, the port, in place of its options.
+const objectOrNumber: Kind = [type('an object', null, '3000', '/run/app.sock', true, [], () => {}, Symbol('port'), 1n)]
 const signal: Kind = [
   type(
     'an instance of AbortSignal',
@@ -66,20 +79,19 @@ const inherited: Table = {
   'options.keepAliveInitialDelay': integer(0, 32767 * 1000),
 }
 
+const badPort = (...values: unknown[]): Wrong => ({ values, code: 'ERR_SOCKET_BAD_PORT', expected: '< 65536' })
+
 const listening: Table = {
-  options: object,
+  options: objectOrNumber,
   'options.port': [
     type('of type number', null, true, {}, [80], 80n, '', ' '),
-    {
-      values: [-1, 65536, 1.5, NaN, Infinity, '65536', 'http', '-1'],
-      code: 'ERR_SOCKET_BAD_PORT',
-      expected: '< 65536',
-    },
+    badPort(-1, 65536, 1.5, NaN, Infinity, '65536', 'http', '-1'),
   ],
   'options.host': text,
   'options.path': [...text, value("must not contain '\\0'", 'a\0b', '/tmp/\0')],
   'options.backlog': integer(0, int32),
   'options.mode': integer(0, 0o777),
+  'options.mptcp': boolean,
   'options.unlinkStale': boolean,
   ...accepting,
   ...inherited,
@@ -126,6 +138,7 @@ function refusesEach(table: Table, call: (argument: unknown) => unknown): void {
 }
 
 describe('Argument validation', () => {
+  lookedBefore()
   leaveNoFds()
 
   describe('of Listener.listen', () => {
@@ -135,6 +148,9 @@ describe('Argument validation', () => {
       const promise = Listener.listen(null as unknown as ListenOptions)
       return assert.rejects(promise, { code: 'ERR_INVALID_ARG_TYPE' })
     })
+
+    it('rejects an invalid port in place of the options', () =>
+      refuses('options.port', [badPort(-1, 65536, 1.5, NaN, Infinity)], (port) => Listener.listen(port as number)))
 
     it('rejects a path together with a port or a host', async () => {
       const expected = 'cannot be combined with a port or a host'
@@ -205,6 +221,24 @@ describe('Argument validation', () => {
         refuses(name, kind, (wrong) => listener.accept(withWrong(name, wrong) as { timeout: number })))
     }
 
+    const connectionsOptions: Table = {
+      options: object,
+      'options.timeout': timeout,
+      'options.signal': signal,
+      'options.limit': [
+        notANumber,
+        range('an integer', NaN, -Infinity, 0.5),
+        range(`>= 0 && <= ${Number.MAX_SAFE_INTEGER}`, -1, 2 ** 53),
+      ],
+    }
+    for (const [name, kind] of Object.entries(connectionsOptions)) {
+      it(`connections rejects an invalid ${name}`, () =>
+        refuses(name, kind, (wrong) => listener.connections(withWrong(name, wrong) as ConnectionsOptions)))
+    }
+
+    it('connections throws for invalid options', () =>
+      assert.throws(() => listener.connections(null as unknown as object), { code: 'ERR_INVALID_ARG_TYPE' }))
+
     it('accept rejects the promise and does not throw', () =>
       assert.rejects(listener.accept(null as unknown as object), { code: 'ERR_INVALID_ARG_TYPE' }))
 
@@ -241,6 +275,22 @@ describe('Argument validation', () => {
         refuses(name, kind, (wrong) => connection.toSocket(withWrong(name, wrong) as ToSocketOptions)))
     }
 
+    it('peek rejects an invalid length', () =>
+      refuses('length', [type('of type number', undefined), ...integer(1, 65_536)], (wrong) =>
+        connection.peek(wrong as number),
+      ))
+
+    const peekOptions: Table = {
+      options: object,
+      'options.min': integer(1, 10),
+      'options.timeout': timeout,
+      'options.signal': signal,
+    }
+    for (const [name, kind] of Object.entries(peekOptions)) {
+      it(`peek rejects an invalid ${name}`, () =>
+        refuses(name, kind, (wrong) => connection.peek(10, withWrong(name, wrong) as PeekOptions)))
+    }
+
     it('toTLS rejects invalid options', () =>
       refuses('options', [type('an object', undefined), ...object], (wrong) =>
         connection.toTLS(wrong as tls.TlsOptions),
@@ -268,6 +318,18 @@ describe('Argument validation', () => {
         await assert.rejects(connection.toTLS(options), { code })
       }
     })
+  })
+
+  describe('of a channel', () => {
+    const sendOptions: Table = { options: object, 'options.timeout': timeout, 'options.signal': signal }
+    for (const [name, kind] of Object.entries(sendOptions)) {
+      it(`send rejects an invalid ${name}, and sends nothing`, async () => {
+        const [a, b] = channels('stream')
+        await refuses(name, kind, (wrong) => a.send('wrong', [a.fd], withWrong(name, wrong) as SendOptions))
+        await a.send('right')
+        assert.equal(await nextText(b), 'right')
+      })
+    }
   })
 
   it('accepts a very long handshake timeout', async () => {

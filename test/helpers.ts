@@ -84,7 +84,7 @@ export async function whileReadingDirectory(run: () => void): Promise<void> {
 }
 
 /** Opens a listener, and closes it when the current test ends. */
-export async function listen(options: ListenOptions = {}): Promise<Listener> {
+export async function listen(options: ListenOptions | number = {}): Promise<Listener> {
   const listener = await Listener.listen(options)
   cleanUp(() => listener.close())
   return listener

@@ -44,7 +44,16 @@ const accepting = { highWaterMark: 1000, maxBatch: 2, onFdLimit: 'hold' } as con
 const calls: Record<string, () => unknown> = {
   'Listener.listen': () =>
     listen(
-      once({ port: 0, host: '127.0.0.1', backlog: 5, reusePort: true, freeBind: true, ...inherited, ...accepting }),
+      once({
+        port: 0,
+        host: '127.0.0.1',
+        mptcp: false,
+        backlog: 5,
+        reusePort: true,
+        freeBind: true,
+        ...inherited,
+        ...accepting,
+      }),
     ),
   'Listener.listen with a path': async () => {
     const path = join(temporaryDirectory(), 'socket')
@@ -59,13 +68,19 @@ const calls: Record<string, () => unknown> = {
     const listener = await listen({ host: '127.0.0.1' })
     await assert.rejects(listener.accept(once({ timeout: 0, signal })), { code: 'ERR_ACCEPT_TIMEOUT' })
   },
+  'Listener.connections': async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    const iterator = listener.connections(once({ timeout: 0, signal, limit: 1 }))
+    await assert.rejects(iterator.next(), { code: 'ERR_ACCEPT_TIMEOUT' })
+    await assert.rejects(iterator.next(), { code: 'ERR_ACCEPT_TIMEOUT' })
+  },
   'Connection.fromFd': async () => {
     const { connection } = await accepted()
     Connection.fromFd(connection.fd, once({ dup: true })).close()
   },
   'Connection.peek': async () => {
     const { connection } = await accepted()
-    await assert.rejects(connection.peek(1, once({ timeout: 0, signal })), { code: 'ERR_PEEK_TIMEOUT' })
+    await assert.rejects(connection.peek(2, once({ timeout: 0, signal, min: 1 })), { code: 'ERR_PEEK_TIMEOUT' })
   },
   'Connection.toSocket': async () => {
     const { connection } = await accepted()
@@ -99,6 +114,11 @@ const calls: Record<string, () => unknown> = {
     const { channel, fd } = FdChannel.pair(once({ type: 'seqpacket', maxMessage: 100 } as const))
     temporaryChannel(channel)
     temporaryChannel(FdChannel.fromFd(fd, once({ maxMessage: 100 })))
+  },
+  'FdChannel.send': async () => {
+    const { channel, fd } = FdChannel.pair()
+    const peer = temporaryChannel(FdChannel.fromFd(fd))
+    await temporaryChannel(channel).send('text', [peer.fd], once({ timeout: 0, signal }))
   },
   'FdChannel.connect': async () => {
     const listener = await listen({ path: join(temporaryDirectory(), 'socket') })

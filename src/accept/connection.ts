@@ -22,6 +22,7 @@ import {
   isSeqpacket,
   type LookAheadOptions,
   lookAhead,
+  type PeekOptions,
   type Reading,
   resetPeekOffset,
 } from '../peek/look-ahead.js'
@@ -299,19 +300,23 @@ export class Connection {
 
   /**
    * Waits for the first `length` bytes, from 1 to 65,536, and returns them without consuming them (`MSG_PEEK`,
-   * recv(2)). Returns fewer bytes if the peer ends its side earlier; for a seqpacket socket, returns at most the first
-   * packet. If the receive buffer (`SO_RCVBUF`, socket(7)) is too small, it is enlarged until the promise settles.
+   * recv(2)). With `min`, waits only for that many bytes, and returns up to `length` bytes. Returns fewer bytes if the
+   * peer ends its side earlier; for a seqpacket socket, returns at most the first packet. If the receive buffer (`SO_RCVBUF`, socket(7)) is too small, it is enlarged until the promise settles.
    * Borrows the fd. Only one `peek`, `clientHello` or `proxyHeader` call may be pending.
    *
-   * Errors: `ERR_PEEK_TIMEOUT`, `ABORT_ERR`, `ECONNRESET`, `ERR_PEEK_PENDING`, `ERR_OUT_OF_RANGE`;
+   * Errors: `ERR_PEEK_TIMEOUT`, whose property `bytesAvailable` is the number of bytes that had arrived; `ABORT_ERR`,
+   * `ECONNRESET`, `ERR_PEEK_PENDING`, `ERR_OUT_OF_RANGE`;
    * `ERR_CONNECTION_CLAIMED`, also if the connection is claimed during the wait; `ERR_PEEK_STOPPED` if the kernel shows
    * no bytes behind urgent data (tcp(7)) or file descriptors (unix(7)); `ERR_PEEK_BUFFER` if `net.core.rmem_max` does
    * not allow a large enough receive buffer.
    */
-  async peek(length: number, options: LookAheadOptions = {}): Promise<Buffer> {
+  async peek(length: number, options: PeekOptions = {}): Promise<Buffer> {
     validate.integer('length', length, 1, longestPeek)
+    validate.object('options', options)
+    const { min = length }: PeekOptions = options
+    validate.integer('options.min', min, 1, length)
     return this.#look<Buffer>(length, options, (bytes, end) =>
-      end !== undefined || bytes.length === length ? { result: bytes } : { needed: length },
+      end !== undefined || bytes.length >= min ? { result: bytes } : { needed: min },
     )
   }
 

@@ -24,6 +24,8 @@ interface AcceptEmitter {
 export interface Requester {
   fulfil(connection: Connection): void
   fail(error: Error, ref: AcceptRef): void
+  /** Called when the request is withdrawn; neither `fulfil` nor `fail` follows. Must not throw. */
+  withdrawn?(): void
   /**
    * `'promise'`: the methods settle a promise, so the application gets the result in a microtask. `'handler'`: the
    * methods call application code directly, as `emit` does, and Delivery calls them in a copy of its async context.

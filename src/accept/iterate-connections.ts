@@ -4,7 +4,7 @@ import type { AcceptRef, Requester } from './delivery.js'
 
 /** Makes and withdraws accept requests for an iterator. */
 export interface AcceptSource {
-  /** Requests one connection. Throws if the listener is closed, or if there is no memory for the request. */
+  /** Requests one connection. Throws if the listener is closed, the signal is aborted, or there is no memory. */
   ask(requester: Requester): AcceptRef
   /** Withdraws a request. Returns true if the request was outstanding; its requester then receives no result. */
   withdraw(ref: AcceptRef): boolean
@@ -13,18 +13,24 @@ export interface AcceptSource {
 
 const done = { value: undefined, done: true } as const
 
-/** Returns an async iterator that makes one request per `next()`. `return()` withdraws the outstanding requests. */
-export function iterateConnections(source: AcceptSource): AsyncIterableIterator<Connection> {
+/**
+ * Returns an async iterator that makes one request per `next()`. It ends after `limit` connections. `return()`
+ * withdraws the outstanding requests.
+ */
+export function iterateConnections(source: AcceptSource, limit: number): AsyncIterableIterator<Connection> {
   const outstanding = new Map<AcceptRef, (result: IteratorResult<Connection>) => void>()
+  let delivered = 0
   let returned = false
   return {
     next: () =>
       new Promise((resolve, reject) => {
-        if (returned || source.isClosed()) return resolve(done)
+        // An outstanding request counts towards the limit, so that no more connections are accepted.
+        if (returned || source.isClosed() || delivered + outstanding.size >= limit) return resolve(done)
         const ref = source.ask({
           kind: 'promise',
           fulfil: (connection) => {
             outstanding.delete(ref)
+            delivered++
             resolve({ value: connection, done: false })
           },
           fail: (error) => {

@@ -26,9 +26,14 @@ import { open, readOpenOptions } from './open.js'
 import {
   type AcceptingOptions,
   type AcceptOptions,
+  type ConnectionsOptions,
   type FromFdOptions,
   type ListenOptions,
+  type RequestOptions,
   readAcceptingOptions,
+  readConnectionsOptions,
+  readRequestOptions,
+  unlimitedRequest,
 } from './options.js'
 import { type ConnectionSource, OwnedFd } from './owned-fd.js'
 import { type InheritedOptions, readSocketOptions, setSocketOptions } from './sockopt.js'
@@ -132,7 +137,8 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   /**
-   * Opens a listening socket, which the returned listener owns.
+   * Opens a listening socket, which the returned listener owns. A number is the `port`, with the defaults of all other
+   * options.
    *
    * Errors: those of socket(2), bind(2) and listen(2), such as `EADDRINUSE` and `EACCES`; those of setsockopt(2), with
    * the name of the option; those of resolving `host`, such as `ENOTFOUND`; `ERR_SOCKET_BAD_PORT`.
@@ -142,8 +148,9 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * const listener = await Listener.listen({ port: 3000 })
    * ```
    */
-  static async listen(options: ListenOptions = {}): Promise<Listener> {
-    const wanted = { ...readOpenOptions(options), ...readAcceptingOptions(options) }
+  static async listen(options: ListenOptions | number = {}): Promise<Listener> {
+    const given = typeof options === 'number' ? { port: options } : options
+    const wanted = { ...readOpenOptions(given), ...readAcceptingOptions(given) }
     const fd = await open(wanted)
     try {
       return new Listener(fd, wanted)
@@ -251,21 +258,33 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   accept(options?: AcceptOptions): Promise<Connection> {
     return new Promise((fulfil, fail) => {
-      if (options === undefined) this.#ask(-1, { fulfil, fail, kind: 'promise' })
-      else this.#askWith(options, fulfil, fail)
+      const request = options === undefined ? unlimitedRequest : readRequestOptions(options)
+      this.#askFor(request, { fulfil, fail, kind: 'promise' })
     })
   }
 
   /**
    * Iterates over connections, with one request per `next()`. Leaving the loop withdraws an outstanding request and
-   * leaves the listener open. Closing the listener ends the loop.
+   * leaves the listener open. Closing the listener ends the loop, and so does the limit.
+   *
+   * `next()` rejects as `accept()` with the same `timeout` and `signal` does, which ends a `for await` loop. The
+   * iterator can be used again after a timeout; after an abort, every `next()` rejects.
+   *
+   * Throws Node's codes for invalid options.
+   *
+   * @example
+   * ```js
+   * for await (const connection of listener.connections({ timeout: 60_000, signal })) {}
+   * ```
    */
+  connections(options: ConnectionsOptions = {}): AsyncIterableIterator<Connection> {
+    const { request, limit } = readConnectionsOptions(options)
+    return this.#iterate(request, limit)
+  }
+
+  /** The same as `connections()` without options. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Connection> {
-    return iterateConnections({
-      ask: (requester) => this.#ask(-1, requester),
-      withdraw: (ref) => this.#withdraw(ref),
-      isClosed: () => this.#closed !== undefined,
-    })
+    return this.#iterate(unlimitedRequest, Number.POSITIVE_INFINITY)
   }
 
   /**
@@ -373,7 +392,18 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return ref
   }
 
-  // #ask and #askWith throw. accept() and the async iterator call them in a promise executor, which turns the exception
+  #iterate(request: RequestOptions, limit: number): AsyncIterableIterator<Connection> {
+    return iterateConnections(
+      {
+        ask: (requester) => this.#askFor(request, requester),
+        withdraw: (ref) => this.#withdraw(ref),
+        isClosed: () => this.#closed !== undefined,
+      },
+      limit,
+    )
+  }
+
+  // #ask and #askFor throw. accept() and the async iterator call them in a promise executor, which turns the exception
   // into a rejection.
   #ask(timeout: number, waiting: Requester): AcceptRef {
     const ref = this.#request(timeout)
@@ -381,15 +411,9 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return ref
   }
 
-  #askWith(options: AcceptOptions, fulfil: Requester['fulfil'], fail: Requester['fail']): void {
-    validate.object('options', options)
-    const { signal, timeout = -1 } = options
-    validate.optionalSignal('options.signal', signal)
-    const ms = validate.timeout('options.timeout', timeout)
-    if (signal === undefined) {
-      this.#ask(ms, { fulfil, fail, kind: 'promise' })
-      return
-    }
+  // An abort of the signal withdraws the request, and `waiting` fails.
+  #askFor({ timeout, signal }: RequestOptions, waiting: Requester): AcceptRef {
+    if (signal === undefined) return this.#ask(timeout, waiting)
     if (signal.aborted) throw abortError(signal)
     let ref = 0
     // onAbort is called before the request is made: if it throws because the signal is invalid, there is nothing to
@@ -397,20 +421,22 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     const ended = onAbort(signal, () => {
       // #withdraw returns false if a connection has been accepted already. The promise then resolves to the connection
       // despite the abort. Otherwise the connection would be lost.
-      if (this.#withdraw(ref)) fail(abortError(signal), ref)
+      if (this.#withdraw(ref)) waiting.fail(abortError(signal), ref)
     })
     try {
-      ref = this.#ask(ms, {
-        kind: 'promise',
+      ref = this.#ask(timeout, {
+        kind: waiting.kind,
         fulfil: (connection) => {
-          fulfil(connection)
+          waiting.fulfil(connection)
           ended()
         },
         fail: (error) => {
-          fail(error, ref)
+          waiting.fail(error, ref)
           ended()
         },
+        withdrawn: ended,
       })
+      return ref
     } catch (error) {
       ended()
       throw error
@@ -419,7 +445,9 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
 
   #withdraw(ref: AcceptRef): boolean {
     if (!this.#handle.cancel(ref)) return false
+    const waiting = this.#waiting.get(ref)
     this.#waiting.delete(ref)
+    waiting?.withdrawn?.()
     return true
   }
 

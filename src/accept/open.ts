@@ -15,6 +15,12 @@ export interface OpenOptions extends SocketOptions {
   /** An IP address, or a host name to resolve. Default: `'::'`, which includes IPv4, or `'0.0.0.0'` without IPv6. */
   host?: string
   /**
+   * Multipath TCP (RFC 8684): accepts clients of MPTCP, which may use several network paths, and clients of TCP. If the
+   * kernel has no MPTCP or it is disabled (`net.mptcp.enabled`), listens with TCP and emits a process warning with the
+   * code `ASYNC_ACCEPT_NO_MPTCP`. No effect on a unix socket. Default: false.
+   */
+  mptcp?: boolean
+  /**
    * Listens on a unix socket instead: a path of at most 107 bytes, or `'\0name'` in the abstract namespace (unix(7)),
    * where every byte is significant. `net` of Node 20 pads abstract names with `'\0'` to 108 bytes. To accept clients
    * of that `net`, pad the name in the same way.
@@ -47,7 +53,7 @@ const largestBacklog = 65535
  */
 export function readOpenOptions(options: OpenOptions): OpenOptions {
   validate.object('options', options)
-  const { port, path, host, backlog, mode, unlinkStale }: OpenOptions = options
+  const { port, path, host, backlog, mode, mptcp, unlinkStale }: OpenOptions = options
   if (port !== undefined) validate.port('options.port', port)
   validate.optionalString('options.host', host)
   validate.optionalString('options.path', path)
@@ -62,8 +68,9 @@ export function readOpenOptions(options: OpenOptions): OpenOptions {
   }
   validate.optionalInteger('options.backlog', backlog, 0, 2 ** 31 - 1)
   validate.optionalInteger('options.mode', mode, 0, 0o777)
+  validate.optionalBoolean('options.mptcp', mptcp)
   validate.optionalBoolean('options.unlinkStale', unlinkStale)
-  return { ...readSocketOptions(options), port, path, host, backlog, mode, unlinkStale }
+  return { ...readSocketOptions(options), port, path, host, backlog, mode, mptcp, unlinkStale }
 }
 
 /**
@@ -91,7 +98,9 @@ export async function open(options: OpenOptions): Promise<number> {
 function openIp(address: string, port: number, options: OpenOptions): number {
   const { AF_INET, AF_INET6, SOL_SOCKET, SO_REUSEADDR } = binding.constants
   const ipv6 = isIPv6(address)
-  return opening((ipv6 ? AF_INET6 : AF_INET) as number, (fd) => {
+  const domain = (ipv6 ? AF_INET6 : AF_INET) as number
+  const { socket, missing } = options.mptcp ? mptcpSocket(domain) : { socket: streamSocket(domain) }
+  const fd = opening(socket, (fd) => {
     // With SO_REUSEADDR, which other servers set, too, bind(2) succeeds although old connections of the port are in
     // TIME_WAIT.
     check(binding.setOption(fd, SOL_SOCKET as number, SO_REUSEADDR as number, 1), 'setsockopt')
@@ -99,6 +108,27 @@ function openIp(address: string, port: number, options: OpenOptions): number {
     check(binding.bindIp(fd, address, port), 'bind', { address, port })
     check(binding.listen(fd, options.backlog ?? largestBacklog), 'listen', { address, port })
   })
+  if (missing !== undefined) {
+    process.emitWarning(`Listening with TCP, because the system has no MPTCP: ${missing.message}`, {
+      type: 'AsyncAcceptWarning',
+      code: 'ASYNC_ACCEPT_NO_MPTCP',
+    })
+  }
+  return fd
+}
+
+/** Returns an fd or a negative errno. */
+const streamSocket = (domain: number, protocol?: number) =>
+  binding.socket(domain, binding.constants.SOCK_STREAM as number, protocol)
+
+/**
+ * Creates a socket of MPTCP, or of TCP if the system has no MPTCP; `missing` is then the error of socket(2). `socket`
+ * is an fd or a negative errno.
+ */
+function mptcpSocket(domain: number): { socket: number; missing?: Error } {
+  const socket = streamSocket(domain, binding.constants.IPPROTO_MPTCP)
+  if (!withoutMptcp.has(-socket)) return { socket }
+  return { socket: streamSocket(domain), missing: systemError('socket', socket) }
 }
 
 function openPath(path: string, options: OpenOptions): number {
@@ -107,7 +137,7 @@ function openPath(path: string, options: OpenOptions): number {
   // Node's permission model does not restrict the addon, but it restricts lstatSync, which throws if the process may
   // not read the path.
   if (process.permission !== undefined && absolute !== undefined) lstatSync(absolute, { throwIfNoEntry: false })
-  return opening(binding.constants.AF_UNIX as number, (fd) => {
+  return opening(streamSocket(binding.constants.AF_UNIX as number), (fd) => {
     let error = binding.bindPath(fd, path, absolute)
     if (error === -EADDRINUSE && options.unlinkStale && absolute !== undefined) {
       unlinkStale(absolute)
@@ -119,7 +149,11 @@ function openPath(path: string, options: OpenOptions): number {
   })
 }
 
-const { EADDRINUSE, ECONNREFUSED } = os.constants.errno
+const { EADDRINUSE, ECONNREFUSED, EINVAL, ENOPROTOOPT, EPROTONOSUPPORT } = os.constants.errno
+
+// EPROTONOSUPPORT: the kernel has no MPTCP. ENOPROTOOPT: net.mptcp.enabled is 0. EINVAL: the kernel knows no protocol
+// with this number.
+const withoutMptcp = new Set([EPROTONOSUPPORT, ENOPROTOOPT, EINVAL])
 
 function unlinkStale(path: string): void {
   const found = lstatSync(path, { throwIfNoEntry: false })
@@ -130,7 +164,7 @@ function unlinkStale(path: string): void {
 
 /** Returns 0 if a process listens on the path, otherwise a negative errno. Closes the connection at once. */
 function tryConnect(path: string): number {
-  const fd = binding.socket(binding.constants.AF_UNIX as number, binding.constants.SOCK_STREAM as number)
+  const fd = streamSocket(binding.constants.AF_UNIX as number)
   const error = fd < 0 ? fd : binding.connectPath(fd, path)
   if (fd >= 0) binding.close(fd)
   return error
@@ -141,8 +175,8 @@ function isSameFile(path: string, before: Stats): boolean {
   return now !== undefined && now.dev === before.dev && now.ino === before.ino
 }
 
-function opening(domain: number, prepare: (fd: number) => void): number {
-  const fd = binding.socket(domain, binding.constants.SOCK_STREAM as number)
+/** Prepares a new socket, and closes it if that fails. `fd` may be the negative errno of socket(2). */
+function opening(fd: number, prepare: (fd: number) => void): number {
   if (fd < 0) throw systemError('socket', fd)
   try {
     prepare(fd)

@@ -37,6 +37,44 @@ export interface AcceptOptions {
   signal?: AbortSignal
 }
 
+/** Options of `Listener.connections`. */
+export interface ConnectionsOptions {
+  /**
+   * The timeout of each request in ms, from the `next()` call that makes it. Negative: no timeout. 0: accept only a
+   * client in the backlog. Default: -1.
+   */
+  timeout?: number
+  /** Withdraws the outstanding requests when aborted; `next()` rejects with `ABORT_ERR`, then and later. */
+  signal?: AbortSignal
+  /** The number of connections after which the iteration ends, 0 or more. Default: `Infinity`. */
+  limit?: number
+}
+
+/** @internal Validated options of one or more requests. `timeout` is -1 for no timeout. */
+export interface RequestOptions {
+  readonly timeout: number
+  readonly signal?: AbortSignal | undefined
+}
+
+/** @internal */
+export const unlimitedRequest: RequestOptions = { timeout: -1 }
+
+/** @internal Returns a validated copy of the options of requests. Reads each option once. */
+export function readRequestOptions(options: AcceptOptions): RequestOptions {
+  validate.object('options', options)
+  const { signal, timeout = -1 }: AcceptOptions = options
+  validate.optionalSignal('options.signal', signal)
+  return { timeout: validate.timeout('options.timeout', timeout), signal }
+}
+
+/** @internal Returns a validated copy of the options. Reads each option once. */
+export function readConnectionsOptions(options: ConnectionsOptions): { request: RequestOptions; limit: number } {
+  const request = readRequestOptions(options)
+  const { limit = Number.POSITIVE_INFINITY } = options
+  validate.limit('options.limit', limit)
+  return { request, limit }
+}
+
 /** @internal Returns a validated copy of the options. Reads each option once. */
 export function readAcceptingOptions({ highWaterMark, maxBatch, onFdLimit }: AcceptingOptions): AcceptingOptions {
   validate.optionalInteger('options.highWaterMark', highWaterMark, 0, 2 ** 31 - 1)

@@ -86,7 +86,7 @@ export interface Binding {
   pidfdInode(): string | number
   execHelper(lowest: number): number
   execHelperImage(): Buffer
-  socket(domain: number, type: number): number
+  socket(domain: number, type: number, protocol?: number): number
   bindIp(fd: number, address: string, port: number): number
   bindPath(fd: number, path: string, absolute?: string): number
   sharePath(fd: number): void

@@ -7,6 +7,13 @@ export interface CodedError extends Error {
   code: string
 }
 
+/** The error of a look at received bytes that timed out (`ERR_PEEK_TIMEOUT`). */
+export interface PeekTimeoutError extends CodedError {
+  code: 'ERR_PEEK_TIMEOUT'
+  /** The number of bytes that had arrived. They are still unread. */
+  bytesAvailable: number
+}
+
 /** The error of a failed system call. `errno` is negative, as in Node's own errors. */
 export interface SystemError extends CodedError {
   errno: number
@@ -80,7 +87,12 @@ export const codes = {
   ERR_NOTIFY_TIMEOUT: 'the service manager did not read the notifications within the timeout',
   /** The channel was closed, locally or by the peer. */
   ERR_CHANNEL_CLOSED: 'the channel is closed',
-  /** The peer of a channel violated its protocol, or bytes or fds of a message were lost. */
+  /** The peer of a channel did not make room for a message before the timeout. */
+  ERR_CHANNEL_TIMEOUT: 'the message was not sent within the timeout',
+  /**
+   * The peer of a channel violated its protocol, or bytes or fds of a message were lost. From `send`: an earlier message
+   * was given up after a part of it was sent.
+   */
   ERR_CHANNEL_MESSAGE: 'the message is malformed',
   /** The internals of Node.js that `serve` relies on differ from those of the supported versions. */
   ERR_NODE_INTERNALS: 'unsupported Node.js internals',
@@ -135,6 +147,13 @@ function setStack(error: Error, stack: string): void {
 /** @internal Returns an error with one of this package's codes; `detail` is appended to the message. */
 export function codedError(code: Code, detail?: string, options?: ErrorOptions): CodedError {
   return withCode(new Error(detail === undefined ? codes[code] : `${codes[code]}: ${detail}`, options), code)
+}
+
+/** @internal Returns the error of a look that timed out when `bytesAvailable` bytes had arrived. */
+export function peekTimeout(bytesAvailable: number): PeekTimeoutError {
+  const error = codedError('ERR_PEEK_TIMEOUT', `${bytesAvailable} bytes received`)
+  put(error, 'bytesAvailable', bytesAvailable)
+  return error as PeekTimeoutError
 }
 
 /**

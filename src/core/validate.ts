@@ -36,6 +36,11 @@ export function optionalOneOf(name: string, value: unknown, allowed: readonly st
   }
 }
 
+/** Checks a maximum number, which may be `Infinity`. */
+export function limit(name: string, value: unknown): void {
+  if (value !== Number.POSITIVE_INFINITY) integer(name, value, 0, Number.MAX_SAFE_INTEGER)
+}
+
 export function fd(name: string, value: unknown): asserts value is number {
   integer(name, value, 0, 2 ** 31 - 1)
 }

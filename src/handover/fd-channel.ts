@@ -1,7 +1,7 @@
 import { constants } from 'node:os'
 import { Connection } from '../accept/connection.js'
 import { binding, type PeerCredentials, type ReceivedMessage } from '../core/binding.js'
-import { check, codedError, invalidArgType, invalidArgValue, systemError } from '../core/errors.js'
+import { abortError, check, codedError, invalidArgType, invalidArgValue, systemError } from '../core/errors.js'
 import { adopt, inspectStream } from '../core/inspect.js'
 import { onReady } from '../core/readiness.js'
 import * as validate from '../core/validate.js'
@@ -11,6 +11,17 @@ import { type FdMessage, ReceivedFd } from './received-fd.js'
 export interface FdChannelOptions {
   /** The maximum size in bytes of a message, sent or received: 1 to 1,048,576. Default: 65,536. */
   maxMessage?: number
+}
+
+/** Options of `FdChannel.send`. */
+export interface SendOptions {
+  /**
+   * The timeout in ms from the call until the kernel has the whole message. Negative: no timeout. 0: send only if the
+   * socket has room. Default: -1.
+   */
+  timeout?: number
+  /** Gives the message up with `ABORT_ERR` when aborted. */
+  signal?: AbortSignal
 }
 
 type PairOptions = FdChannelOptions & { type?: 'stream' | 'seqpacket' }
@@ -51,7 +62,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   #unwatch: (() => void) | undefined
   #ended = false
   #failure: Error | undefined
-  // The error with which a message failed after a part of it was sent. Every later send() fails with it.
+  // Set when a message has failed after a part of it was sent. Every later send() fails with this error.
   #sendError: Error | undefined
   #closed = false
 
@@ -144,14 +155,17 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * duplicates. The promise is fulfilled when the kernel has accepted the whole message; the peer may not have read it
    * yet. Messages arrive in the order of the calls.
    *
-   * If a message fails, later messages are still sent. If a message fails after a part of it was sent, every later
-   * message fails too.
+   * A timeout or an abort withdraws a message of which nothing was sent yet, and closes its duplicates. If a part was
+   * sent, which happens on a stream only, the rest is given up, and the peer may have received the fds.
    *
-   * Errors: `ERR_CHANNEL_CLOSED`, `EPIPE`, `EBADF` (one of the fds is not open), `EMFILE` (no fd is left for a
+   * If a message fails, later messages are still sent. If a message fails after a part of it was sent, every later
+   * message fails too; after a timeout or an abort, with `ERR_CHANNEL_MESSAGE`.
+   *
+   * Errors: `ERR_CHANNEL_CLOSED`, `ERR_CHANNEL_TIMEOUT`, `ABORT_ERR`, `ERR_CHANNEL_MESSAGE`, `EPIPE`, `EBADF` (one of the fds is not open), `EMFILE` (no fd is left for a
    * duplicate), `EMSGSIZE` (the packet is longer than the send buffer of the socket), `ETOOMANYREFS` (too many fds are
    * in flight), and Node's codes for an invalid argument.
    */
-  async send(message: string | Uint8Array, fds: readonly number[] = []): Promise<void> {
+  async send(message: string | Uint8Array, fds: readonly number[] = [], options: SendOptions = {}): Promise<void> {
     if (typeof message !== 'string' && !ArrayBuffer.isView(message)) {
       throw invalidArgType('message', 'of type string or an instance of Uint8Array', message)
     }
@@ -169,22 +183,16 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     const borrowed = [...fds]
     if (borrowed.length > maxFds) throw invalidArgValue('fds', `must have at most ${maxFds} elements`, borrowed)
     for (const fd of borrowed) validate.fd('fds', fd)
-    if (this.#closed) throw codedError('ERR_CHANNEL_CLOSED')
-    if (this.#sendError !== undefined) throw this.#sendError
+    const { timeout, signal } = readSendOptions(options)
+    if (signal?.aborted) throw abortError(signal)
     return new Promise((resolve, reject) => {
       const outgoing = new OutgoingFdMessage(data, borrowed, !this.#packets, resolve, reject)
-      this.#outgoing.push(outgoing)
-      if (this.#outgoing.length === 1) this.#flush()
-      // The message has been sent or has failed.
-      if (this.#outgoing.at(-1) !== outgoing) return
       try {
-        if (!outgoing.begun) outgoing.copyFds()
-        this.#watch()
+        // This comes first, because a method of the signal may be application code, which may close the channel.
+        if (signal !== undefined) outgoing.giveUpOnAbort(signal, (error) => this.#giveUp(outgoing, error))
+        if (this.#begin(outgoing) === 'waits') outgoing.giveUpAfter(timeout, () => this.#timeOut(outgoing))
       } catch (error) {
-        this.#outgoing.pop()
-        outgoing.releaseFds()
-        if (outgoing.begun) this.#sendError = error as Error
-        throw error
+        outgoing.fail(error as Error)
       }
     })
   }
@@ -219,6 +227,42 @@ export class FdChannel implements AsyncIterable<FdMessage> {
 
   [Symbol.dispose](): void {
     this.close()
+  }
+
+  #begin(outgoing: OutgoingFdMessage): 'settled' | 'waits' {
+    if (this.#closed) throw codedError('ERR_CHANNEL_CLOSED')
+    if (this.#sendError !== undefined) throw this.#sendError
+    this.#outgoing.push(outgoing)
+    if (this.#outgoing.length === 1) {
+      this.#flush()
+      if (!this.#outgoing.includes(outgoing)) return 'settled'
+    }
+    try {
+      if (!outgoing.begun) outgoing.copyFds()
+      this.#watch()
+    } catch (error) {
+      this.#outgoing.splice(this.#outgoing.indexOf(outgoing), 1)
+      if (outgoing.begun) this.#sendError = error as Error
+      throw error
+    }
+    return 'waits'
+  }
+
+  #timeOut(outgoing: OutgoingFdMessage): void {
+    // The socket may have room that the event loop has not reported yet.
+    this.#flush()
+    this.#giveUp(outgoing, codedError('ERR_CHANNEL_TIMEOUT', outgoing.begun ? 'a part of it was sent' : undefined))
+  }
+
+  #giveUp(outgoing: OutgoingFdMessage, error: Error): void {
+    const index = this.#outgoing.indexOf(outgoing)
+    if (index < 0) return
+    this.#outgoing.splice(index, 1)
+    if (outgoing.begun) {
+      this.#endSending(codedError('ERR_CHANNEL_MESSAGE', 'a part of an earlier message was sent', { cause: error }))
+    }
+    outgoing.fail(error)
+    this.#watch()
   }
 
   #next(): Promise<IteratorResult<FdMessage>> {
@@ -270,32 +314,32 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     }
   }
 
+  // Messages are settled after they have left the queue: settling one may run application code, which may call send() or
+  // close().
   #flush(): void {
     for (let first = this.#outgoing[0]; first !== undefined; first = this.#outgoing[0]) {
       const sent = first.send(this.#fd)
       if (sent === -EAGAIN) return
-      if (sent === true) {
-        first.resolve()
-      } else {
-        const error = systemError('sendmsg', sent as number)
-        // On a stream, the peer would read later bytes as the rest of this incomplete message. So nothing may follow.
-        if (first.begun) {
-          this.#sendError = error
-          this.#rejectOutgoing(error)
-          return
-        }
-        first.releaseFds()
-        first.reject(error)
-      }
       this.#outgoing.shift()
+      if (sent === true) {
+        first.succeed()
+        continue
+      }
+      const error = systemError('sendmsg', sent as number)
+      if (first.begun) this.#endSending(error)
+      first.fail(error)
     }
   }
 
+  // A part of a message was sent on the stream. The peer would read later bytes as the rest of this message, so nothing
+  // may follow.
+  #endSending(error: Error): void {
+    this.#sendError = error
+    this.#rejectOutgoing(error)
+  }
+
   #rejectOutgoing(error: Error): void {
-    for (const outgoing of this.#outgoing.splice(0)) {
-      outgoing.releaseFds()
-      outgoing.reject(error)
-    }
+    for (const outgoing of this.#outgoing.splice(0)) outgoing.fail(error)
   }
 
   #read(): void {
@@ -422,4 +466,11 @@ function readPairOptions(options: PairOptions): PairOptions {
   const { type } = options
   validate.optionalOneOf('options.type', type, ['stream', 'seqpacket'])
   return { maxMessage, type }
+}
+
+function readSendOptions(options: SendOptions): { timeout: number; signal: AbortSignal | undefined } {
+  validate.object('options', options)
+  const { timeout = -1, signal }: SendOptions = options
+  validate.optionalSignal('options.signal', signal)
+  return { timeout: validate.timeout('options.timeout', timeout), signal }
 }

@@ -1,18 +1,22 @@
+import { onAbort } from '../core/abort.js'
 import { binding } from '../core/binding.js'
-import { check } from '../core/errors.js'
+import { deadlineAfterPoll } from '../core/deadline.js'
+import { abortError, check } from '../core/errors.js'
 
 // On a stream, each message begins with two 32-bit integers in network byte order: the number of bytes, and of fds.
 export const headerLength = 8
 
 /** A message that an FdChannel sends: at once, or in parts whenever the socket becomes writable. */
 export class OutgoingFdMessage {
-  readonly resolve: () => void
-  readonly reject: (error: Error) => void
+  readonly #resolve: () => void
+  readonly #reject: (error: Error) => void
   readonly #bytes: Uint8Array
   // The fds borrowed from the caller, or copies that this object owns.
   #fds: readonly number[]
   #copied = false
   #sent = 0
+  #stopTimer: (() => void) | undefined
+  #stopWatching: (() => void) | undefined
 
   constructor(
     data: Buffer,
@@ -23,8 +27,8 @@ export class OutgoingFdMessage {
   ) {
     this.#bytes = framed ? Buffer.concat([header(data.length, fds.length), data]) : data
     this.#fds = fds
-    this.resolve = resolve
-    this.reject = reject
+    this.#resolve = resolve
+    this.#reject = reject
   }
 
   /** Whether the kernel has accepted a part of the message. This part includes all of its fds. */
@@ -38,7 +42,7 @@ export class OutgoingFdMessage {
       const sent = binding.sendMessage(socket, this.#bytes.subarray(this.#sent), this.#fds)
       if (sent < 0) return sent
       this.#sent += sent
-      this.releaseFds()
+      this.#releaseFds()
     }
     return true
   }
@@ -59,13 +63,44 @@ export class OutgoingFdMessage {
         copies.push(copy)
       }
     } catch (error) {
-      this.releaseFds()
+      this.#releaseFds()
       throw error
     }
   }
 
-  /** Closes the duplicates, after the message has been sent or has failed. */
-  releaseFds(): void {
+  /**
+   * Calls `giveUp` when the signal is aborted before the message is sent or has failed. Throws what the
+   * `addEventListener` of the signal throws.
+   */
+  giveUpOnAbort(signal: AbortSignal, giveUp: (error: Error) => void): void {
+    this.#stopWatching = onAbort(signal, () => giveUp(abortError(signal)))
+  }
+
+  /** Calls `giveUp` after `ms` milliseconds, unless the message is sent or has failed before. */
+  giveUpAfter(ms: number, giveUp: () => void): void {
+    this.#stopTimer = deadlineAfterPoll(ms, giveUp)
+  }
+
+  /** The message is sent. */
+  succeed(): void {
+    this.#settle()
+    this.#resolve()
+  }
+
+  /** The message has failed. Closes the duplicates of its fds. */
+  fail(error: Error): void {
+    this.#settle()
+    this.#reject(error)
+  }
+
+  // Calls the signal's removeEventListener, which may be application code.
+  #settle(): void {
+    this.#releaseFds()
+    this.#stopTimer?.()
+    this.#stopWatching?.()
+  }
+
+  #releaseFds(): void {
     if (this.#copied) for (const fd of this.#fds) binding.close(fd)
     this.#copied = false
     this.#fds = []

@@ -2,18 +2,24 @@ import { constants } from 'node:os'
 import { onAbort } from '../core/abort.js'
 import { binding, type InspectedFd } from '../core/binding.js'
 import { deadlineAfterPoll } from '../core/deadline.js'
-import { abortError, check, codedError, systemError } from '../core/errors.js'
+import { abortError, check, codedError, peekTimeout, systemError } from '../core/errors.js'
 import { inspect } from '../core/inspect.js'
 import { onReady } from '../core/readiness.js'
 import * as validate from '../core/validate.js'
 import { enlargeReceiveBuffer } from './receive-buffer.js'
 
-/** Options of `peek`, `clientHello` and `proxyHeader`. */
+/** Options of `clientHello` and `proxyHeader`, and of `peek`. */
 export interface LookAheadOptions {
   /** The timeout in ms from the call. Negative: no timeout. 0: use only bytes that have arrived. Default: 10,000. */
   timeout?: number
   /** Ends the wait with `ABORT_ERR` when aborted. */
   signal?: AbortSignal
+}
+
+/** Options of `peek`. */
+export interface PeekOptions extends LookAheadOptions {
+  /** The number of bytes for which the call waits, from 1 to `length`. Default: `length`. */
+  min?: number
 }
 
 const defaultTimeout = 10_000
@@ -159,9 +165,7 @@ export function lookAhead<T>(
       // The signal is of an application class, whose addEventListener throws.
       return fail(error as Error)
     }
-    stopTimer = deadlineAfterPoll(ms, () =>
-      tryNow(true, () => codedError('ERR_PEEK_TIMEOUT', `${available} bytes received`)),
-    )
+    stopTimer = deadlineAfterPoll(ms, () => tryNow(true, () => peekTimeout(available)))
   })
 }
 

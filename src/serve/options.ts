@@ -67,7 +67,7 @@ export function readServeOptions(options: ServeOptions, target: unknown): Checke
   validate.object('options', options)
   const { maxConnections, proxyProtocol, trust, handshakeTimeout, signal }: CheckedServeOptions = options
   const { alarm, tls }: CheckedServeOptions = options
-  if (maxConnections !== undefined) checkLimit('options.maxConnections', maxConnections)
+  if (maxConnections !== undefined) validate.limit('options.maxConnections', maxConnections)
   validate.optionalOneOf('options.proxyProtocol', proxyProtocol, ['require', 'optional'])
   const trusted = proxyProtocol !== undefined || trust !== undefined ? networks('options.trust', trust) : undefined
   if (tls !== undefined) {
@@ -91,9 +91,4 @@ function readAlarms(alarm: CommonServeOptions['alarm'] = []): Alarm[] {
     validate.optionalInteger('options.alarm.cooldown', cooldown, 0, Number.MAX_SAFE_INTEGER)
     return { threshold, cooldown }
   })
-}
-
-/** @internal */
-export function checkLimit(name: string, value: unknown): void {
-  if (value !== Number.POSITIVE_INFINITY) validate.integer(name, value, 0, Number.MAX_SAFE_INTEGER)
 }

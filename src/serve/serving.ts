@@ -21,7 +21,7 @@ import {
   readDrainOptions,
   readEndOptions,
 } from './drain.js'
-import { type CheckedServeOptions, type ConnectionHandler, checkLimit, type SecureHandler } from './options.js'
+import type { CheckedServeOptions, ConnectionHandler, SecureHandler } from './options.js'
 import { ServedConnection, trackUpgrades } from './served-connection.js'
 import { ServerHandle } from './server-handle.js'
 
@@ -164,7 +164,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   set maxConnections(value: number) {
-    checkLimit('maxConnections', value)
+    validate.limit('maxConnections', value)
     this.#maxConnections = value
     this.#adjustRequests()
   }

@@ -52,6 +52,14 @@ describe('Listener.listen on a TCP port', () => {
     assert.equal(addressOf(second).port, port)
   })
 
+  it('binds to a number in place of the options, with the default host', async () => {
+    const port = reservedPort()
+    const listener = await listen(port)
+    assert.equal(listener.port, port)
+    assert.equal(addressOf(listener).address, addressOf(await listen()).address)
+    assert.ok((await listen(0)).port > 0)
+  })
+
   it('listens again at once on a port with connections in TIME_WAIT', async () => {
     const port = reservedPort()
     const first = await Listener.listen({ host: '127.0.0.1', port })

@@ -29,6 +29,11 @@ const serving: Serving = serve(listener, net.createServer(), { maxConnections: 1
 serve(listener, () => {}, { proxyProtocol: 'require', trust: ['10.0.0.0/8'] })
 serve(listener, (connection) => connection.close())
 await using disposed = await Listener.listen()
+await Listener.listen(3000)
+for await (const connection of listener.connections({ timeout: 1000, limit: 10 })) connection.close()
+
+// @ts-expect-error A path is an option.
+await Listener.listen('/run/app.sock')
 
 // @ts-expect-error The PROXY protocol needs trusted proxies.
 serve(listener, () => {}, { proxyProtocol: 'require' })

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import type { Connection, Listener, LookAheadOptions } from '../../src/index.js'
+import type { Connection, Listener, LookAheadOptions, PeekTimeoutError } from '../../src/index.js'
 import { awaitBytes, pair, standStill } from '../descriptors.js'
 import { helloMessage, inRecords } from '../hellos.js'
 import { cleanUp, codeOf, listen } from '../helpers.js'
@@ -62,6 +62,21 @@ for (const [name, { bytes, look }] of Object.entries(looks)) {
     this.timeout(60_000)
     lookedBefore()
     leaveNoFds()
+
+    it('rejects with the number of bytes that were there', async () => {
+      const { connection, client } = await pair()
+      const bytesAvailable = async (timeout: number) => {
+        const error = (await look(connection, { timeout }).catch((error) => error)) as PeekTimeoutError
+        assert.equal(error.code, 'ERR_PEEK_TIMEOUT')
+        assert.ok(Object.keys(error).includes('bytesAvailable'))
+        return error.bytesAvailable
+      }
+      assert.equal(await bytesAvailable(0), 0)
+      client.write(bytes.subarray(0, 3))
+      awaitBytes(connection.fd, 3)
+      assert.equal(await bytesAvailable(0), 3)
+      assert.equal(await bytesAvailable(5), 3)
+    })
 
     for (const count of counts) {
       it(`of 0 ms lets ${count} look-aheads at once see bytes that have already arrived`, async function () {

@@ -80,6 +80,28 @@ describe('A look-ahead', () => {
         assert.equal(String(await text(temporary(connection.toSocket()))), 'hello')
       })
 
+      it('sees what is there once at least `min` bytes are', async () => {
+        const { connection, client } = await pair(options())
+        const looks = countLooks()
+        const peeked = connection.peek(100, { min: 3 })
+        client.write('he')
+        awaitBytes(connection.fd, 2)
+        await until(() => looks.count > 0)
+        client.write('llo')
+        assert.match(String(await peeked), /^hello?$/)
+        awaitBytes(connection.fd, 5)
+        assert.equal(String(await connection.peek(100, { min: 1, timeout: 0 })), 'hello')
+        assert.equal(String(await connection.peek(4, { min: 1 })), 'hell', 'no more than `length`')
+        assert.equal(String(await connection.peek(5, { min: 5 })), 'hello')
+        await assert.rejects(connection.peek(100, { min: 6, timeout: 0 }), {
+          code: 'ERR_PEEK_TIMEOUT',
+          bytesAvailable: 5,
+        })
+        client.end()
+        assert.equal(String(await connection.peek(100, { min: 6 })), 'hello', 'fewer when the peer ends')
+        assert.equal(String(await text(temporary(connection.toSocket()))), 'hello')
+      })
+
       it('sees nothing when the peer half-closes at once', async () => {
         const { connection, client } = await pair(options())
         const peeked = connection.peek(10)
