@@ -98,6 +98,6 @@ function stop(exitCode) {
 
 pool.fill()
 const unspecified = host === undefined || host === '::' || host === '0.0.0.0'
-const url = `https://${authority(unspecified ? 'localhost' : host, listener.address().port)}/`
+const url = `https://${authority(unspecified ? 'localhost' : host, listener.port)}/`
 console.log(`${machines} machines listen on ${url}`)
 console.log(`The certificate is self-signed, so clients must be told to accept it: curl -k ${url}`)
