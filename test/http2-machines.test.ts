@@ -81,6 +81,41 @@ describe('examples/http2-machines.mjs', () => {
     await machines.says(/^ref 2 .* TLSv1\.3 +no ALPN +GET \/nothing 404$/m)
   })
 
+  it('prints a command that calls it in spite of its self-signed certificate', async function () {
+    needs(this, 'curl', ['--version'])
+    const machines = await startMachines(['--host', '127.0.0.1'])
+    const [, command] = await machines.says(/self-signed.*: curl (-k https:.*)$/m)
+    assert.match(await run('curl', ['-s', ...(command as string).split(' ')]), /^<!doctype html>/)
+  })
+
+  it('answers plain HTTP with one line that says so, and runs the command in that line', async function () {
+    needs(this, 'curl', ['--version'])
+    const machines = await startMachines()
+    const plain = machines.url('/status').replace('https', 'http')
+    for (const method of ['GET', 'POST', 'DELETE', 'PROPFIND']) {
+      const args = ['-s', '-X', method, '-d', 'x'.repeat(100_000), '-w', '%{http_code}', plain]
+      const said = await run('curl', args)
+      assert.match(said, /^This is an https server; call it with https instead of http: curl -k https:\/\/\S+\/\n400$/)
+      const [, command] = /curl (.*)/.exec(said) as unknown as [string, string]
+      assert.match(await run('curl', ['-s', ...command.split(' ')]), /^<!doctype html>/)
+    }
+    await machines.says(/^ref 1 .* plain HTTP instead of TLS, refused with 400$/m)
+    await poolIsWhole(machines)
+    assert.equal(machines.stderr, '')
+  })
+
+  it('does not wait for a plain HTTP client that keeps its connection open, in a drain', async () => {
+    const machines = await startMachines()
+    const client = net.connect({ port: machines.port, host: '127.0.0.1', allowHalfOpen: true })
+    cleanUp(() => client.destroy())
+    client.on('error', () => {})
+    client.write('GET / HTTP/1.1\r\n\r\n')
+    assert.match(String(await text(client)), /^HTTP\/1\.1 400 Bad Request\r\n/)
+    machines.signal('SIGINT')
+    assert.equal(await machines.ended, 0)
+    assert.doesNotMatch(machines.stdout, /drain timeout/)
+  })
+
   it('has a certificate for localhost, 127.0.0.1 and ::1', async () => {
     const machines = await startMachines()
     const client = tls.connect({ port: machines.port, host: '127.0.0.1', rejectUnauthorized: false })
@@ -172,8 +207,8 @@ describe('The pool of examples/http2-machines.mjs', () => {
       const clients = await Promise.all(Array.from({ length: 10 }, () => rawClient(machines.port)))
       for (const client of clients) act(client)
     }
-    await machines.says(/handshake failed: ERR_SSL_HTTP_REQUEST$/m)
-    await until(() => machines.stdout.match(/^ref \d+ .* handshake failed: \w+$/gm)?.length === 40)
+    const failed = /^ref \d+ .* (handshake failed: \w+|plain HTTP instead of TLS, refused with 400)$/gm
+    await until(() => machines.stdout.match(failed)?.length === 40)
     await poolIsWhole(machines)
     assert.equal(machines.stderr, '')
   })

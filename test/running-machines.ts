@@ -86,6 +86,26 @@ export async function openEcho(session: http2.ClientHttp2Session): Promise<http2
   return stream
 }
 
+/** The events of an event stream, as they arrive: the name, and the data. */
+export async function* eventsOf(stream: AsyncIterable<unknown>): AsyncGenerator<[string, string]> {
+  let rest = ''
+  for await (const data of stream) {
+    const events = (rest + data).split('\n\n')
+    rest = events.pop() as string
+    for (const event of events) {
+      const field = (name: string) => new RegExp(`^${name}: ?(.*)$`, 'm').exec(event)?.[1]
+      if (field('data') !== undefined) yield [field('event') ?? 'message', field('data') as string]
+    }
+  }
+}
+
+/** Opens an event stream over HTTP/2. */
+export function openEvents(session: http2.ClientHttp2Session): http2.ClientHttp2Stream {
+  const stream = session.request({ ':path': '/events' })
+  stream.on('error', () => {})
+  return stream.setEncoding('utf8')
+}
+
 /** Runs a system program until it exits. Returns its output, regardless of its exit code. */
 export async function run(program: string, args: readonly string[]): Promise<string> {
   return new Promise((resolve) => {

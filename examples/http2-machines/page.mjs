@@ -1,67 +1,54 @@
-// The HTML page at `/`: the status of the pool.
+// The HTML page at `/`. page/live.mjs updates it in the browser; without a script it shows the status when it was loaded.
+import { sections, title } from './page/view.mjs'
 
-const special = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' }
-const html = (text) => String(text).replace(/[&<>"']/g, (character) => special[character])
+export const contentSecurityPolicy = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "connect-src 'self'",
+  'img-src data:',
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+].join('; ')
 
-const tile = ({ ref, state }) => `<li class="${state}" title="ref ${ref}: ${state}">${ref}</li>`
-
-const figure = (value, label) => `<div><b>${html(value)}</b>${html(label)}</div>`
-
-const row = ({ ref, fd, peer, state, tls, alpn, requests, failure }) => `<tr>
-<td>${ref}</td><td>${fd}</td><td>${html(peer)}</td><td>${html(tls ?? '')}</td><td>${html(alpn ?? '')}</td>
-<td><span class="${state}">${state}</span></td><td>${html(failure ?? requests.join(', '))}</td></tr>`
-
-const style = `
-:root { color-scheme: light dark; --line: #8884; --soft: #8888;
-  --listening: #2a9d5c; --handshake: #d98e04; --connected: #2f7de1; --closing: #9b5de5; --gone: #888 }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 3rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1rem; margin: 2.2rem 0 .6rem }
-p { margin: .4rem 0; max-width: 44rem } small, th { color: var(--soft); font-weight: normal }
-ul { list-style: none; display: flex; flex-wrap: wrap; gap: .4rem; padding: 0; margin: 0 }
-li { min-width: 2.6rem; padding: .45rem .3rem; text-align: center; color: #fff; border-radius: .4rem;
-  font-variant-numeric: tabular-nums }
-.figures { display: flex; flex-wrap: wrap; gap: 2.5rem; margin-top: 1.4rem }
-.figures div { color: var(--soft) } .figures b { display: block; font-size: 1.7rem; line-height: 1.2; color: CanvasText }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
-th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); white-space: nowrap }
-td:last-child { white-space: normal; overflow-wrap: anywhere }
-td span::before { content: '\\25CF\\00A0' }
-${['listening', 'handshake', 'connected', 'closing', 'gone']
-  .map((state) => `li.${state} { background: var(--${state}) } span.${state} { color: var(--${state}) }`)
-  .join('\n')}
-`
-
-export const contentSecurityPolicy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-
-/** Returns the HTML page for a result of `status()`. */
-export function page({ pool, machines, refs, backlog, stats, connections }) {
+/** Returns the HTML page for a status of the pool. */
+export function page(status) {
+  const { figures, states, machines, next, refs, connections } = sections(status)
   return `<!doctype html>
 <html lang="en">
+<head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>async-accept: ${pool.listening} machines listen</title>
-<style>${style}</style>
+<title>${title(status)}</title>
+<link rel="stylesheet" href="/style.css">
+<script type="module" src="/live.mjs"></script>
+</head>
+<body>
+<main>
 <h1>HTTP/2 from a pool of state machines</h1>
-<p>Each machine below has requested one connection from the listener, under its own ref. When a machine gets its connection,
-a new machine takes its place; then it upgrades the connection to TLS and serves it. Reload to see the refs change.</p>
-<div class="figures">
-${figure(`${pool.listening} / ${pool.size}`, 'machines listen')}
-${figure(pool.handshake + pool.connected + pool.closing, 'machines are busy')}
-${figure(`${backlog.queued} / ${backlog.limit}`, 'clients in the backlog')}
-${figure(stats.accepted, 'connections accepted')}
-${figure(stats.capacityPauses, 'pauses for lack of fds')}
-</div>
-<h2>Machines <small>${['listening', 'handshake', 'connected', 'closing'].map((state) => `${pool[state]} ${state}`).join(' &rarr; ')}</small></h2>
-<ul>${machines.map(tile).join('')}</ul>
-<h2>Outstanding refs <small>${refs.length}; the next client gets the first</small></h2>
-<p>${refs.join(', ')}</p>
-<h2>Last connections</h2>
-<div class="wide"><table>
-<tr><th>ref</th><th>fd</th><th>peer</th><th>TLS</th><th>ALPN</th><th>state</th><th>requests</th></tr>
-${connections.map(row).join('\n')}
+<p>Each machine below has requested one connection from the listener, under its own ref. When a machine gets its
+connection, a new machine takes its place; then it upgrades the connection to TLS and serves it.</p>
+<noscript><p>This page updates itself only with JavaScript. Reload it to see the refs change.</p></noscript>
+<p class="live"><span id="live" role="status"></span> <button id="pause" type="button" hidden>Pause</button></p>
+<div class="figures" id="figures">${figures}</div>
+<figure id="history" hidden>
+<svg id="chart" role="img" aria-label="" viewBox="0 0 600 120" preserveAspectRatio="none"></svg>
+<figcaption id="legend"></figcaption>
+</figure>
+<h2>Machines <small id="states">${states}</small></h2>
+<ul id="machines" aria-label="Machines">${machines}</ul>
+<h2>Outstanding refs <small id="next">${next}</small></h2>
+<p id="refs">${refs}</p>
+<h2 id="last">Last connections</h2>
+<div class="wide" role="region" aria-labelledby="last" tabindex="0"><table>
+<thead><tr>${['ref', 'fd', 'peer', 'TLS', 'ALPN', 'state', 'requests'].map((name) => `<th scope="col">${name}</th>`).join('')}</tr></thead>
+<tbody id="connections">${connections}</tbody>
 </table></div>
 <p><small>As JSON: <a href="/status">/status</a></small></p>
+</main>
+</body>
 </html>
 `
 }
