@@ -69,6 +69,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   readonly #closed = deferred()
   #state: ServingState = 'serving'
   #maxConnections: number
+  #paused = false
   /** The number of open connections that the server has not received yet. */
   #undelivered = 0
   /** Whether `unref()` was called. While serving, `ref()` and `unref()` apply to the listener too. */
@@ -168,6 +169,29 @@ export class Serving extends EventEmitter<ServingEvents> {
     checkLimit('maxConnections', value)
     this.#maxConnections = value
     this.#adjustRequests()
+  }
+
+  /** Whether `pause()` was called, and `resume()` was not called since. */
+  get paused(): boolean {
+    return this.#paused
+  }
+
+  /**
+   * Stops accepting until `resume()`; clients wait in the accept queue. Open connections continue, and connections that
+   * were accepted before are still delivered. The server keeps listening, and the Serving keeps the process alive. No
+   * effect if already paused.
+   */
+  pause(): this {
+    this.#paused = true
+    this.#adjustRequests()
+    return this
+  }
+
+  /** Accepts again after `pause()`. No effect if not paused. */
+  resume(): this {
+    this.#paused = false
+    this.#adjustRequests()
+    return this
   }
 
   /**
@@ -284,6 +308,7 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   /** The number of connections that may still be accepted; negative when there are more than the limit allows. */
   #room(): number {
+    if (this.#paused) return 0
     const room = this.#maxConnections - this.#connections.size
     return this.#server === undefined ? room : Math.min(room, this.#server.room - this.#undelivered)
   }
