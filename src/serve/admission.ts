@@ -84,6 +84,8 @@ export class Admission {
     const timeout = this.#timeout > 0 ? this.#timeout : -1
     const { signal } = this.#abortController
     return (connection, served) => {
+      // Another Serving has read the header before it passed the connection to add().
+      if (served.proxied !== undefined) return deliver(connection, served)
       const { remoteAddress, remotePort, remoteFamily } = connection
       const family = remoteFamily === 'IPv4' ? 'ipv4' : 'ipv6'
       let trusts: boolean
@@ -91,10 +93,12 @@ export class Admission {
         trusts = remoteFamily === undefined || trusted.check(remoteAddress as string, family)
       } catch (error) {
         // `trust` may be an object of the application with the methods of a BlockList. Its check() may throw.
-        return this.#refuse(connection, error as Error)
+        return this.#refuse(connection, served, error as Error)
       }
       if (!trusts) {
-        return required ? this.#refuse(connection, codedError('ERR_PROXY_UNTRUSTED')) : deliver(connection, served)
+        return required
+          ? this.#refuse(connection, served, codedError('ERR_PROXY_UNTRUSTED'))
+          : deliver(connection, served)
       }
       const reading = connection.proxyHeader({ timeout, signal })
       const needed = required ? reading.then((header) => header ?? rejectMissingHeader(connection)) : reading
@@ -109,15 +113,15 @@ export class Admission {
   withFilter(filter: ConnectionFilter, deliver: Deliver): Deliver {
     return (connection, served) => {
       const decide = (verdict: unknown) => {
-        if (!verdict) this.#refuse(connection, codedError('ERR_CONNECTION_FILTERED'), 'reset')
-        else if (connection.fd < 0) this.#refuse(connection, codedError('ERR_CONNECTION_CLAIMED'), 'reset')
+        if (!verdict) this.#refuse(connection, served, codedError('ERR_CONNECTION_FILTERED'), 'reset')
+        else if (served.lost) this.#refuse(connection, served, codedError('ERR_CONNECTION_CLAIMED'))
         else deliver(connection, served)
       }
       let verdict: unknown
       try {
         verdict = filter(connection)
       } catch (error) {
-        return this.#refuse(connection, filterError(error), 'reset')
+        return this.#refuse(connection, served, filterError(error), 'reset')
       }
       // A verdict that cannot be a promise needs no wait.
       if (Object(verdict) !== verdict) return decide(verdict)
@@ -159,7 +163,7 @@ export class Admission {
     promise
       .then(
         (result) => runSafely(() => then(result)),
-        (error) => this.#refuse(connection, error, end),
+        (error) => this.#refuse(connection, served, error, end),
       )
       .then(() => {
         this.#waiting.delete(wait)
@@ -167,10 +171,10 @@ export class Admission {
       })
   }
 
-  #refuse(connection: Connection, error: Error, end: 'close' | 'reset' = 'close'): void {
+  #refuse(connection: Connection, served: ServedConnection, error: Error, end: 'close' | 'reset' = 'close'): void {
     const { remoteAddress, remotePort } = connection
     const { aborted } = this.#abortController.signal
-    connection[aborted ? 'close' : end]()
+    served.close(aborted ? 'close' : end)
     if (!aborted) runSafely(() => this.#onRefused({ error, remoteAddress, remotePort }))
   }
 }

@@ -182,7 +182,7 @@ export class WindDown {
     for (const served of admission.connections) {
       this.#unused.add(served)
       // Read a partial PROXY header: if bytes are unread at close(2), the kernel sends a reset instead of a FIN.
-      if (served.owned.fd >= 0) binding.receive(served.owned.fd, longestProxyHeader, false)
+      if (!served.lost) binding.receive(served.owned.fd, longestProxyHeader, false)
     }
     admission.abort()
     if (this.#pipelines === undefined || !validate.isTlsServer(server)) return
