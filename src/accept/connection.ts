@@ -137,10 +137,16 @@ export class Connection {
     return taken
   }
 
-  /** @internal Notifies `observer` when the fd is released. Returns the owner of the fd. */
+  /**
+   * @internal Notifies `observer` when the fd is released. An earlier observer is notified now, as its last time. Returns
+   * the owner of the fd.
+   */
   static observe(connection: Connection, observer: FdObserver): OwnedFd {
-    connection.#owned.observer = observer
-    return connection.#owned
+    const owned = connection.#owned
+    const before = owned.observer
+    owned.observer = observer
+    before?.released()
+    return owned
   }
 
   /**

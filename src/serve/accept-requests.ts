@@ -1,4 +1,4 @@
-import { AsyncResource } from 'node:async_hooks'
+import type { AsyncResource } from 'node:async_hooks'
 import type { Connection } from '../accept/connection.js'
 import { type AcceptRef, inCopyOf, type Requester } from '../accept/delivery.js'
 import { Listener } from '../accept/listener.js'
@@ -20,20 +20,17 @@ export class AcceptRequests {
 
   /**
    * `room` returns the number of connections that may still be accepted. It is negative when there are more connections
-   * than the limit allows. `onAccepted` and `onFailed` must not throw. They run in the async context in which this
-   * object was created.
+   * than the limit allows. `onAccepted` and `onFailed` must not throw. Each call of them runs in a copy of `context`.
    */
   constructor(
     listener: Listener,
     room: () => number,
+    context: AsyncResource,
     onAccepted: (connection: Connection) => void,
     onFailed: (error: Error) => void,
   ) {
     this.#listener = listener
     this.#room = room
-    // As with net.Server, handlers run in the async context of the call that started listening. Each call of a handler
-    // gets its own copy of that context.
-    const context = new AsyncResource('AsyncAcceptServing')
     const run = <Argument>(consume: (argument: Argument) => void, argument: Argument, ref: AcceptRef) => {
       this.#refs.delete(ref)
       inCopyOf(context, consume, null, argument)

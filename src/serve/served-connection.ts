@@ -5,10 +5,30 @@ import { Connection } from '../accept/connection.js'
 import type { FdObserver, OwnedFd } from '../accept/owned-fd.js'
 import type { PlainAddress } from '../core/binding.js'
 import { type CodedError, runSafely } from '../core/errors.js'
-import { type Handle, handleBeneath, hasHandle, observerOf, socketOn } from '../core/node-internals.js'
+import {
+  type Handle,
+  type HandleClass,
+  handleBeneath,
+  hasHandle,
+  observerOf,
+  socketOn,
+} from '../core/node-internals.js'
 import * as validate from '../core/validate.js'
 import type { Proxied } from '../peek/proxied.js'
 import type { ProxyHeader } from '../peek/proxy-protocol.js'
+
+/** The open connections of a Serving. */
+export class ServedConnections {
+  readonly all = new Set<ServedConnection>()
+  /** Called when a connection has ended. */
+  readonly onReleased: () => void
+  /** The number of connections that the server or function has not received yet. */
+  undelivered = 0
+
+  constructor(onReleased: () => void) {
+    this.onReleased = onReleased
+  }
+}
 
 /** The record of one connection of a Serving, from its accept until its fd is closed, detached or moved to a thread. */
 export class ServedConnection implements FdObserver {
@@ -17,23 +37,34 @@ export class ServedConnection implements FdObserver {
   /** The TLS socket on top of the connection, and the HTTP/2 session; undefined before they exist. */
   secure: tls.TLSSocket | undefined
   session: ServerHttp2Session | undefined
-  /** Whether the server or function has received the connection. */
-  delivered = false
   /** Whether `destroy()` was called. */
   destroyed = false
   readonly owned: OwnedFd
-  readonly #connections: Set<ServedConnection>
-  readonly #onReleased: (connection: ServedConnection) => void
+  /** The class of the handle that a server gets; undefined when a function is served. */
+  readonly handleClass: HandleClass | undefined
+  readonly #connections: ServedConnections
+  #delivered = false
 
-  constructor(
-    connection: Connection,
-    connections: Set<ServedConnection>,
-    onReleased: (connection: ServedConnection) => void,
-  ) {
+  constructor(connection: Connection, connections: ServedConnections, handleClass: HandleClass | undefined) {
     this.#connections = connections
-    this.#onReleased = onReleased
+    this.handleClass = handleClass
+    // Another Serving may have read the PROXY header of a connection that was passed to add().
+    this.proxied = connection.proxied
     this.owned = Connection.observe(connection, this)
-    connections.add(this)
+    connections.all.add(this)
+    connections.undelivered++
+  }
+
+  /** Whether the connection is claimed, or was passed to another Serving. */
+  get lost(): boolean {
+    return this.owned.fd < 0 || this.owned.observer !== this
+  }
+
+  /** Called when the server or function receives the connection. */
+  markDelivered(): void {
+    if (this.#delivered) return
+    this.#delivered = true
+    this.#connections.undelivered--
   }
 
   setProxied(header: ProxyHeader, proxy: { remoteAddress: string | undefined; remotePort: number | undefined }): void {
@@ -45,14 +76,21 @@ export class ServedConnection implements FdObserver {
   }
 
   released(): void {
-    if (this.#connections.delete(this)) this.#onReleased(this)
+    if (!this.#connections.all.delete(this)) return
+    this.markDelivered()
+    this.#connections.onReleased()
+  }
+
+  /** Closes the fd, unless the connection is lost. */
+  close(end: 'close' | 'reset'): void {
+    if (!this.lost) this.owned.close(end)
   }
 
   destroy(): void {
     this.destroyed = true
     const { handle } = this
     if (handle === undefined) {
-      this.owned.close('reset')
+      this.close('reset')
       return
     }
     const socket = socketOn(handle)
@@ -64,7 +102,7 @@ export class ServedConnection implements FdObserver {
     // After a TLS error, Node closes the handle in a microtask, so that event handlers can still use the socket. If the
     // handle is still open in the check phase, close it there.
     setImmediate(() => {
-      if (this.#connections.has(this)) handle.close()
+      if (this.#connections.all.has(this)) handle.close()
     })
   }
 }

@@ -1,14 +1,13 @@
+import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import type net from 'node:net'
-import type tls from 'node:tls'
 import { Connection } from '../accept/connection.js'
+import { inCopyOf } from '../accept/delivery.js'
 import { Listener } from '../accept/listener.js'
 import { onAbort } from '../core/abort.js'
-import { binding } from '../core/binding.js'
 import { longestTimer } from '../core/deadline.js'
-import { type CodedError, codedError, runSafely, type SystemError } from '../core/errors.js'
-import { inspect } from '../core/inspect.js'
-import { type Handle, type HandleClass, handleClassFor, setHandshakeTimeout } from '../core/node-internals.js'
+import { type CodedError, codedError, invalidArgType, runSafely, type SystemError } from '../core/errors.js'
+import { type HandleClass, setHandshakeTimeout } from '../core/node-internals.js'
 import * as validate from '../core/validate.js'
 import { AcceptRequests } from './accept-requests.js'
 import { Admission, type Deliver, type Refusal } from './admission.js'
@@ -22,8 +21,10 @@ import {
   readEndOptions,
 } from './drain.js'
 import type { CheckedServeOptions, ConnectionHandler, SecureHandler } from './options.js'
-import { ServedConnection, trackUpgrades } from './served-connection.js'
+import { RateLimit } from './rate-limit.js'
+import { ServedConnection, ServedConnections, trackUpgrades } from './served-connection.js'
 import { ServerHandle } from './server-handle.js'
+import { handleClassOfSocket, toFunction, toServer } from './targets.js'
 
 export interface ServingEvents {
   /** A connection was accepted, and the number of open connections has reached a threshold of the option `alarm`. */
@@ -62,15 +63,18 @@ export class Serving extends EventEmitter<ServingEvents> {
   readonly #server: ServerHandle | undefined
   readonly #deliver: Deliver
   readonly #requests: AcceptRequests
-  readonly #connections = new Set<ServedConnection>()
+  readonly #connections: ServedConnections
+  readonly #rateLimit: RateLimit
   readonly #alarms: Alarms
   readonly #admission: Admission
   readonly #cleanups: (() => void)[] = []
   readonly #closed = deferred()
+  // As with net.Server, handlers run in the async context of the call that started listening. Each call of a handler
+  // gets its own copy of that context.
+  readonly #context = new AsyncResource('AsyncAcceptServing')
   #state: ServingState = 'serving'
   #maxConnections: number
-  /** The number of open connections that the server has not received yet. */
-  #undelivered = 0
+  #paused = false
   /** Whether `unref()` was called. While serving, `ref()` and `unref()` apply to the listener too. */
   #unreferenced = false
   #releaseListener: (() => void) | undefined
@@ -97,49 +101,40 @@ export class Serving extends EventEmitter<ServingEvents> {
     options: CheckedServeOptions,
   ) {
     super()
-    const { maxConnections = Number.POSITIVE_INFINITY, alarm = [], signal } = options
+    const {
+      maxConnections = Number.POSITIVE_INFINITY,
+      maxRate = Number.POSITIVE_INFINITY,
+      alarm = [],
+      signal,
+    } = options
     const handshakeTimeout = Math.min(options.handshakeTimeout ?? defaultHandshakeTimeout, longestTimer)
     this.listener = listener
+    this.#connections = new ServedConnections(this.#onConnectionReleased)
     this.#maxConnections = maxConnections
+    this.#rateLimit = new RateLimit(maxRate, this.#adjustRequests)
     this.#alarms = new Alarms([alarm].flat(), (threshold, connections) =>
       this.emit('alarm', { threshold, connections }),
     )
     const admission = new Admission(handshakeTimeout, (refusal) => this.emit('refused', refusal), this.#advance)
     this.#admission = admission
     let deliver: Deliver
+    let HandleClass: HandleClass | undefined
     if (typeof target !== 'function') {
-      const HandleClass = handleClassFor(streamDomain(listener))
+      HandleClass = handleClassOfSocket(listener.fd)
       if (options.handshakeTimeout !== undefined && validate.isTlsServer(target)) {
         const before = setHandshakeTimeout(target, Math.max(handshakeTimeout, 0))
         this.#restoreHandshakeTimeout = () => setHandshakeTimeout(target, before)
       }
       const server = this.#listen(target, HandleClass)
       this.#server = server
-      // The server may have been closed since the accept. It drops the connection then, as the kernel drops those in
-      // the accept queue of a closed listener.
-      deliver =
-        options.tls === undefined
-          ? (connection, served) => {
-              this.#markDelivered(served)
-              if (server.listening) server.passClient(toHandle(connection, HandleClass))
-              else connection.reset()
-            }
-          : this.#afterHandshake(options.tls, (socket, served) => {
-              this.#markDelivered(served)
-              if (server.listening) server.adopt(socket)
-              else socket.destroy()
-            })
+      deliver = toServer(server, options.tls, admission)
     } else {
-      const call: Deliver<never> = (argument, served) => this.#callHandler(target, argument, served)
-      deliver =
-        options.tls === undefined
-          ? (call as Deliver)
-          : this.#afterHandshake(options.tls, call as Deliver<tls.TLSSocket>)
+      deliver = toFunction(target, options.tls, admission, (error) => this.emit('error', error))
     }
+    if (options.filter !== undefined) deliver = admission.withFilter(options.filter, deliver)
     this.#deliver = options.proxyProtocol === undefined ? deliver : admission.withProxyHeader(options, deliver)
-    // The requests are created in the constructor, so that handlers run in the async context in which `serve` was
-    // called.
-    this.#requests = new AcceptRequests(listener, () => this.#room(), this.#onConnection, this.#onAcceptError)
+    const onAccepted = (connection: Connection) => this.#onConnection(connection, HandleClass)
+    this.#requests = new AcceptRequests(listener, () => this.#room(), this.#context, onAccepted, this.#onAcceptError)
     this.#releaseListener = Listener.hold(listener, this.#onListenerEnded)
     if (signal) this.#cleanups.push(onAbort(signal, () => void this.close()))
     this.#requests.refill()
@@ -151,7 +146,7 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   /** The number of open connections: accepted, and neither closed nor detached. */
   get connections(): number {
-    return this.#connections.size
+    return this.#connections.all.size
   }
 
   /**
@@ -167,6 +162,68 @@ export class Serving extends EventEmitter<ServingEvents> {
     validate.limit('maxConnections', value)
     this.#maxConnections = value
     this.#adjustRequests()
+  }
+
+  /**
+   * The maximum number of connections that are accepted per second: an integer, or `Infinity` (default). It can be set
+   * at any time. 0 accepts none. Setting it throws Node's codes for an invalid value.
+   */
+  get maxRate(): number {
+    return this.#rateLimit.rate
+  }
+
+  set maxRate(value: number) {
+    validate.limit('maxRate', value)
+    this.#rateLimit.rate = value
+    this.#adjustRequests()
+  }
+
+  /**
+   * Serves a connection that another process, thread or Serving accepted, as if this Serving had accepted it: the PROXY
+   * header, `filter`, TLS and drain apply. It is served at once, also beyond a limit or while paused, because it cannot
+   * wait in an accept queue. It counts towards `maxConnections` and `maxRate`, so fewer clients are accepted. The Serving
+   * takes ownership; if this method throws, the caller still owns the connection. If another Serving has passed the
+   * connection to a function, it stops counting there.
+   *
+   * Errors: `ERR_SERVING_CLOSED` after the end of serving, `ERR_CONNECTION_CLAIMED`, `ERR_SOCKET_TYPE` (a seqpacket
+   * socket, which only a function can serve), and Node's codes for an invalid argument.
+   *
+   * @example
+   * ```js
+   * serving.add(Connection.fromFd(fd)) // an fd from another process
+   * ```
+   */
+  add(connection: Connection): void {
+    if (!Connection.isConnection(connection)) throw invalidArgType('connection', 'a Connection', connection)
+    if (this.#state !== 'serving') throw codedError('ERR_SERVING_CLOSED')
+    if (connection.fd < 0) throw codedError('ERR_CONNECTION_CLAIMED')
+    const handleClass = this.#server && handleClassOfSocket(connection.fd)
+    inCopyOf(this.#context, this.#admit, this, connection, handleClass)
+    this.#adjustRequests()
+    this.#advance()
+  }
+
+  /** Whether `pause()` was called, and `resume()` was not called since. */
+  get paused(): boolean {
+    return this.#paused
+  }
+
+  /**
+   * Stops accepting until `resume()`; clients wait in the accept queue. Open connections continue, and connections that
+   * were accepted before are still delivered. The server keeps listening, and the Serving keeps the process alive. No
+   * effect if already paused.
+   */
+  pause(): this {
+    this.#paused = true
+    this.#adjustRequests()
+    return this
+  }
+
+  /** Accepts again after `pause()`. No effect if not paused. */
+  resume(): this {
+    this.#paused = false
+    this.#adjustRequests()
+    return this
   }
 
   /**
@@ -269,9 +326,11 @@ export class Serving extends EventEmitter<ServingEvents> {
       this.#requests.refill()
       return
     }
-    const allDelivered = this.#requests.size === 0 && this.#admission.waiting === 0
+    // A filter or a handler of 'alarm' may have ended the serving before its own connection is delivered.
+    const allDelivered =
+      this.#requests.size === 0 && this.#admission.waiting === 0 && this.#connections.undelivered === 0
     if (!allDelivered || this.#failing) return
-    const empty = this.#connections.size === 0
+    const empty = this.#connections.all.size === 0
     if (this.#state === 'draining' && empty) this.#changeState('closing')
     if (this.#state !== 'closing') return
     this.#releaseListener?.()
@@ -282,8 +341,13 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   /** The number of connections that may still be accepted; negative when there are more than the limit allows. */
   #room(): number {
-    const room = this.#maxConnections - this.#connections.size
-    return this.#server === undefined ? room : Math.min(room, this.#server.room - this.#undelivered)
+    if (this.#paused) return 0
+    const free = this.#maxConnections - this.#connections.all.size
+    const room = this.#server === undefined ? free : Math.min(free, this.#server.room - this.#connections.undelivered)
+    if (room <= 0) return room
+    const { room: tokens } = this.#rateLimit
+    if (tokens <= 0) this.#rateLimit.wait()
+    return Math.min(room, tokens)
   }
 
   // Called when a limit, or the number of connections that counts against it, has changed.
@@ -296,10 +360,11 @@ export class Serving extends EventEmitter<ServingEvents> {
     // The unref() of this Serving must not affect the next Serving on the same listener.
     if (this.#unreferenced) this.listener.ref()
     this.#requests.stop()
+    this.#rateLimit.stop()
   }
 
-  #onConnection = (connection: Connection): void => {
-    this.#admit(connection)
+  #onConnection(connection: Connection, handleClass: HandleClass | undefined): void {
+    this.#admit(connection, handleClass)
     this.#advance()
   }
 
@@ -325,49 +390,19 @@ export class Serving extends EventEmitter<ServingEvents> {
     })
   }
 
-  #admit(connection: Connection): void {
-    const served = new ServedConnection(connection, this.#connections, this.#onConnectionReleased)
-    this.#undelivered++
-    this.#alarms.check(this.#connections.size)
+  #admit(connection: Connection, handleClass: HandleClass | undefined): void {
+    const served = new ServedConnection(connection, this.#connections, handleClass)
+    this.#rateLimit.take()
+    this.#alarms.check(this.#connections.all.size)
     runSafely(() => this.#deliver(connection, served))
     this.#drain?.add(served)
   }
 
-  #markDelivered(served: ServedConnection): void {
-    if (served.delivered) return
-    served.delivered = true
-    this.#undelivered--
-  }
-
-  #onConnectionReleased = (served: ServedConnection): void => {
-    this.#markDelivered(served)
+  #onConnectionReleased = (): void => {
     if (this.#state === 'serving') this.#advance()
     // Advance in the next tick: http.Server.close() may be closing this idle connection, and must not be called
     // recursively.
     else process.nextTick(this.#advance)
-  }
-
-  #callHandler(handler: ConnectionHandler | SecureHandler, argument: never, served: ServedConnection): void {
-    this.#markDelivered(served)
-    const fail = (error: Error) => {
-      // drain() has destroyed the connection, and the error is a consequence.
-      if (served.destroyed) return
-      served.destroy()
-      queueMicrotask(() => this.emit('error', error))
-    }
-    try {
-      // The handler may return any class of promise, and its `then` may throw.
-      Promise.resolve(handler(argument)).catch(fail)
-    } catch (error) {
-      fail(error as Error)
-    }
-  }
-
-  #afterHandshake(options: tls.TlsOptions | tls.Server, deliver: Deliver<tls.TLSSocket>): Deliver {
-    return this.#admission.withTls(options, (socket, served) => {
-      served.secure = socket
-      deliver(socket, served)
-    })
   }
 
   // The server was closed, by this Serving or by the application, or it was moved to a worker thread.
@@ -402,29 +437,13 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   async #drainWith(options: Required<DrainOptions>): Promise<DrainReport> {
     this.#changeState('draining', options.closeListener)
-    const target = { server: this.#server?.server, connections: this.#connections, admission: this.#admission }
+    const target = { server: this.#server?.server, connections: this.#connections.all, admission: this.#admission }
     const drain = new Drain(target, options)
     this.#drain = drain
     runSafely(() => this.emit('drain'))
     await this.#closed.promise
     return drain.finish()
   }
-}
-
-function toHandle(connection: Connection, HandleClass: HandleClass): Handle {
-  try {
-    return Connection.toHandle(connection, HandleClass)
-  } catch (error) {
-    connection.reset()
-    throw error
-  }
-}
-
-function streamDomain(listener: Listener): number {
-  const { domain, type } = inspect(listener.fd)
-  if (type !== binding.constants.SOCK_STREAM)
-    throw codedError('ERR_SOCKET_TYPE', 'a net.Server can be served on stream sockets only')
-  return domain as number
 }
 
 function deferred(): { promise: Promise<void>; resolve: () => void } {
