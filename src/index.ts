@@ -39,6 +39,7 @@ export type { Alarm } from './serve/alarms.js'
 export type { DrainOptions, DrainReport, EndOptions } from './serve/drain.js'
 export type {
   CommonServeOptions,
+  ConnectionFilter,
   ConnectionHandler,
   ProxyProtocolOptions,
   SecureHandler,

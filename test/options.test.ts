@@ -83,7 +83,11 @@ const calls: Record<string, () => unknown> = {
     const alarm = [once({ threshold: 1, cooldown: 1 })]
     const trust = ['127.0.0.1']
     const common = { maxConnections: 2, alarm, handshakeTimeout: 1000, signal, trust }
-    const serving = serve(listener, (connection) => connection.close(), once({ proxyProtocol: 'optional', ...common }))
+    const serving = serve(
+      listener,
+      (connection) => connection.close(),
+      once({ proxyProtocol: 'optional', filter: () => true, ...common }),
+    )
     let alarms = 0
     serving.on('alarm', () => alarms++)
     const client = await connect(listener)

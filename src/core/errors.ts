@@ -40,6 +40,10 @@ export const codes = {
   ERR_PROXY_HEADER: 'invalid PROXY header',
   /** A PROXY header is required, but the peer is not a trusted proxy. */
   ERR_PROXY_UNTRUSTED: 'the peer is not a trusted proxy',
+  /** The option `filter` of `serve` refused the connection. If the filter threw, `cause` is the exception. */
+  ERR_CONNECTION_FILTERED: 'the filter refused the connection',
+  /** The promise of the option `filter` of `serve` did not settle within `handshakeTimeout`. */
+  ERR_FILTER_TIMEOUT: 'the filter did not decide within the timeout',
   /** The listener was closed or detached. Pending and later requests are rejected with this code. */
   ERR_LISTENER_CLOSED: 'the listener is closed',
   /** The connection was closed, reset, detached, turned into a socket or sent to another process. */

@@ -12,6 +12,10 @@ export function optionalBoolean(name: string, value: unknown): void {
   if (value !== undefined && typeof value !== 'boolean') throw invalidArgType(name, 'of type boolean', value)
 }
 
+export function optionalFunction(name: string, value: unknown): void {
+  if (value !== undefined && typeof value !== 'function') throw invalidArgType(name, 'of type function', value)
+}
+
 export function optionalString(name: string, value: unknown): asserts value is string | undefined {
   if (value === undefined) return
   if (typeof value !== 'string') throw invalidArgType(name, 'of type string', value)

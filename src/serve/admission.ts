@@ -1,8 +1,10 @@
 import type tls from 'node:tls'
 import type { Connection } from '../accept/connection.js'
-import { codedError, runSafely } from '../core/errors.js'
+import { onAbort } from '../core/abort.js'
+import { deadline } from '../core/deadline.js'
+import { abortError, codedError, runSafely } from '../core/errors.js'
 import { networks } from '../peek/proxied.js'
-import type { CheckedServeOptions } from './options.js'
+import type { CheckedServeOptions, ConnectionFilter } from './options.js'
 import type { ServedConnection } from './served-connection.js'
 
 /** A connection that was closed before the server received it. */
@@ -10,8 +12,10 @@ export interface Refusal {
   /**
    * `ERR_PROXY_UNTRUSTED`: the peer is not in `trust`. `ERR_PROXY_HEADER`: the PROXY header is malformed, or required
    * and missing. `ERR_PEEK_ENDED` or `ECONNRESET`: the peer closed the connection before its header was complete, as
-   * health checks do. `ERR_PEEK_TIMEOUT`: the header was not complete within `handshakeTimeout`. If the TLS handshake
-   * failed: an error of `Connection.toTLS`.
+   * health checks do. `ERR_PEEK_TIMEOUT`: the header was not complete within `handshakeTimeout`.
+   * `ERR_CONNECTION_FILTERED`: the option `filter` returned a falsy value, or threw or rejected; `cause` is then its
+   * exception. `ERR_FILTER_TIMEOUT`: its promise did not settle within `handshakeTimeout`. `ERR_CONNECTION_CLAIMED`:
+   * the filter claimed the connection. If the TLS handshake failed: an error of `Connection.toTLS`.
    */
   error: Error
   /** The address of the client: from the PROXY header if one was read, else that of the peer. */
@@ -24,18 +28,20 @@ export type Deliver<Argument = Connection> = (argument: Argument, served: Served
 
 /**
  * @internal
- * Reads the PROXY header and makes the TLS handshake of each connection, and then delivers it. Closes it on failure.
+ * Reads the PROXY header of each connection, calls the filter, makes the TLS handshake, and then delivers the
+ * connection. Closes it on failure.
  */
 export class Admission {
   readonly #timeout: number
   readonly #onRefused: (refusal: Refusal) => void
   readonly #onSettled: () => void
   readonly #abortController = new AbortController()
-  // One entry per wait, not per connection: the wait for the handshake begins within the wait for the PROXY header.
-  readonly #waiting = new Set<{ served: ServedConnection }>()
+  // One entry per wait, not per connection: the wait for the handshake begins within the wait for the PROXY header. An
+  // entry keeps its Connection reachable. Otherwise the fd would be closed while a filter decides.
+  readonly #waiting = new Set<{ served: ServedConnection; connection: Connection }>()
 
   /**
-   * `timeout` is in ms and applies to the PROXY header and to the handshake separately; 0 or negative: no timeout.
+   * `timeout` is in ms and applies to the PROXY header, to the filter and to the handshake separately; 0 or negative: none.
    * `onSettled` is called after each wait, whether it succeeded or failed.
    */
   constructor(timeout: number, onRefused: (refusal: Refusal) => void, onSettled: () => void) {
@@ -44,12 +50,12 @@ export class Admission {
     this.#onSettled = onSettled
   }
 
-  /** The number of connections that wait for a PROXY header or a handshake. */
+  /** The number of connections that wait for a PROXY header, a filter or a handshake. */
   get waiting(): number {
     return this.#waiting.size
   }
 
-  /** The connections that wait for a PROXY header or a handshake. */
+  /** The connections that wait for a PROXY header, a filter or a handshake. */
   get connections(): ServedConnection[] {
     return [...this.#waiting].map(({ served }) => served)
   }
@@ -99,13 +105,61 @@ export class Admission {
     }
   }
 
-  #wait<T>(connection: Connection, served: ServedConnection, promise: Promise<T>, then: (result: T) => unknown): void {
-    const wait = { served }
+  /** Returns a function that calls `filter` with a connection, and passes it to `deliver` if the filter accepts it. */
+  withFilter(filter: ConnectionFilter, deliver: Deliver): Deliver {
+    return (connection, served) => {
+      const decide = (verdict: unknown) => {
+        if (!verdict) this.#refuse(connection, codedError('ERR_CONNECTION_FILTERED'), 'reset')
+        else if (connection.fd < 0) this.#refuse(connection, codedError('ERR_CONNECTION_CLAIMED'), 'reset')
+        else deliver(connection, served)
+      }
+      let verdict: unknown
+      try {
+        verdict = filter(connection)
+      } catch (error) {
+        return this.#refuse(connection, filterError(error), 'reset')
+      }
+      // A verdict that cannot be a promise needs no wait.
+      if (Object(verdict) !== verdict) return decide(verdict)
+      this.#wait(connection, served, this.#verdict(verdict), decide, 'reset')
+    }
+  }
+
+  /** Resolves to the verdict of a filter. Rejects after the timeout and on abort. */
+  #verdict(verdict: unknown): Promise<unknown> {
+    const { signal } = this.#abortController
+    return new Promise((resolve, reject) => {
+      const timer = deadline(this.#timeout > 0 ? this.#timeout : -1, () =>
+        end(reject, codedError('ERR_FILTER_TIMEOUT')),
+      )
+      const stop = onAbort(signal, () => end(reject, abortError(signal)))
+      const end = (settle: (result: unknown) => void, result: unknown) => {
+        clearTimeout(timer)
+        stop()
+        settle(result)
+      }
+      // The filter may return any class of promise, and its `then` may throw. This constructor rejects then.
+      new Promise((fulfil) => fulfil(verdict)).then(
+        (result) => end(resolve, result),
+        (error) => end(reject, filterError(error)),
+      )
+    })
+  }
+
+  // `end`: how the connection is closed when the promise rejects.
+  #wait<T>(
+    connection: Connection,
+    served: ServedConnection,
+    promise: Promise<T>,
+    then: (result: T) => unknown,
+    end?: 'close' | 'reset',
+  ): void {
+    const wait = { served, connection }
     this.#waiting.add(wait)
     promise
       .then(
         (result) => runSafely(() => then(result)),
-        (error) => this.#refuse(connection, error),
+        (error) => this.#refuse(connection, error, end),
       )
       .then(() => {
         this.#waiting.delete(wait)
@@ -113,12 +167,15 @@ export class Admission {
       })
   }
 
-  #refuse(connection: Connection, error: Error): void {
+  #refuse(connection: Connection, error: Error, end: 'close' | 'reset' = 'close'): void {
     const { remoteAddress, remotePort } = connection
-    connection.close()
-    if (!this.#abortController.signal.aborted) runSafely(() => this.#onRefused({ error, remoteAddress, remotePort }))
+    const { aborted } = this.#abortController.signal
+    connection[aborted ? 'close' : end]()
+    if (!aborted) runSafely(() => this.#onRefused({ error, remoteAddress, remotePort }))
   }
 }
+
+const filterError = (cause: unknown) => codedError('ERR_CONNECTION_FILTERED', 'the filter failed', { cause })
 
 /** Rejects with the reason why a connection has no PROXY header. Consumes no bytes. */
 async function rejectMissingHeader(connection: Connection): Promise<never> {

@@ -22,9 +22,9 @@ export interface DrainOptions extends EndOptions {
   idleGrace?: number
   /**
    * ms for which a connection without a complete request stays open. Its client has sent nothing (browsers connect in
-   * advance), or only a part of a PROXY header, TLS handshake or request head. For a function or a server that does not
-   * speak HTTP, this limits only the wait for PROXY headers and handshakes of the option `tls`. Minimum: 0. Default:
-   * 1,000.
+   * advance), or only a part of a PROXY header, TLS handshake or request head; or the promise of the option `filter`
+   * has not settled. For a function or a server that does not speak HTTP, this limits only the wait for PROXY headers,
+   * filters and handshakes of the option `tls`. Minimum: 0. Default: 1,000.
    */
   unusedGrace?: number
 }

@@ -13,6 +13,12 @@ export type ConnectionHandler = (connection: Connection) => unknown
 /** A function that is called with each TLS socket, when the option `tls` is set. It takes ownership of the socket. */
 export type SecureHandler = (socket: tls.TLSSocket) => unknown
 
+/**
+ * Decides whether a connection is served. It borrows the connection: it may read its addresses and `proxied`, call
+ * `peerCredentials()`, and look at what the client has sent with `peek()` or `clientHello()`. It must not claim it.
+ */
+export type ConnectionFilter = (connection: Connection) => boolean | PromiseLike<boolean>
+
 /** The options of `serve` that do not depend on each other. */
 export interface CommonServeOptions {
   /**
@@ -24,13 +30,20 @@ export interface CommonServeOptions {
   /** One or more thresholds for the number of connections. An 'alarm' event is emitted when one is reached. */
   alarm?: Alarm | readonly Alarm[]
   /**
+   * Called with each connection after its PROXY header is read, and before a socket or TLS exists. If it returns a
+   * falsy value or throws, the connection is reset and 'refused' is emitted. If it returns a promise, the connection
+   * waits for the result, at most `handshakeTimeout` ms. The connection counts until it is closed. Default: every
+   * connection is served.
+   */
+  filter?: ConnectionFilter
+  /**
    * Makes a TLS handshake on each connection, as `Connection.toTLS` does, before the server receives it. Not allowed
    * with a server that does TLS itself.
    */
   tls?: tls.TlsOptions | tls.Server
   /**
-   * ms for the PROXY header, and again for the TLS handshake. A connection that needs longer is closed. 0 or negative:
-   * no timeout. Default: 10,000. A served `tls.Server` keeps its own handshake timeout unless this option is set.
+   * ms for the PROXY header, again for the promise of `filter`, and again for the TLS handshake. A connection that
+   * needs longer is closed. 0 or negative: no timeout. Default: 10,000. A served `tls.Server` keeps its own handshake timeout unless this option is set.
    */
   handshakeTimeout?: number
   /** When aborted, stops serving as `Serving.close()` does. */
@@ -66,10 +79,11 @@ export type CheckedServeOptions = CommonServeOptions & Partial<ProxyProtocolOpti
 export function readServeOptions(options: ServeOptions, target: unknown): CheckedServeOptions {
   validate.object('options', options)
   const { maxConnections, proxyProtocol, trust, handshakeTimeout, signal }: CheckedServeOptions = options
-  const { alarm, tls }: CheckedServeOptions = options
+  const { alarm, filter, tls }: CheckedServeOptions = options
   if (maxConnections !== undefined) checkLimit('options.maxConnections', maxConnections)
   validate.optionalOneOf('options.proxyProtocol', proxyProtocol, ['require', 'optional'])
   const trusted = proxyProtocol !== undefined || trust !== undefined ? networks('options.trust', trust) : undefined
+  validate.optionalFunction('options.filter', filter)
   if (tls !== undefined) {
     if (validate.isTlsServer(target))
       throw invalidArgValue('options.tls', 'must not be set for a server that does TLS itself', tls)
@@ -80,7 +94,8 @@ export function readServeOptions(options: ServeOptions, target: unknown): Checke
   if (signal?.aborted) throw abortError(signal)
   // The methods of an application's own signal class may throw. Call them here, before serving has begun.
   if (signal !== undefined) onAbort(signal, () => {})()
-  return { maxConnections, alarm: readAlarms(alarm), proxyProtocol, trust: trusted, tls, handshakeTimeout, signal }
+  const checked = { maxConnections, alarm: readAlarms(alarm), proxyProtocol, trust: trusted, filter }
+  return { ...checked, tls, handshakeTimeout, signal }
 }
 
 function readAlarms(alarm: CommonServeOptions['alarm'] = []): Alarm[] {

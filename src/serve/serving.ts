@@ -136,6 +136,7 @@ export class Serving extends EventEmitter<ServingEvents> {
           ? (call as Deliver)
           : this.#afterHandshake(options.tls, call as Deliver<tls.TLSSocket>)
     }
+    if (options.filter !== undefined) deliver = admission.withFilter(options.filter, deliver)
     this.#deliver = options.proxyProtocol === undefined ? deliver : admission.withProxyHeader(options, deliver)
     // The requests are created in the constructor, so that handlers run in the async context in which `serve` was
     // called.
@@ -269,7 +270,8 @@ export class Serving extends EventEmitter<ServingEvents> {
       this.#requests.refill()
       return
     }
-    const allDelivered = this.#requests.size === 0 && this.#admission.waiting === 0
+    // A filter or a handler of 'alarm' may have ended the serving before its own connection is delivered.
+    const allDelivered = this.#requests.size === 0 && this.#admission.waiting === 0 && this.#undelivered === 0
     if (!allDelivered || this.#failing) return
     const empty = this.#connections.size === 0
     if (this.#state === 'draining' && empty) this.#changeState('closing')

@@ -173,7 +173,7 @@ export class WindDown {
     return now - since > this.#unusedGrace - 1
   }
 
-  // Ends the connections that wait for a PROXY header or for a handshake of the option `tls`. Then ends those in the
+  // Ends the connections that wait for a PROXY header, a filter or a handshake of the option `tls`. Then those in the
   // handshake of a served https or http2 server. `secure` may be undefined after the handshake, because the application
   // may have removed our listener of 'secureConnection'. So the HTTP connections that Node lists are skipped too: their
   // handshake is complete.

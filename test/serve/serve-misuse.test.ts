@@ -42,6 +42,9 @@ const wrongOptions: [options: unknown, code: string, name: RegExp][] = [
   [{ trust: ['::1/129'] }, wrongValue, /'options.trust'/],
   [{ trust: ['10.0.0.0/8/8'] }, wrongValue, /'options.trust'/],
   [{ trust: [1] }, wrongValue, /'options.trust'/],
+  [{ filter: true }, wrongType, /"options.filter"/],
+  [{ filter: null }, wrongType, /"options.filter"/],
+  [{ filter: {} }, wrongType, /"options.filter"/],
   [{ tls: true }, wrongType, /"options/],
   [{ tls: null }, wrongType, /"options/],
   [{ tls: net.createServer() }, wrongType, /"options/],
@@ -132,7 +135,7 @@ describe('serve with invalid arguments', () => {
 
   it('treats an undefined option as absent', async () => {
     const listener = await listen({ path: join(temporaryDirectory(), 'socket') })
-    const names = ['maxConnections', 'alarm', 'proxyProtocol', 'trust', 'tls', 'handshakeTimeout', 'signal']
+    const names = ['maxConnections', 'alarm', 'proxyProtocol', 'trust', 'filter', 'tls', 'handshakeTimeout', 'signal']
     const options = Object.fromEntries(names.map((name) => [name, undefined]))
     await serve(listener, () => {}, options).close()
   })
