@@ -86,7 +86,7 @@ const calls: Record<string, () => unknown> = {
     const serving = serve(
       listener,
       (connection) => connection.close(),
-      once({ proxyProtocol: 'optional', filter: () => true, ...common }),
+      once({ proxyProtocol: 'optional', filter: () => true, maxRate: 5, ...common }),
     )
     let alarms = 0
     serving.on('alarm', () => alarms++)

@@ -27,6 +27,11 @@ export interface CommonServeOptions {
    * `maxConnections` applies too. Clients beyond it also wait in the accept queue; the server drops no connection.
    */
   maxConnections?: number
+  /**
+   * The maximum number of connections per second: an integer. Further clients wait in the accept queue. After a pause of
+   * the clients, the connections of one second may come at once. 0: no connection is accepted. Default: `Infinity`.
+   */
+  maxRate?: number
   /** One or more thresholds for the number of connections. An 'alarm' event is emitted when one is reached. */
   alarm?: Alarm | readonly Alarm[]
   /**
@@ -79,8 +84,9 @@ export type CheckedServeOptions = CommonServeOptions & Partial<ProxyProtocolOpti
 export function readServeOptions(options: ServeOptions, target: unknown): CheckedServeOptions {
   validate.object('options', options)
   const { maxConnections, proxyProtocol, trust, handshakeTimeout, signal }: CheckedServeOptions = options
-  const { alarm, filter, tls }: CheckedServeOptions = options
+  const { maxRate, alarm, filter, tls }: CheckedServeOptions = options
   if (maxConnections !== undefined) checkLimit('options.maxConnections', maxConnections)
+  if (maxRate !== undefined) checkLimit('options.maxRate', maxRate)
   validate.optionalOneOf('options.proxyProtocol', proxyProtocol, ['require', 'optional'])
   const trusted = proxyProtocol !== undefined || trust !== undefined ? networks('options.trust', trust) : undefined
   validate.optionalFunction('options.filter', filter)
@@ -94,7 +100,7 @@ export function readServeOptions(options: ServeOptions, target: unknown): Checke
   if (signal?.aborted) throw abortError(signal)
   // The methods of an application's own signal class may throw. Call them here, before serving has begun.
   if (signal !== undefined) onAbort(signal, () => {})()
-  const checked = { maxConnections, alarm: readAlarms(alarm), proxyProtocol, trust: trusted, filter }
+  const checked = { maxConnections, maxRate, alarm: readAlarms(alarm), proxyProtocol, trust: trusted, filter }
   return { ...checked, tls, handshakeTimeout, signal }
 }
 

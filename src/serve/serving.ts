@@ -22,6 +22,7 @@ import {
   readEndOptions,
 } from './drain.js'
 import { type CheckedServeOptions, type ConnectionHandler, checkLimit, type SecureHandler } from './options.js'
+import { RateLimit } from './rate-limit.js'
 import { ServedConnection, trackUpgrades } from './served-connection.js'
 import { ServerHandle } from './server-handle.js'
 
@@ -63,12 +64,14 @@ export class Serving extends EventEmitter<ServingEvents> {
   readonly #deliver: Deliver
   readonly #requests: AcceptRequests
   readonly #connections = new Set<ServedConnection>()
+  readonly #rateLimit: RateLimit
   readonly #alarms: Alarms
   readonly #admission: Admission
   readonly #cleanups: (() => void)[] = []
   readonly #closed = deferred()
   #state: ServingState = 'serving'
   #maxConnections: number
+  #paused = false
   /** The number of open connections that the server has not received yet. */
   #undelivered = 0
   /** Whether `unref()` was called. While serving, `ref()` and `unref()` apply to the listener too. */
@@ -97,10 +100,16 @@ export class Serving extends EventEmitter<ServingEvents> {
     options: CheckedServeOptions,
   ) {
     super()
-    const { maxConnections = Number.POSITIVE_INFINITY, alarm = [], signal } = options
+    const {
+      maxConnections = Number.POSITIVE_INFINITY,
+      maxRate = Number.POSITIVE_INFINITY,
+      alarm = [],
+      signal,
+    } = options
     const handshakeTimeout = Math.min(options.handshakeTimeout ?? defaultHandshakeTimeout, longestTimer)
     this.listener = listener
     this.#maxConnections = maxConnections
+    this.#rateLimit = new RateLimit(maxRate, this.#adjustRequests)
     this.#alarms = new Alarms([alarm].flat(), (threshold, connections) =>
       this.emit('alarm', { threshold, connections }),
     )
@@ -168,6 +177,43 @@ export class Serving extends EventEmitter<ServingEvents> {
     checkLimit('maxConnections', value)
     this.#maxConnections = value
     this.#adjustRequests()
+  }
+
+  /**
+   * The maximum number of connections that are accepted per second: an integer, or `Infinity` (default). It can be set
+   * at any time. 0 accepts none. Setting it throws Node's codes for an invalid value.
+   */
+  get maxRate(): number {
+    return this.#rateLimit.rate
+  }
+
+  set maxRate(value: number) {
+    checkLimit('maxRate', value)
+    this.#rateLimit.rate = value
+    this.#adjustRequests()
+  }
+
+  /** Whether `pause()` was called, and `resume()` was not called since. */
+  get paused(): boolean {
+    return this.#paused
+  }
+
+  /**
+   * Stops accepting until `resume()`; clients wait in the accept queue. Open connections continue, and connections that
+   * were accepted before are still delivered. The server keeps listening, and the Serving keeps the process alive. No
+   * effect if already paused.
+   */
+  pause(): this {
+    this.#paused = true
+    this.#adjustRequests()
+    return this
+  }
+
+  /** Accepts again after `pause()`. No effect if not paused. */
+  resume(): this {
+    this.#paused = false
+    this.#adjustRequests()
+    return this
   }
 
   /**
@@ -284,8 +330,13 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   /** The number of connections that may still be accepted; negative when there are more than the limit allows. */
   #room(): number {
-    const room = this.#maxConnections - this.#connections.size
-    return this.#server === undefined ? room : Math.min(room, this.#server.room - this.#undelivered)
+    if (this.#paused) return 0
+    const free = this.#maxConnections - this.#connections.size
+    const room = this.#server === undefined ? free : Math.min(free, this.#server.room - this.#undelivered)
+    if (room <= 0) return room
+    const { room: tokens } = this.#rateLimit
+    if (tokens <= 0) this.#rateLimit.wait()
+    return Math.min(room, tokens)
   }
 
   // Called when a limit, or the number of connections that counts against it, has changed.
@@ -298,6 +349,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     // The unref() of this Serving must not affect the next Serving on the same listener.
     if (this.#unreferenced) this.listener.ref()
     this.#requests.stop()
+    this.#rateLimit.stop()
   }
 
   #onConnection = (connection: Connection): void => {
@@ -330,6 +382,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   #admit(connection: Connection): void {
     const served = new ServedConnection(connection, this.#connections, this.#onConnectionReleased)
     this.#undelivered++
+    this.#rateLimit.take()
     this.#alarms.check(this.#connections.size)
     runSafely(() => this.#deliver(connection, served))
     this.#drain?.add(served)

@@ -26,6 +26,11 @@ const wrongOptions: [options: unknown, code: string, name: RegExp][] = [
   [{ maxConnections: -1 }, outOfRange, /"options.maxConnections"/],
   [{ maxConnections: 1.5 }, outOfRange, /"options.maxConnections"/],
   [{ maxConnections: Number.NaN }, outOfRange, /"options.maxConnections"/],
+  [{ maxRate: '1' }, wrongType, /"options.maxRate"/],
+  [{ maxRate: null }, wrongType, /"options.maxRate"/],
+  [{ maxRate: -1 }, outOfRange, /"options.maxRate"/],
+  [{ maxRate: 0.5 }, outOfRange, /"options.maxRate"/],
+  [{ maxRate: Number.NaN }, outOfRange, /"options.maxRate"/],
   [{ alarm: 10 }, wrongType, /"options.alarm"/],
   [{ alarm: null }, wrongType, /"options.alarm"/],
   [{ alarm: {} }, wrongType, /"options.alarm.threshold"/],
@@ -135,7 +140,17 @@ describe('serve with invalid arguments', () => {
 
   it('treats an undefined option as absent', async () => {
     const listener = await listen({ path: join(temporaryDirectory(), 'socket') })
-    const names = ['maxConnections', 'alarm', 'proxyProtocol', 'trust', 'filter', 'tls', 'handshakeTimeout', 'signal']
+    const names = [
+      'maxConnections',
+      'maxRate',
+      'alarm',
+      'proxyProtocol',
+      'trust',
+      'filter',
+      'tls',
+      'handshakeTimeout',
+      'signal',
+    ]
     const options = Object.fromEntries(names.map((name) => [name, undefined]))
     await serve(listener, () => {}, options).close()
   })
