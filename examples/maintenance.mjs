@@ -6,7 +6,6 @@ import { serve } from 'async-accept'
 import { listen, onTermination, portNumber, readArguments, wholeNumber } from './common/command-line.mjs'
 
 const { port, seconds } = readArguments({ port: [3000, portNumber], seconds: [30, wholeNumber(1, 86_400)] })
-const limit = 1000
 let timer // defined during maintenance
 
 const server = http.createServer((_request, response) => {
@@ -14,10 +13,10 @@ const server = http.createServer((_request, response) => {
   else response.writeHead(503, { 'retry-after': seconds }).end('maintenance\n')
 })
 const listener = await listen({ port })
-const serving = serve(listener, server, { maxConnections: limit })
+const serving = serve(listener, server, { maxConnections: 1000 })
 
 function begin() {
-  serving.maxConnections = 0 // closes no connection
+  serving.pause() // closes no connection
   timer = setTimeout(end, seconds * 1000)
   console.log('maintenance begins')
 }
@@ -26,7 +25,7 @@ function end() {
   console.log(`maintenance ends; ${listener.backlog().queued} clients have waited`)
   clearTimeout(timer)
   timer = undefined
-  serving.maxConnections = limit
+  serving.resume()
 }
 
 process.on('SIGUSR2', () => {
