@@ -19,7 +19,7 @@ Ctrl-C drains and exits with 0; a second Ctrl-C exits at once.
 Exit codes: 0 drained, 1 cannot listen, 2 invalid option, 130 or 143 ended by a second signal.
 `
 
-const wholeNumber = (min, max) => ({
+export const wholeNumber = (min, max) => ({
   expected: `a whole number from ${min} to ${max}`,
   read: (text) => (/^\d{1,9}$/.test(text) && min <= Number(text) && Number(text) <= max ? Number(text) : undefined),
 })
