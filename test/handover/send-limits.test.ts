@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { getEventListeners } from 'node:events'
 import type { FdChannel, FdMessage } from '../../src/index.js'
 import { channels, copiesOf, inode, inodesOf, next, nextText, openFiles, socketTypes } from '../channels.js'
 import { codeOf, openFds, runNode, until } from '../helpers.js'
@@ -105,6 +106,22 @@ for (const type of socketTypes) {
       const sent = a.send('in time', [file], { timeout: 60_000, signal: new AbortController().signal })
       assert.deepEqual(inodesOf(await received(b, 'in time')), [inode(file)])
       await Promise.all([...filled, sent])
+    })
+
+    it('leaves no listener on the signal of a message that is sent or given up', async () => {
+      const [a, b] = channels(type)
+      const { signal } = new AbortController()
+      const listeners = () => getEventListeners(signal, 'abort').length
+      await a.send('at once', [], { signal })
+      assert.equal(listeners(), 0)
+      const filled = fill(a)
+      const sent = a.send('sent', [], { signal })
+      const timedOut = a.send('never', [], { signal, timeout: 1 })
+      assert.equal(listeners(), 1)
+      await assert.rejects(timedOut, { code: 'ERR_CHANNEL_TIMEOUT' })
+      await received(b, 'sent')
+      await Promise.all([...filled, sent])
+      assert.equal(listeners(), 0)
     })
 
     it('does not keep the process alive for a message that is sent or given up', async () => {
