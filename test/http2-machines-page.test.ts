@@ -94,9 +94,11 @@ describe('The page of examples/http2-machines.mjs in a browser', () => {
     const machines = await startMachines(['--machines', '5'])
     await openPage(tab, machines)
     const label = `document.getElementById('chart').getAttribute('aria-label')`
-    await tab.waitFor(`/outstanding refs 5, busy machines 1, backlog 0$/.test(${label})`)
-    await machines.session()
-    await tab.waitFor(`/outstanding refs 5, busy machines 2, backlog 0$/.test(${label})`)
+    // A browser may open more than one connection.
+    const busy = `Number(/outstanding refs 5, busy machines ([0-9]+), backlog 0$/.exec(${label})?.[1])`
+    const atFirst = await tab.waitFor<number>(busy)
+    for (let i = 0; i < 5; i++) await machines.session()
+    await tab.waitFor(`${busy} > ${atFirst} && ${busy} >= 6`)
     const points = await tab.evaluate<string[]>(
       `[...document.querySelectorAll('polyline')].map((line) => line.getAttribute('points'))`,
     )
@@ -112,7 +114,7 @@ describe('The page of examples/http2-machines.mjs in a browser', () => {
       await tab.send('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value: scheme }] })
       await openPage(tab, machines)
       await machines.session()
-      await tab.waitFor(`document.querySelectorAll('#machines .connected').length === 2`)
+      await tab.waitFor(`document.querySelectorAll('#machines .connected').length >= 2`)
       const texts = await tab.evaluate<{ text: string; colour: string; background: string }[]>(`
         [...document.querySelectorAll('body *')].filter((element) => element.checkVisibility() &&
           [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim())).map((element) => {
