@@ -126,9 +126,7 @@ describe('examples/http2-machines.mjs on SIGINT or SIGTERM', () => {
     const terminal =
       'import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(["npm", "start", "--", "--port", "0"])))'
     const cwd = fileURLToPath(new URL('..', import.meta.url))
-    // Without logs: npm fails if another npm removes an old log at the same time.
-    const env = { ...process.env, npm_config_logs_max: '0' }
-    const child = spawn('python3', ['-c', terminal], { cwd, env, stdio: ['pipe', 'pipe', 'pipe'] })
+    const child = spawn('python3', ['-c', terminal], { cwd, stdio: ['pipe', 'pipe', 'pipe'] })
     cleanUp(() => child.kill('SIGKILL'))
     const machines = await runningMachines(child)
     const stream = await openEcho(await machines.session())
@@ -136,7 +134,9 @@ describe('examples/http2-machines.mjs on SIGINT or SIGTERM', () => {
     await machines.says(/draining/)
     stream.end('finished')
     assert.equal(await text(stream), 'finished')
-    assert.equal(await machines.ended, 0, machines.stdout + machines.stderr)
+    // npm forwards the signal too. If that arrives when Node is already exiting, npm ends by SIGINT: -2, as Python has it.
+    const code = await machines.ended
+    assert.ok(code === 0 || code === 254, `${code}: ${machines.stdout}`)
     assert.match(machines.stdout, /drained/)
   })
 })
