@@ -99,7 +99,8 @@ function exists(file: string): boolean {
  * executable. A diagnostic report says it too, but it interrupts all threads of the process and waits for them.
  */
 function libc(): 'glibc' | 'musl' {
-  const beginning = Buffer.alloc(16_384)
+  // Without a numeric separator: ncc 0.45 could not parse this file then, and would spoil the binary.
+  const beginning = Buffer.alloc(16384)
   try {
     const fd = openSync(process.execPath, 'r')
     try {
