@@ -3,40 +3,39 @@ import type { Connection } from '../accept/connection.js'
 import { type AcceptRef, inCopyOf, type Requester } from '../accept/delivery.js'
 import { Listener } from '../accept/listener.js'
 
-// The maximum number of outstanding requests. It equals the default `maxBatch`: the number of connections that a
-// listener accepts before the event loop handles other I/O.
-const maxOutstanding = 64
+/** The maximum of outstanding requests on one listener: its default `maxBatch`, which is accepted in one turn. */
+export const maxOutstanding = 64
 
 // ms until the next attempt when there is no memory for a request.
 const retryDelay = 100
 
-/** The outstanding accept requests of a Serving. */
+/** The callbacks of {@link AcceptRequests}. They must not throw. Each call runs in a copy of `context`. */
+export interface AcceptHandlers {
+  readonly context: AsyncResource
+  onAccepted(connection: Connection, requests: AcceptRequests): void
+  onFailed(error: Error): void
+  /** Called some time after there was no memory for a request. */
+  onRetry(): void
+}
+
+/** The outstanding accept requests of a Serving on one listener. */
 export class AcceptRequests {
-  readonly #listener: Listener
-  readonly #room: () => number
+  readonly listener: Listener
   readonly #refs = new Set<AcceptRef>()
   readonly #requester: Requester
+  readonly #onRetry: () => void
   #retryTimer: NodeJS.Timeout | undefined
 
-  /**
-   * `room` returns the number of connections that may still be accepted. It is negative when there are more connections
-   * than the limit allows. `onAccepted` and `onFailed` must not throw. Each call of them runs in a copy of `context`.
-   */
-  constructor(
-    listener: Listener,
-    room: () => number,
-    context: AsyncResource,
-    onAccepted: (connection: Connection) => void,
-    onFailed: (error: Error) => void,
-  ) {
-    this.#listener = listener
-    this.#room = room
+  constructor(listener: Listener, { context, onAccepted, onFailed, onRetry }: AcceptHandlers) {
+    this.listener = listener
+    this.#onRetry = onRetry
+    const accepted = (connection: Connection) => onAccepted(connection, this)
     const run = <Argument>(consume: (argument: Argument) => void, argument: Argument, ref: AcceptRef) => {
       this.#refs.delete(ref)
       inCopyOf(context, consume, null, argument)
     }
     this.#requester = {
-      fulfil: (connection: Connection) => run(onAccepted, connection, connection.ref as AcceptRef),
+      fulfil: (connection: Connection) => run(accepted, connection, connection.ref as AcceptRef),
       fail: (error: Error, ref: AcceptRef) => run(onFailed, error, ref),
       kind: 'scoped',
     }
@@ -47,26 +46,26 @@ export class AcceptRequests {
     return this.#refs.size
   }
 
-  /** Makes as many accept requests as there is room for. */
-  refill(): void {
-    if (this.#listener.fd < 0) return
-    const room = Math.min(maxOutstanding, this.#room())
+  /** Makes requests until there are `count`, and at most {@link maxOutstanding}. Withdraws none. */
+  fill(count: number): void {
+    if (this.listener.fd < 0) return
+    const wanted = Math.min(maxOutstanding, count)
     try {
-      while (this.#refs.size < room) this.#refs.add(Listener.request(this.#listener, this.#requester))
+      while (this.#refs.size < wanted) this.#refs.add(Listener.request(this.listener, this.#requester))
     } catch {
-      // There is no memory for a request. Each connection that ends calls refill() again, but perhaps no connection is
-      // open. So a timer calls it too.
+      // There is no memory for a request. Each connection that ends causes another attempt, but perhaps no connection is
+      // open. So a timer does too.
       this.#retryTimer ??= setTimeout(() => {
         this.#retryTimer = undefined
-        this.refill()
+        this.#onRetry()
       }, retryDelay)
     }
   }
 
-  /** Withdraws the newest requests if there are more than there is room for. Makes new ones if there is room. */
-  adjust(): void {
-    this.#withdraw(this.#refs.size - Math.max(this.#room(), 0))
-    this.refill()
+  /** Withdraws the newest requests if there are more than `count`. Makes new ones if there are fewer. */
+  adjust(count: number): void {
+    this.#withdraw(this.#refs.size - Math.max(count, 0))
+    this.fill(count)
   }
 
   /**
@@ -80,7 +79,7 @@ export class AcceptRequests {
   #withdraw(count: number): void {
     if (count <= 0) return
     for (const ref of [...this.#refs].slice(-count)) {
-      if (Listener.withdraw(this.#listener, ref)) this.#refs.delete(ref)
+      if (Listener.withdraw(this.listener, ref)) this.#refs.delete(ref)
     }
   }
 }

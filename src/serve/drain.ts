@@ -5,8 +5,8 @@ import { WindDown, type WindDownTarget } from './wind-down.js'
 
 export interface EndOptions {
   /**
-   * Also close the listener, which resets the clients in its accept queue. Default: false. These clients then wait for
-   * the next Serving.
+   * Also close the listener, or every listener, which resets the clients in its accept queue. Default: false. These
+   * clients then wait for the next Serving.
    */
   closeListener?: boolean
 }

@@ -7,12 +7,16 @@ import { type ConnectionHandler, readServeOptions, type SecureHandler, type Serv
 import { Serving } from './serving.js'
 
 /**
- * Accepts the connections of `listener` and passes them to a server (`net`, `tls`, `http`, `https` or `http2`), or to a
+ * Accepts the connections of one or more listeners and passes them to a server (`net`, `tls`, `http`, `https` or `http2`), or to a
  * function that takes a {@link Connection}. The server must not be listening yet. After this call, it behaves as if it
  * had called `listen()` itself: `listening` is true and `address()` returns the address. It applies its options to each
  * socket and counts it. `server.close()` ends serving and closes the listener.
  *
- * The caller still owns the listener. The server or the function takes ownership of each connection.
+ * With an array of listeners, all feed one server within one limit, and each gets its turn when there is not room for
+ * all. The server listens on the first: `address()` returns its address. If one of them is closed or detached, serving
+ * continues on the others. If accept(2) fails permanently on one of them, serving ends.
+ *
+ * The caller still owns the listeners. The server or the function takes ownership of each connection.
  *
  * Errors: `ERR_LISTENER_CLOSED`, `ERR_SERVER_ALREADY_LISTEN`, `ERR_SOCKET_TYPE` (a seqpacket listener, which only a
  * function can serve), `ERR_NODE_INTERNALS` (an unsupported version of Node), `ABORT_ERR` (`signal` is already
@@ -25,17 +29,21 @@ import { Serving } from './serving.js'
  * ```
  */
 export function serve(
-  listener: Listener,
+  listener: Listener | readonly Listener[],
   handler: SecureHandler,
   options: ServeOptions & { tls: tls.TlsOptions | tls.Server },
 ): Serving
-export function serve(listener: Listener, target: net.Server | ConnectionHandler, options?: ServeOptions): Serving
 export function serve(
-  listener: Listener,
+  listener: Listener | readonly Listener[],
+  target: net.Server | ConnectionHandler,
+  options?: ServeOptions,
+): Serving
+export function serve(
+  listener: Listener | readonly Listener[],
   target: net.Server | ConnectionHandler | SecureHandler,
   options: ServeOptions = {},
 ): Serving {
-  if (!Listener.isListener(listener)) throw invalidArgType('listener', 'a Listener', listener)
+  const listeners = readListeners(listener)
   if (typeof target !== 'function' && !validate.isServer(target)) {
     throw invalidArgType('target', 'a net.Server or a function', target)
   }
@@ -47,6 +55,20 @@ export function serve(
     )
   }
   const checkedOptions = readServeOptions(options, target)
-  if (listener.address() === null) throw codedError('ERR_LISTENER_CLOSED')
-  return Serving.start(listener, target, checkedOptions)
+  if (listeners.some((each) => each.address() === null)) throw codedError('ERR_LISTENER_CLOSED')
+  return Serving.start(listeners, target, checkedOptions)
+}
+
+function readListeners(listener: Listener | readonly Listener[]): readonly Listener[] {
+  if (!Array.isArray(listener)) {
+    if (!Listener.isListener(listener)) throw invalidArgType('listener', 'a Listener or an array of them', listener)
+    return [listener]
+  }
+  const listeners: readonly Listener[] = [...listener]
+  if (listeners.length === 0) throw invalidArgValue('listener', 'must not be empty', listener)
+  for (const [index, each] of listeners.entries()) {
+    if (!Listener.isListener(each)) throw invalidArgType(`listener[${index}]`, 'a Listener', each)
+    if (listeners.indexOf(each) !== index) throw invalidArgValue('listener', 'must not contain a Listener twice', index)
+  }
+  return listeners
 }

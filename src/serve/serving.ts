@@ -3,13 +3,12 @@ import { EventEmitter } from 'node:events'
 import type net from 'node:net'
 import { Connection } from '../accept/connection.js'
 import { inCopyOf } from '../accept/delivery.js'
-import { Listener } from '../accept/listener.js'
+import type { Listener } from '../accept/listener.js'
 import { onAbort } from '../core/abort.js'
 import { longestTimer } from '../core/deadline.js'
 import { type CodedError, codedError, invalidArgType, runSafely, type SystemError } from '../core/errors.js'
 import { type HandleClass, setHandshakeTimeout } from '../core/node-internals.js'
 import * as validate from '../core/validate.js'
-import { AcceptRequests } from './accept-requests.js'
 import { Admission, type Deliver, type Refusal } from './admission.js'
 import { Alarms } from './alarms.js'
 import {
@@ -22,7 +21,9 @@ import {
 } from './drain.js'
 import type { CheckedServeOptions, ConnectionHandler, SecureHandler } from './options.js'
 import { RateLimit } from './rate-limit.js'
+import { RequestPool } from './request-pool.js'
 import { ServedConnection, ServedConnections, trackUpgrades } from './served-connection.js'
+import { ServedListeners } from './served-listeners.js'
 import { ServerHandle } from './server-handle.js'
 import { handleClassOfSocket, toFunction, toServer } from './targets.js'
 
@@ -59,10 +60,10 @@ const stateOrder: Record<ServingState, number> = { serving: 0, draining: 1, clos
 
 /** Passes the connections of a listener to a server or a function. Created by {@link serve}. */
 export class Serving extends EventEmitter<ServingEvents> {
-  readonly listener: Listener
+  readonly #listeners: ServedListeners
   readonly #server: ServerHandle | undefined
   readonly #deliver: Deliver
-  readonly #requests: AcceptRequests
+  readonly #requests: RequestPool
   readonly #connections: ServedConnections
   readonly #rateLimit: RateLimit
   readonly #alarms: Alarms
@@ -75,19 +76,16 @@ export class Serving extends EventEmitter<ServingEvents> {
   #state: ServingState = 'serving'
   #maxConnections: number
   #paused = false
-  /** Whether `unref()` was called. While serving, `ref()` and `unref()` apply to the listener too. */
-  #unreferenced = false
-  #releaseListener: (() => void) | undefined
   #restoreHandshakeTimeout: (() => void) | undefined
-  /** Whether the end of serving closes the listener. The first call that ends serving decides. */
+  /** Whether the end of serving closes the listeners. The first call that ends serving decides. */
   #closeListener = false
   /** @internal Starts serving. */
   static start(
-    listener: Listener,
+    listeners: readonly Listener[],
     target: net.Server | ConnectionHandler | SecureHandler,
     options: CheckedServeOptions,
   ): Serving {
-    return new Serving(listener, target, options)
+    return new Serving(listeners, target, options)
   }
 
   /** Whether an 'error' event is pending. 'close' must not be emitted before it. */
@@ -96,7 +94,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   #drain: Drain | undefined
 
   private constructor(
-    listener: Listener,
+    listeners: readonly Listener[],
     target: net.Server | ConnectionHandler | SecureHandler,
     options: CheckedServeOptions,
   ) {
@@ -108,7 +106,7 @@ export class Serving extends EventEmitter<ServingEvents> {
       signal,
     } = options
     const handshakeTimeout = Math.min(options.handshakeTimeout ?? defaultHandshakeTimeout, longestTimer)
-    this.listener = listener
+    this.#listeners = new ServedListeners(listeners)
     this.#connections = new ServedConnections(this.#onConnectionReleased)
     this.#maxConnections = maxConnections
     this.#rateLimit = new RateLimit(maxRate, this.#adjustRequests)
@@ -118,14 +116,14 @@ export class Serving extends EventEmitter<ServingEvents> {
     const admission = new Admission(handshakeTimeout, (refusal) => this.emit('refused', refusal), this.#advance)
     this.#admission = admission
     let deliver: Deliver
-    let HandleClass: HandleClass | undefined
+    const handleClasses = new Map<Listener, HandleClass>()
     if (typeof target !== 'function') {
-      HandleClass = handleClassOfSocket(listener.fd)
+      for (const each of listeners) handleClasses.set(each, handleClassOfSocket(each.fd))
       if (options.handshakeTimeout !== undefined && validate.isTlsServer(target)) {
         const before = setHandshakeTimeout(target, Math.max(handshakeTimeout, 0))
         this.#restoreHandshakeTimeout = () => setHandshakeTimeout(target, before)
       }
-      const server = this.#listen(target, HandleClass)
+      const server = this.#listen(target, handleClasses.get(this.#listeners.first) as HandleClass)
       this.#server = server
       deliver = toServer(server, options.tls, admission)
     } else {
@@ -133,11 +131,24 @@ export class Serving extends EventEmitter<ServingEvents> {
     }
     if (options.filter !== undefined) deliver = admission.withFilter(options.filter, deliver)
     this.#deliver = options.proxyProtocol === undefined ? deliver : admission.withProxyHeader(options, deliver)
-    const onAccepted = (connection: Connection) => this.#onConnection(connection, HandleClass)
-    this.#requests = new AcceptRequests(listener, () => this.#room(), this.#context, onAccepted, this.#onAcceptError)
-    this.#releaseListener = Listener.hold(listener, this.#onListenerEnded)
+    this.#requests = new RequestPool(listeners, () => this.#room(), {
+      context: this.#context,
+      onAccepted: (connection, from) => this.#onConnection(connection, handleClasses.get(from)),
+      onFailed: this.#onAcceptError,
+    })
+    this.#listeners.hold((each) => this.#onListenerEnded(each))
     if (signal) this.#cleanups.push(onAbort(signal, () => void this.close()))
     this.#requests.refill()
+  }
+
+  /** The listener, or the first of several. */
+  get listener(): Listener {
+    return this.#listeners.first
+  }
+
+  /** All listeners, in the order in which they were passed to `serve`, including those that are closed by now. */
+  get servedListeners(): readonly Listener[] {
+    return this.#listeners.all
   }
 
   get state(): ServingState {
@@ -282,7 +293,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   #listen(server: net.Server, HandleClass: HandleClass): ServerHandle {
-    const { listener } = this
+    const { first: listener } = this.#listeners
     const socket = { fd: listener.fd, address: listener.address() as net.AddressInfo | string }
     const observer = {
       ref: () => this.#keepAlive(true),
@@ -301,10 +312,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   #keepAlive(keep: boolean): void {
-    if (this.#state !== 'serving') return
-    this.#unreferenced = !keep
-    if (keep) this.listener.ref()
-    else this.listener.unref()
+    if (this.#state === 'serving') this.#listeners.keepAlive(keep)
   }
 
   /** Changes the state; no other method does. Ignores a state that is not later than the current one. */
@@ -333,9 +341,9 @@ export class Serving extends EventEmitter<ServingEvents> {
     const empty = this.#connections.all.size === 0
     if (this.#state === 'draining' && empty) this.#changeState('closing')
     if (this.#state !== 'closing') return
-    this.#releaseListener?.()
+    this.#listeners.release()
     this.#server?.close()
-    if (this.#closeListener) this.listener.close()
+    if (this.#closeListener) this.#listeners.close()
     if (empty) this.#changeState('closed')
   }
 
@@ -357,8 +365,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   #stopRequesting(): void {
-    // The unref() of this Serving must not affect the next Serving on the same listener.
-    if (this.#unreferenced) this.listener.ref()
+    this.#listeners.restore()
     this.#requests.stop()
     this.#rateLimit.stop()
   }
@@ -369,7 +376,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   #onAcceptError = (error: Error): void => {
-    if ((error as CodedError).code === 'ERR_LISTENER_CLOSED') this.#changeState('closing', true)
+    if ((error as CodedError).code === 'ERR_LISTENER_CLOSED') this.#closeWithoutListeners()
     else if (this.#state === 'serving') this.#fail(error as SystemError)
     this.#advance()
   }
@@ -410,18 +417,24 @@ export class Serving extends EventEmitter<ServingEvents> {
     // Restore the timeout synchronously: the application may serve the server again in the same tick, with another
     // timeout.
     this.#restoreHandshakeTimeout?.()
-    this.#releaseListener?.()
+    this.#listeners.release()
     this.#changeState('closing', how === 'closed')
-    if (how === 'closed' && this.#closeListener) this.listener.close()
+    if (how === 'closed' && this.#closeListener) this.#listeners.close()
   }
 
   // Called by listener.close() and listener.detach(). Closes the server's copy of the fd, so that the port is free when
   // close() returns. The accept requests fail in the next tick, so the state changes then. A drain continues.
-  #onListenerEnded = (): void => {
-    this.#server?.releaseFd()
+  #onListenerEnded(listener: Listener): void {
+    if (listener === this.#listeners.first) this.#server?.releaseFd()
     process.nextTick(() => {
-      if (this.#state === 'serving') this.#changeState('closing', true)
+      if (this.#state === 'serving') this.#closeWithoutListeners()
     })
+  }
+
+  // A listener has ended. The others continue, and share the room of all.
+  #closeWithoutListeners(): void {
+    if (this.#listeners.ended) this.#changeState('closing', true)
+    else this.#adjustRequests()
   }
 
   #finish(): void {

@@ -191,6 +191,15 @@ describe('The end of serving', () => {
         printed,
       )
     })
+
+    it(`follows a permanent accept error of one of several listeners; 'error' is emitted on the ${target}`, async () => {
+      const { code, stdout, stderr } = await runNode('served-closed-behind.mjs', [target, 'several'])
+      assert.equal(code, 0, stderr)
+      assert.deepEqual(
+        stdout.split('\n').map((line) => line.trim()),
+        [...printed.slice(0, -1), 'true 0', ''],
+      )
+    })
   }
 })
 

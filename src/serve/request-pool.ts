@@ -1,0 +1,98 @@
+import type { Connection } from '../accept/connection.js'
+import type { Listener } from '../accept/listener.js'
+import { type AcceptHandlers, AcceptRequests, maxOutstanding } from './accept-requests.js'
+
+/**
+ * The outstanding accept requests of a Serving on all its listeners. The listeners share one limit: the room, which is
+ * the number of connections that may still be accepted.
+ *
+ * If there is room for at least one connection of each listener, each gets an equal part. Otherwise the listeners that
+ * have not accepted for the longest time ask alone first. If they had no client in that time, all ask. Then there are
+ * more requests than room. That exceeds no limit: the first connection withdraws the other requests in the callback that
+ * delivers it, before libuv calls the next listener.
+ */
+export class RequestPool {
+  readonly #room: () => number
+  /** In the order of their last accept: a listener that has just accepted is the last. */
+  readonly #requests: AcceptRequests[]
+  /** Whether all listeners may ask although the room is too small for that. */
+  #allAsk = false
+  #turn: NodeJS.Immediate | undefined
+
+  /** `room` returns a negative number when there are more connections than a limit allows. */
+  constructor(
+    listeners: readonly Listener[],
+    room: () => number,
+    handlers: Omit<AcceptHandlers, 'onAccepted' | 'onRetry'> & {
+      onAccepted(connection: Connection, listener: Listener): void
+    },
+  ) {
+    this.#room = room
+    const onAccepted = (connection: Connection, requests: AcceptRequests) => {
+      this.#moveToEnd(requests)
+      handlers.onAccepted(connection, requests.listener)
+    }
+    const { context, onFailed } = handlers
+    const onRetry = () => this.refill()
+    this.#requests = listeners.map((each) => new AcceptRequests(each, { context, onAccepted, onFailed, onRetry }))
+  }
+
+  /** The number of requests that are outstanding or whose result is being delivered. */
+  get size(): number {
+    return this.#requests.reduce((sum, { size }) => sum + size, 0)
+  }
+
+  /** Makes as many requests as there is room for. Called when the room may have grown, or a request has ended. */
+  refill(): void {
+    if (this.#requests.length > 1) this.#share()
+    else this.#requests[0]?.fill(this.#room())
+  }
+
+  /** Makes or withdraws requests. Called when the room may have changed in any way. */
+  adjust(): void {
+    if (this.#requests.length > 1) this.#share()
+    else this.#requests[0]?.adjust(this.#room())
+  }
+
+  /** Withdraws all requests. A request whose result is being delivered still delivers its connection. */
+  stop(): void {
+    this.#endTurn()
+    for (const requests of this.#requests) requests.stop()
+  }
+
+  #share(): void {
+    const open = this.#requests.filter(({ listener }) => listener.fd >= 0)
+    const room = Math.min(Math.max(this.#room(), 0), open.length * maxOutstanding)
+    const scarce = room > 0 && room < open.length
+    if (!scarce) this.#endTurn()
+    else if (!this.#allAsk) this.#startTurn()
+    const part = this.#allAsk ? 1 : Math.floor(room / open.length)
+    const rest = this.#allAsk ? 0 : room % open.length
+    for (const [index, requests] of open.entries()) requests.adjust(index < rest ? part + 1 : part)
+  }
+
+  #moveToEnd(requests: AcceptRequests): void {
+    if (this.#requests.length === 1) return
+    this.#requests.splice(this.#requests.indexOf(requests), 1)
+    this.#requests.push(requests)
+    this.#endTurn()
+  }
+
+  // libuv starts to poll an fd at the beginning of the next poll phase. The second of two immediates runs after that
+  // phase in any case.
+  #startTurn(): void {
+    this.#turn ??= setImmediate(() => {
+      this.#turn = setImmediate(() => {
+        this.#turn = undefined
+        this.#allAsk = true
+        this.#share()
+      })
+    })
+  }
+
+  #endTurn(): void {
+    this.#allAsk = false
+    clearImmediate(this.#turn)
+    this.#turn = undefined
+  }
+}

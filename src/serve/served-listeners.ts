@@ -1,0 +1,47 @@
+import { Listener } from '../accept/listener.js'
+
+/** The listeners of a Serving. At least one. */
+export class ServedListeners {
+  readonly all: readonly Listener[]
+  /** The listener whose address a served server has. */
+  readonly first: Listener
+  /** Whether `keepAlive(false)` was called last. */
+  #unreferenced = false
+  #releases: (() => void)[] = []
+
+  constructor(listeners: readonly Listener[]) {
+    this.all = Object.freeze([...listeners])
+    this.first = listeners[0] as Listener
+  }
+
+  /** Whether every listener is closed or detached. */
+  get ended(): boolean {
+    return this.all.every(({ fd }) => fd < 0)
+  }
+
+  /** Makes the listeners keep the process alive until `release`. `onEnded` is called when one is closed or detached. */
+  hold(onEnded: (listener: Listener) => void): void {
+    this.#releases = this.all.map((each) => Listener.hold(each, () => onEnded(each)))
+  }
+
+  release(): void {
+    for (const release of this.#releases.splice(0)) release()
+  }
+
+  keepAlive(keep: boolean): void {
+    this.#unreferenced = !keep
+    for (const listener of this.all) {
+      if (keep) listener.ref()
+      else listener.unref()
+    }
+  }
+
+  /** Undoes `keepAlive(false)`, which must not affect the next Serving on the same listeners. */
+  restore(): void {
+    if (this.#unreferenced) this.keepAlive(true)
+  }
+
+  close(): void {
+    for (const listener of this.all) listener.close()
+  }
+}
