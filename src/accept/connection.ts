@@ -28,7 +28,7 @@ import {
 import { noteProxied, type Proxied } from '../peek/proxied.js'
 import { longestProxyHeader, type ProxyHeader, parseProxyHeader } from '../peek/proxy-protocol.js'
 import { type ConnectionSource, type FdObserver, OwnedFd, unclaimed } from './owned-fd.js'
-import type { InheritedOptions } from './sockopt.js'
+import { type InheritedOptions, inheritedNames } from './sockopt.js'
 import { type UpgradeOptions, upgrade } from './tls-upgrade.js'
 
 /** Options of `Connection.toSocket`. */
@@ -50,6 +50,13 @@ const longestLook = longestProxyHeader
 // released the fd.
 const prepareTransfer = isMainThread ? () => {} : binding.prepareTransfer
 
+const fromFdNames: validate.Names<{ dup?: boolean }> = { dup: true }
+const toSocketNames: validate.Names<ToSocketOptions> = {
+  ...inheritedNames,
+  allowHalfOpen: true,
+  highWaterMark: true,
+  signal: true,
+}
 const defaults = readToSocketOptions({})
 const fromCaller: ConnectionSource = { where: 'given to Connection.fromFd()' }
 
@@ -109,7 +116,7 @@ export class Connection {
    * `ERR_SOCKET_LISTENING`, `ERR_FD_IN_USE`; with `dup` `EMFILE`.
    */
   static fromFd(fd: number, options: { dup?: boolean } = {}): Connection {
-    validate.object('options', options)
+    validate.options('options', options, fromFdNames)
     const { dup } = options
     validate.optionalBoolean('options.dup', dup)
     if (inspectStream(fd).listening) throw codedError('ERR_SOCKET_LISTENING', `fd ${fd}`)
@@ -441,7 +448,7 @@ export class Connection {
 
 // Reads each option once, because a getter may return another value the next time.
 function readToSocketOptions(options: ToSocketOptions): ToSocketOptions {
-  validate.object('options', options)
+  validate.options('options', options, toSocketNames)
   const { allowHalfOpen, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark, signal }: ToSocketOptions = options
   validate.optionalBoolean('options.allowHalfOpen', allowHalfOpen)
   validate.optionalBoolean('options.noDelay', noDelay)

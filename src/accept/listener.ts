@@ -26,8 +26,11 @@ import { open, readOpenOptions } from './open.js'
 import {
   type AcceptingOptions,
   type AcceptOptions,
+  acceptNames,
   type FromFdOptions,
+  fromFdNames,
   type ListenOptions,
+  listenNames,
   readAcceptingOptions,
 } from './options.js'
 import { type ConnectionSource, OwnedFd } from './owned-fd.js'
@@ -143,6 +146,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * ```
    */
   static async listen(options: ListenOptions = {}): Promise<Listener> {
+    validate.options('options', options, listenNames)
     const wanted = { ...readOpenOptions(options), ...readAcceptingOptions(options) }
     const fd = await open(wanted)
     try {
@@ -169,7 +173,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * ```
    */
   static fromFd(fd: number, options: FromFdOptions = {}): Listener {
-    validate.object('options', options)
+    validate.options('options', options, fromFdNames)
     const { dup } = options
     validate.optionalBoolean('options.dup', dup)
     const wanted = { ...readSocketOptions(options), ...readAcceptingOptions(options) }
@@ -382,7 +386,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   }
 
   #askWith(options: AcceptOptions, fulfil: Requester['fulfil'], fail: Requester['fail']): void {
-    validate.object('options', options)
+    validate.options('options', options, acceptNames)
     const { signal, timeout = -1 } = options
     validate.optionalSignal('options.signal', signal)
     const ms = validate.timeout('options.timeout', timeout)

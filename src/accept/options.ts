@@ -1,7 +1,7 @@
 import { binding } from '../core/binding.js'
 import * as validate from '../core/validate.js'
-import type { OpenOptions } from './open.js'
-import type { InheritedOptions } from './sockopt.js'
+import { type OpenOptions, openNames } from './open.js'
+import { type InheritedOptions, inheritedNames } from './sockopt.js'
 
 /** Options of a listener that do not affect its socket. */
 export interface AcceptingOptions {
@@ -36,6 +36,17 @@ export interface AcceptOptions {
   /** Withdraws the request when aborted; the promise rejects with `ABORT_ERR`. */
   signal?: AbortSignal
 }
+
+const acceptingNames: validate.Names<AcceptingOptions> = { highWaterMark: true, maxBatch: true, onFdLimit: true }
+
+/** @internal The known options of `Listener.listen`. */
+export const listenNames: validate.Names<ListenOptions> = { ...openNames, ...acceptingNames }
+
+/** @internal The known options of `Listener.fromFd`. */
+export const fromFdNames: validate.Names<FromFdOptions> = { ...inheritedNames, ...acceptingNames, dup: true }
+
+/** @internal The known options of `Listener.accept`. */
+export const acceptNames: validate.Names<AcceptOptions> = { timeout: true, signal: true }
 
 /** @internal Returns a validated copy of the options. Reads each option once. */
 export function readAcceptingOptions({ highWaterMark, maxBatch, onFdLimit }: AcceptingOptions): AcceptingOptions {

@@ -32,6 +32,8 @@ type Server = tls.Server & {
 
 type TLSSocket = tls.TLSSocket & { server: tls.Server }
 
+const upgradeNames: validate.Names<UpgradeOptions> = { timeout: true, signal: true }
+
 const defaultTimeout = 10_000
 
 // A client can continue its handshake only after an answer from the server, and a blocked event loop sends no answers.
@@ -110,7 +112,7 @@ export function upgrade(
   options: tls.TlsOptions | tls.Server,
   upgradeOptions: UpgradeOptions,
 ): Promise<tls.TLSSocket> {
-  validate.object('upgradeOptions', upgradeOptions)
+  validate.options('upgradeOptions', upgradeOptions, upgradeNames)
   const { timeout = defaultTimeout, signal }: UpgradeOptions = upgradeOptions
   const ms = validate.timeout('upgradeOptions.timeout', timeout)
   validate.optionalSignal('upgradeOptions.signal', signal)

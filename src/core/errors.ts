@@ -258,11 +258,13 @@ function kindOf(received: unknown): string {
 
 /** @internal */
 export function invalidArgValue(name: string, reason: string, received: unknown): CodedError {
+  return invalidArg(name, `${reason}. Received ${shown(received, {}, 128)}`)
+}
+
+/** @internal As `invalidArgValue`, for a reason that is clear without the received value. */
+export function invalidArg(name: string, reason: string): CodedError {
   const what = name.includes('.') ? 'property' : 'argument'
-  return withCode(
-    new TypeError(`The ${what} '${name}' ${reason}. Received ${shown(received, {}, 128)}`),
-    'ERR_INVALID_ARG_VALUE',
-  )
+  return withCode(new TypeError(`The ${what} '${name}' ${reason}`), 'ERR_INVALID_ARG_VALUE')
 }
 
 /** @internal */

@@ -409,16 +409,23 @@ function typeOfConnected(fd: number): number | undefined {
   return type
 }
 
+const channelNames: validate.Names<FdChannelOptions> = { maxMessage: true }
+const pairNames: validate.Names<PairOptions> = { ...channelNames, type: true }
+
 // Reads each option once, because a getter may return another value the next time.
 function readOptions(options: FdChannelOptions): FdChannelOptions {
-  validate.object('options', options)
-  const { maxMessage }: FdChannelOptions = options
+  validate.options('options', options, channelNames)
+  return { maxMessage: readMaxMessage(options) }
+}
+
+function readMaxMessage({ maxMessage }: FdChannelOptions): number | undefined {
   validate.optionalInteger('options.maxMessage', maxMessage, 1, maxReceived)
-  return { maxMessage }
+  return maxMessage
 }
 
 function readPairOptions(options: PairOptions): PairOptions {
-  const { maxMessage } = readOptions(options)
+  validate.options('options', options, pairNames)
+  const maxMessage = readMaxMessage(options)
   const { type } = options
   validate.optionalOneOf('options.type', type, ['stream', 'seqpacket'])
   return { maxMessage, type }

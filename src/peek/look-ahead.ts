@@ -16,6 +16,8 @@ export interface LookAheadOptions {
   signal?: AbortSignal
 }
 
+const lookAheadNames: validate.Names<LookAheadOptions> = { timeout: true, signal: true }
+
 const defaultTimeout = 10_000
 
 const { AF_UNIX, POLLHUP, POLLPRI, POLLRDHUP, SOCK_SEQPACKET, SOL_SOCKET, SO_PEEK_OFF } = binding.constants as Record<
@@ -73,7 +75,7 @@ export function lookAhead<T>(
   started: (abandon: Abandon | undefined) => void,
   read: (bytes: Buffer, end: End | undefined) => Reading<T>,
 ): Promise<T> {
-  validate.object('options', options)
+  validate.options('options', options, lookAheadNames)
   const { signal, timeout = defaultTimeout }: LookAheadOptions = options
   validate.optionalSignal('options.signal', signal)
   const ms = validate.timeout('options.timeout', timeout)

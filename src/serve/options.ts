@@ -6,7 +6,7 @@ import { onAbort } from '../core/abort.js'
 import { abortError, invalidArgValue } from '../core/errors.js'
 import * as validate from '../core/validate.js'
 import { networks } from '../peek/proxied.js'
-import type { Alarm } from './alarms.js'
+import { type Alarm, alarmNames } from './alarms.js'
 
 /** A function that is called with each connection and takes ownership of it. */
 export type ConnectionHandler = (connection: Connection) => unknown
@@ -61,10 +61,20 @@ export type ServeOptions = CommonServeOptions &
 /** @internal Options that `readServeOptions` has checked. */
 export type CheckedServeOptions = CommonServeOptions & Partial<ProxyProtocolOptions>
 
+const serveNames: validate.Names<CheckedServeOptions> = {
+  maxConnections: true,
+  alarm: true,
+  tls: true,
+  handshakeTimeout: true,
+  signal: true,
+  proxyProtocol: true,
+  trust: true,
+}
+
 // Reads each option once, because a getter may return another value the next time.
 /** @internal */
 export function readServeOptions(options: ServeOptions, target: unknown): CheckedServeOptions {
-  validate.object('options', options)
+  validate.options<CheckedServeOptions>('options', options, serveNames)
   const { maxConnections, proxyProtocol, trust, handshakeTimeout, signal }: CheckedServeOptions = options
   const { alarm, tls }: CheckedServeOptions = options
   if (maxConnections !== undefined) checkLimit('options.maxConnections', maxConnections)
@@ -85,7 +95,7 @@ export function readServeOptions(options: ServeOptions, target: unknown): Checke
 
 function readAlarms(alarm: CommonServeOptions['alarm'] = []): Alarm[] {
   return [alarm].flat().map((each) => {
-    validate.object('options.alarm', each)
+    validate.options('options.alarm', each, alarmNames)
     const { threshold, cooldown }: Alarm = each
     validate.integer('options.alarm.threshold', threshold, 1, Number.MAX_SAFE_INTEGER)
     validate.optionalInteger('options.alarm.cooldown', cooldown, 0, Number.MAX_SAFE_INTEGER)

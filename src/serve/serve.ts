@@ -1,10 +1,10 @@
 import type net from 'node:net'
 import type tls from 'node:tls'
 import { Listener } from '../accept/listener.js'
-import { codedError, invalidArgType, invalidArgValue } from '../core/errors.js'
-import * as validate from '../core/validate.js'
+import { codedError, invalidArgType } from '../core/errors.js'
 import { type ConnectionHandler, readServeOptions, type SecureHandler, type ServeOptions } from './options.js'
 import { Serving } from './serving.js'
+import { checkTarget } from './target.js'
 
 /**
  * Accepts the connections of `listener` and passes them to a server (`net`, `tls`, `http`, `https` or `http2`), or to a
@@ -36,16 +36,7 @@ export function serve(
   options: ServeOptions = {},
 ): Serving {
   if (!Listener.isListener(listener)) throw invalidArgType('listener', 'a Listener', listener)
-  if (typeof target !== 'function' && !validate.isServer(target)) {
-    throw invalidArgType('target', 'a net.Server or a function', target)
-  }
-  if (typeof target === 'function' && 'listen' in target) {
-    throw invalidArgValue(
-      'target',
-      'is an application of a framework; pass the server that calls it, as in http.createServer(app)',
-      target,
-    )
-  }
+  checkTarget(target)
   const checkedOptions = readServeOptions(options, target)
   if (listener.address() === null) throw codedError('ERR_LISTENER_CLOSED')
   return Serving.start(listener, target, checkedOptions)
