@@ -3,7 +3,7 @@ import type tls from 'node:tls'
 import { isMainThread } from 'node:worker_threads'
 import { binding, type PeerCredentials, type PlainAddress } from '../core/binding.js'
 import { brand } from '../core/brand.js'
-import { abortError, check, codedError, invalidArgType } from '../core/errors.js'
+import { abortError, check, codedError, fdError, invalidArgType } from '../core/errors.js'
 import { adopt, inspect, inspectStream } from '../core/inspect.js'
 import {
   type Handle,
@@ -27,7 +27,7 @@ import {
 } from '../peek/look-ahead.js'
 import { noteProxied, type Proxied } from '../peek/proxied.js'
 import { longestProxyHeader, type ProxyHeader, parseProxyHeader } from '../peek/proxy-protocol.js'
-import { type ConnectionSource, type FdObserver, OwnedFd, unclaimed } from './owned-fd.js'
+import { type ConnectionSource, closeWithWarning, type FdObserver, OwnedFd, unclaimed } from './owned-fd.js'
 import { type InheritedOptions, inheritedNames } from './sockopt.js'
 import { type UpgradeOptions, upgrade } from './tls-upgrade.js'
 
@@ -105,6 +105,12 @@ export class Connection {
     }
   }
 
+  /** @internal Closes a connection that was accepted for a request of `asyncAccept`, and that no handler received. */
+  static closeUnhandled(connection: Connection): void {
+    const what = "Closing a connection because the Listener has no 'accept' handler"
+    closeWithWarning(connection.#owned, what, 'ASYNC_ACCEPT_NO_HANDLER')
+  }
+
   /**
    * Takes ownership of `fd`, a connected stream or seqpacket socket from another thread, another process, or systemd
    * with `Accept=yes`. Makes it close-on-exec and non-blocking. On failure the caller still owns the fd, unchanged.
@@ -119,9 +125,9 @@ export class Connection {
     validate.options('options', options, fromFdNames)
     const { dup } = options
     validate.optionalBoolean('options.dup', dup)
-    if (inspectStream(fd).listening) throw codedError('ERR_SOCKET_LISTENING', `fd ${fd}`)
+    if (inspectStream(fd).listening) throw fdError('ERR_SOCKET_LISTENING', fd)
     let own = fd
-    if (dup) own = check(binding.duplicate(fd), 'fcntl')
+    if (dup) own = check(binding.duplicate(fd), 'fcntl', { fd })
     else adopt(fd)
     const owned = new OwnedFd(own, undefined, fromCaller)
     const peer = binding.peerAddress(own)
@@ -157,7 +163,7 @@ export class Connection {
     const fd = connection.#claimable()
     prepareTransfer(fd)
     const handle = openHandle(HandleClass, fd)
-    if (handle === undefined) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
+    if (handle === undefined) throw fdError('ERR_FD_IN_USE', fd)
     connection.#giveTo(handle)
     return handle
   }
@@ -217,7 +223,7 @@ export class Connection {
    */
   peerCredentials(): PeerCredentials {
     const fd = this.#claimable()
-    if (inspect(fd).domain !== binding.constants.AF_UNIX) throw codedError('ERR_SOCKET_NOT_UNIX', `fd ${fd}`)
+    if (inspect(fd).domain !== binding.constants.AF_UNIX) throw fdError('ERR_SOCKET_NOT_UNIX', fd)
     return check(binding.peerCredentials(fd), 'getsockopt')
   }
 

@@ -10,6 +10,7 @@ import {
   type CodedError,
   check,
   codedError,
+  fdError,
   plainError,
   runSafely,
   type SystemError,
@@ -128,7 +129,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
     const error = this.#handle.open(fd, maxBatch, onFdLimit === 'reset')
     // EEXIST: another handle of this event loop, for example of a net.Server, already polls the fd.
-    if (error === -constants.errno.EEXIST) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
+    if (error === -constants.errno.EEXIST) throw fdError('ERR_FD_IN_USE', fd)
     check(error, 'poll')
     this.#fd = fd
     unclosed.register(this, `fd ${fd}, ${where}`, this)
@@ -178,10 +179,10 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     validate.optionalBoolean('options.dup', dup)
     const wanted = { ...readSocketOptions(options), ...readAcceptingOptions(options) }
     const { listening, connected, domain } = inspectStream(fd)
-    if (connected) throw codedError('ERR_SOCKET_CONNECTED', `fd ${fd}`)
-    if (!listening) throw codedError('ERR_SOCKET_NOT_LISTENING', `fd ${fd}`)
+    if (connected) throw fdError('ERR_SOCKET_CONNECTED', fd)
+    if (!listening) throw fdError('ERR_SOCKET_NOT_LISTENING', fd)
     let own = fd
-    if (dup) own = check(binding.duplicate(fd), 'fcntl')
+    if (dup) own = check(binding.duplicate(fd), 'fcntl', { fd })
     else adopt(fd)
     try {
       const { AF_UNIX, AF_INET6 } = binding.constants

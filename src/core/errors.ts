@@ -15,6 +15,8 @@ export interface SystemError extends CodedError {
   address?: string
   port?: number
   path?: string
+  /** The fd that was passed to the call, if the caller chose it. */
+  fd?: number
 }
 
 /** The error codes that this package defines, with their messages. All other codes are those of Node and the system. */
@@ -137,6 +139,13 @@ export function codedError(code: Code, detail?: string, options?: ErrorOptions):
   return withCode(new Error(detail === undefined ? codes[code] : `${codes[code]}: ${detail}`, options), code)
 }
 
+/** @internal Returns an error about an fd that the caller has passed. The message and the property `fd` contain it. */
+export function fdError(code: Code, fd: number, detail = ''): CodedError {
+  const error = codedError(code, `fd ${fd}${detail}`)
+  put(error, 'fd', fd)
+  return error
+}
+
 /**
  * @internal
  * Runs `make`, which creates errors for results of the event loop, without capturing stack traces. The stack traces
@@ -183,6 +192,7 @@ export interface About {
   path?: string
   /** The system's name of the socket option, such as `SO_REUSEPORT`. */
   option?: string
+  fd?: number
 }
 
 // The name of an errno that Node does not know. Node takes names and texts from libuv, which lacks some errnos of
@@ -194,11 +204,12 @@ const nameOf = (errno: number) =>
 export function systemError(syscall: string, errno: number, about: About = {}): SystemError {
   const [code, message] = getSystemErrorMap().get(errno) ?? [nameOf(errno), 'unknown error']
   // A copy without a prototype, so that properties added to Object.prototype do not count as arguments of the call.
-  const { path, port, option, address = path }: About = Object.assign(Object.create(null), about)
+  const { path, port, option, fd, address = path }: About = Object.assign(Object.create(null), about)
   const what = option ?? (port === undefined ? address : `${address}:${port}`)
   // An abstract socket name begins with '\0', which would be unreadable in a log.
   const at = what === undefined ? '' : ` ${what.replaceAll('\0', '@')}`
-  const error = new Error(`${syscall} ${code}: ${message}${at}`)
+  const which = fd === undefined ? '' : `, fd ${fd}`
+  const error = new Error(`${syscall} ${code}: ${message}${at}${which}`)
   put(error, 'code', code)
   put(error, 'errno', errno)
   put(error, 'syscall', syscall)

@@ -1,7 +1,7 @@
 import { constants } from 'node:os'
 import { Connection } from '../accept/connection.js'
 import { binding, type PeerCredentials, type ReceivedMessage } from '../core/binding.js'
-import { check, codedError, invalidArgType, invalidArgValue, systemError } from '../core/errors.js'
+import { check, codedError, fdError, invalidArgType, invalidArgValue, systemError } from '../core/errors.js'
 import { adopt, inspectStream } from '../core/inspect.js'
 import { onReady } from '../core/readiness.js'
 import * as validate from '../core/validate.js'
@@ -403,9 +403,9 @@ const socketType = (type: 'stream' | 'seqpacket' = 'stream') =>
 
 function typeOfConnected(fd: number): number | undefined {
   const { listening, connected, domain, type } = inspectStream(fd)
-  if (listening) throw codedError('ERR_SOCKET_LISTENING', `fd ${fd}`)
-  if (domain !== binding.constants.AF_UNIX) throw codedError('ERR_SOCKET_NOT_UNIX', `fd ${fd}`)
-  if (!connected) throw systemError('getpeername', -ENOTCONN)
+  if (listening) throw fdError('ERR_SOCKET_LISTENING', fd)
+  if (domain !== binding.constants.AF_UNIX) throw fdError('ERR_SOCKET_NOT_UNIX', fd)
+  if (!connected) throw systemError('getpeername', -ENOTCONN, { fd })
   return type
 }
 

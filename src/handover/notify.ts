@@ -178,7 +178,7 @@ export function storeFds(name: string, fds: readonly number[]): boolean {
   for (const fd of borrowed) {
     validate.fd('fds', fd)
     // Check the fd here, because `send` opens a socket, which could get the number of a closed fd.
-    check(binding.checkOpen(fd), 'fcntl')
+    check(binding.checkOpen(fd), 'fcntl', { fd })
   }
   const { maxFds } = binding
   for (let i = 0; i < borrowed.length; i += maxFds) {

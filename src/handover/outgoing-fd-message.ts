@@ -55,7 +55,7 @@ export class OutgoingFdMessage {
     try {
       for (const fd of fds) {
         const copy = binding.copy(fd)
-        check(copy, 'fcntl')
+        check(copy, 'fcntl', { fd })
         copies.push(copy)
       }
     } catch (error) {
