@@ -15,6 +15,7 @@ import {
 import { pair } from './descriptors.js'
 import { cleanUp, listen } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
+import { lookedBefore } from './looked-before.js'
 
 type Options = Record<string, never>
 
@@ -98,6 +99,7 @@ async function refuses(call: (options: Options) => unknown, options: object, ...
 
 describe('An unknown option', () => {
   leaveNoFds()
+  lookedBefore()
 
   before(() => assert.ok(isMainThread))
 

@@ -3,6 +3,7 @@ import type tls from 'node:tls'
 import { isMainThread } from 'node:worker_threads'
 import { binding, type PeerCredentials, type PlainAddress } from '../core/binding.js'
 import { brand } from '../core/brand.js'
+import { type CallSite, callSite } from '../core/call-site.js'
 import { abortError, check, codedError, fdError, invalidArgType } from '../core/errors.js'
 import { adopt, inspect, inspectStream } from '../core/inspect.js'
 import {
@@ -307,7 +308,8 @@ export class Connection {
    * ```
    */
   async toTLS(options: tls.TlsOptions | tls.Server, upgradeOptions: UpgradeOptions = {}): Promise<tls.TLSSocket> {
-    return upgrade((inherited) => this.toSocket(inherited), options, upgradeOptions)
+    const claim = (inherited: InheritedOptions) => this.toSocket(inherited)
+    return upgrade(claim, options, upgradeOptions, callSite(this.toTLS))
   }
 
   /**
@@ -323,9 +325,9 @@ export class Connection {
    */
   async peek(length: number, options: LookAheadOptions = {}): Promise<Buffer> {
     validate.integer('length', length, 1, longestPeek)
-    return this.#look<Buffer>(length, options, (bytes, end) =>
-      end !== undefined || bytes.length === length ? { result: bytes } : { needed: length },
-    )
+    const read = (bytes: Buffer, end: End | undefined): Reading<Buffer> =>
+      end !== undefined || bytes.length === length ? { result: bytes } : { needed: length }
+    return this.#look(length, options, read, callSite(this.peek))
   }
 
   /**
@@ -342,13 +344,14 @@ export class Connection {
    * ```
    */
   async clientHello(options: LookAheadOptions = {}): Promise<ClientHello | null> {
-    return this.#look<ClientHello | null>(longestLook, options, (bytes, end) => {
+    const read = (bytes: Buffer, end: End | undefined): Reading<ClientHello | null> => {
       const parsed = parseClientHello(bytes)
       if (parsed === null) return { result: null }
       if ('hello' in parsed) return { result: parsed.hello }
       if (end !== undefined || bytes.length === longestLook) return { result: null }
       return { needed: Math.min(parsed.needed, longestLook) }
-    })
+    }
+    return this.#look(longestLook, options, read, callSite(this.clientHello))
   }
 
   /**
@@ -367,7 +370,16 @@ export class Connection {
    * ```
    */
   async proxyHeader(options: LookAheadOptions = {}): Promise<ProxyHeader | null> {
-    return this.#look<ProxyHeader | null>(longestLook, options, (bytes, end) => {
+    return this.#readProxyHeader(options, callSite(this.proxyHeader))
+  }
+
+  /** @internal As `proxyHeader`, without the cost of a stack in errors. */
+  static readProxyHeader(connection: Connection, options: LookAheadOptions): Promise<ProxyHeader | null> {
+    return connection.#readProxyHeader(options)
+  }
+
+  async #readProxyHeader(options: LookAheadOptions, site?: CallSite): Promise<ProxyHeader | null> {
+    const read = (bytes: Buffer, end: End | undefined): Reading<ProxyHeader | null> => {
       const parsed = parseProxyHeader(bytes)
       if (parsed === null) return { result: null }
       if ('malformed' in parsed) throw codedError('ERR_PROXY_HEADER', parsed.malformed)
@@ -384,13 +396,15 @@ export class Connection {
       }
       check(binding.receive(this.#owned.fd, parsed.length, false), 'recv')
       return { result: parsed.header }
-    })
+    }
+    return this.#look(longestLook, options, read, site)
   }
 
   async #look<T>(
     limit: number,
     options: LookAheadOptions,
     read: (bytes: Buffer, end: End | undefined) => Reading<T>,
+    site?: CallSite,
   ): Promise<T> {
     const fd = this.#claimable()
     if (this.#owned.abandonLook !== undefined) throw codedError('ERR_PEEK_PENDING')
@@ -399,7 +413,7 @@ export class Connection {
       resetPeekOffset(fd)
     }
     // The callback refers to `this`. During the wait, this keeps the connection reachable and thus its fd open.
-    return lookAhead(fd, limit, options, (abandon) => (this.#owned.abandonLook = abandon), read)
+    return lookAhead(fd, limit, options, (abandon) => (this.#owned.abandonLook = abandon), read, site)
   }
 
   /** Transfers ownership of the fd to the caller, which must close it. Error: `ERR_CONNECTION_CLAIMED`. */

@@ -5,12 +5,15 @@ import { nextTick } from 'node:process'
 import { onAbort } from '../core/abort.js'
 import { type Backlog, binding, completion, type ListenerHandle, type ListenerStats } from '../core/binding.js'
 import { brand } from '../core/brand.js'
+import { callSite, leadTo } from '../core/call-site.js'
 import {
+  type About,
   abortError,
   type CodedError,
   check,
   codedError,
   fdError,
+  plainAbortError,
   plainError,
   runSafely,
   type SystemError,
@@ -121,7 +124,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     super()
     const { address, port, family } = check(binding.localAddress(fd), 'getsockname')
     this.#address = port === undefined ? address : ({ address, family, port } as AddressInfo)
-    const where = port === undefined ? address.replace('\0', '@') : `${address} port ${port}`
+    const where = this.#where()
     const { noDelay, keepAlive, keepAliveInitialDelay, highWaterMark } = options
     this.#source = { where: `accepted on ${where}`, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark }
     this.#handle = newHandle()
@@ -371,6 +374,12 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return this.close()
   }
 
+  /** The address, for messages. */
+  #where(): string {
+    const address = this.#address
+    return typeof address === 'string' ? address.replace('\0', '@') : `${address.address} port ${address.port}`
+  }
+
   #request(timeout: number): AcceptRef {
     const ref = this.#handle.ask(timeout)
     if (ref === 0) throw codedError('ERR_LISTENER_CLOSED')
@@ -391,18 +400,20 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     const { signal, timeout = -1 } = options
     validate.optionalSignal('options.signal', signal)
     const ms = validate.timeout('options.timeout', timeout)
+    const site = signal === undefined && ms < 0 ? undefined : callSite(this.accept)
+    const failAtSite = (error: Error) => fail(leadTo(site, this.#describe(error as CodedError, ref, ms)), ref)
+    let ref: AcceptRef = 0
     if (signal === undefined) {
-      this.#ask(ms, { fulfil, fail, kind: 'promise' })
+      ref = this.#ask(ms, { fulfil, fail: failAtSite, kind: 'promise' })
       return
     }
     if (signal.aborted) throw abortError(signal)
-    let ref = 0
     // onAbort is called before the request is made: if it throws because the signal is invalid, there is nothing to
     // undo.
     const ended = onAbort(signal, () => {
       // #withdraw returns false if a connection has been accepted already. The promise then resolves to the connection
       // despite the abort. Otherwise the connection would be lost.
-      if (this.#withdraw(ref)) fail(abortError(signal), ref)
+      if (this.#withdraw(ref)) fail(leadTo(site, plainAbortError(signal)), ref)
     })
     try {
       ref = this.#ask(ms, {
@@ -412,7 +423,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
           ended()
         },
         fail: (error) => {
-          fail(error, ref)
+          failAtSite(error)
           ended()
         },
       })
@@ -420,6 +431,14 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       ended()
       throw error
     }
+  }
+
+  // Of many requests of one program, the error says which one timed out. Results of asyncAccept have the ref already,
+  // and a more detailed error would cost more than the rest of the timeout.
+  #describe(error: CodedError, ref: AcceptRef, timeout: number): CodedError {
+    if (error.code !== 'ERR_ACCEPT_TIMEOUT') return error
+    const detail = `request ${ref} on ${this.#where()}, after ${timeout} ms`
+    return withoutStacks(() => plainError('ERR_ACCEPT_TIMEOUT', detail, addressOf(this.#address)))
   }
 
   #withdraw(ref: AcceptRef): boolean {
@@ -496,6 +515,10 @@ function newHandle(): ListenerHandle {
     throw systemError('poll', -constants.errno.ENOMEM)
   }
 }
+
+// The properties that Node's errors have for an address.
+const addressOf = (address: AddressInfo | string): About =>
+  typeof address === 'string' ? { address, path: address } : { address: address.address, port: address.port }
 
 function errorOf(errno: number): CodedError {
   return errno === -constants.errno.ETIMEDOUT ? plainError('ERR_ACCEPT_TIMEOUT') : systemError('accept4', errno)

@@ -126,7 +126,8 @@ export function withCode(error: Error, code: string): CodedError {
 }
 
 // Assigns the property: in Node 20, Object.defineProperty would make V8 format the old stack first.
-function setStack(error: Error, stack: string): void {
+/** @internal */
+export function setStack(error: Error, stack: string): void {
   try {
     error.stack = stack
   } catch {
@@ -176,12 +177,14 @@ function setStackTraceLimit(limit: number): { before: number } | undefined {
 /**
  * @internal
  * Returns a minimal error, for rejecting many requests at once. Its one-line stack contains only the code and the
- * message.
+ * message. `detail` is appended to the message, and the properties of `about` to the error.
  */
-export function plainError(code: Code): CodedError {
-  const error = new Error(codes[code]) as CodedError
+export function plainError(code: Code, detail?: string, about?: About): CodedError {
+  const message = detail === undefined ? codes[code] : `${codes[code]}: ${detail}`
+  const error = new Error(message) as CodedError
   put(error, 'code', code)
-  setStack(error, `Error [${code}]: ${codes[code]}`)
+  setStack(error, `Error [${code}]: ${message}`)
+  if (about !== undefined) for (const [name, value] of Object.entries(about)) put(error, name, value)
   return error
 }
 
@@ -224,9 +227,17 @@ export function check<T>(result: T, syscall: string, about?: About): Exclude<T, 
   return result as Exclude<T, number>
 }
 
-/** @internal Returns the `AbortError` that Node's own APIs reject with when a signal is aborted. */
-export function abortError(signal: AbortSignal): CodedError {
-  const error = new Error('The operation was aborted')
+/** @internal As `abortError`, without the stack of the event loop callback that calls this function. */
+export function plainAbortError(signal: AbortSignal): CodedError {
+  return abortError(
+    signal,
+    withoutStacks(() => new Error()),
+  )
+}
+
+/** @internal Turns `error` into the `AbortError` that Node's own APIs reject with when a signal is aborted. */
+export function abortError(signal: AbortSignal, error: Error = new Error()): CodedError {
+  define(error, 'message', 'The operation was aborted', false)
   define(error, 'cause', reasonOf(signal), false)
   define(error, 'name', 'AbortError', false)
   define(error, 'code', 'ABORT_ERR')

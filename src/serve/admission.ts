@@ -1,5 +1,5 @@
 import type tls from 'node:tls'
-import type { Connection } from '../accept/connection.js'
+import { Connection } from '../accept/connection.js'
 import { codedError, runSafely } from '../core/errors.js'
 import { networks } from '../peek/proxied.js'
 import type { CheckedServeOptions } from './options.js'
@@ -90,7 +90,7 @@ export class Admission {
       if (!trusts) {
         return required ? this.#refuse(connection, codedError('ERR_PROXY_UNTRUSTED')) : deliver(connection, served)
       }
-      const reading = connection.proxyHeader({ timeout, signal })
+      const reading = Connection.readProxyHeader(connection, { timeout, signal })
       const needed = required ? reading.then((header) => header ?? rejectMissingHeader(connection)) : reading
       this.#wait(connection, served, needed, (header) => {
         if (header !== null) served.setProxied(header, { remoteAddress, remotePort })
