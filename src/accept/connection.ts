@@ -16,6 +16,7 @@ import {
   watchHandle,
   watchSocket,
 } from '../core/node-internals.js'
+import { showAs } from '../core/show.js'
 import * as validate from '../core/validate.js'
 import { type ClientHello, parseClientHello } from '../peek/client-hello.js'
 import {
@@ -75,6 +76,17 @@ export class Connection {
 
   static {
     brand(Connection, 'Connection')
+    showAs(Connection, 'Connection', (connection) => ({
+      fd: connection.fd,
+      ref: connection.ref,
+      state: connection.fd < 0 ? 'claimed' : 'unclaimed',
+      remoteAddress: connection.remoteAddress,
+      remotePort: connection.remotePort,
+      // Reading it would be a system call, which can fail.
+      localAddress: connection.#local?.address || undefined,
+      localPort: connection.#local?.port,
+      proxied: connection.proxied,
+    }))
   }
 
   /**

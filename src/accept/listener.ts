@@ -21,6 +21,8 @@ import {
   withoutStacks,
 } from '../core/errors.js'
 import { adopt, inspectStream } from '../core/inspect.js'
+import { showAs } from '../core/show.js'
+import { trace } from '../core/trace.js'
 import * as validate from '../core/validate.js'
 import { Connection } from './connection.js'
 import { type AcceptRef, type AcceptResult, Delivery, inOwnContext, type Requester } from './delivery.js'
@@ -110,6 +112,12 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
 
   static {
     brand(Listener, 'Listener')
+    showAs(Listener, 'Listener', (listener) => ({
+      fd: listener.#fd,
+      address: listener.#address,
+      state: listener.#closed === undefined ? 'listening' : 'closed',
+      pending: listener.pending,
+    }))
   }
 
   /**
@@ -136,6 +144,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     check(error, 'poll')
     this.#fd = fd
     unclosed.register(this, `fd ${fd}, ${where}`, this)
+    trace?.('listener on %s: open, fd %d', where, fd)
   }
 
   /**
@@ -284,7 +293,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     validate.integer('ref', ref, 0, Number.MAX_SAFE_INTEGER)
     // A request with a requester, such as one of accept(), cannot be cancelled by ref: its promise would never settle.
     // A signal aborts accept() instead.
-    return !this.#waiting.has(ref) && this.#handle.cancel(ref)
+    return !this.#waiting.has(ref) && this.#withdraw(ref)
   }
 
   /**
@@ -384,6 +393,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     const ref = this.#handle.ask(timeout)
     if (ref === 0) throw codedError('ERR_LISTENER_CLOSED')
     if (ref < 0) throw systemError('accept4', ref)
+    trace?.('listener on %s: request %d, timeout %d ms', this.#where(), ref, timeout)
     return ref
   }
 
@@ -444,12 +454,14 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   #withdraw(ref: AcceptRef): boolean {
     if (!this.#handle.cancel(ref)) return false
     this.#waiting.delete(ref)
+    trace?.('listener on %s: request %d withdrawn', this.#where(), ref)
     return true
   }
 
   #end(endHandle: () => unknown): Promise<void> {
     if (this.#closed !== undefined) return this.#closed
     const refs = this.#handle.outstanding()
+    trace?.('listener on %s: closed, %d requests outstanding', this.#where(), refs.length)
     this.#fd = -1
     unclosed.unregister(this)
     this.#closed = new Promise((resolve) => {
@@ -491,12 +503,22 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       connections.push(Connection.of(owned))
     }
     const errors = errnos.length === 0 ? noErrors : withoutStacks(() => errnos.map(errorOf))
+    if (trace !== undefined) this.#traceResults(refs, connections, errors)
     const last = capacityErrno === 0 ? undefined : () => this.#emitPause(systemError('accept4', capacityErrno), delay)
     this.#delivery.add({ refs, connections, errors, last }, true)
   }
 
+  #traceResults(refs: readonly AcceptRef[], connections: readonly Connection[], errors: readonly CodedError[]): void {
+    refs.forEach((ref, i) => {
+      const connection = connections[i]
+      const result = connection === undefined ? errors[i - connections.length]?.code : `fd ${connection.fd}`
+      trace?.('listener on %s: result of request %d: %s', this.#where(), ref, result)
+    })
+  }
+
   #emitPause(error: SystemError, delay: number): void {
     const pause: CapacityPause = { error, delay, pending: this.pending }
+    trace?.('listener on %s: pause of %d ms, %d pending: %s', this.#where(), delay, pause.pending, error.code)
     inOwnContext(() => {
       if (capacityPauseChannel.hasSubscribers) {
         runSafely(() => capacityPauseChannel.publish({ listener: this, ...pause }))

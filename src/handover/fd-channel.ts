@@ -4,6 +4,7 @@ import { binding, type PeerCredentials, type ReceivedMessage } from '../core/bin
 import { check, codedError, fdError, invalidArgType, invalidArgValue, systemError } from '../core/errors.js'
 import { adopt, inspectStream } from '../core/inspect.js'
 import { onReady } from '../core/readiness.js'
+import { showAs } from '../core/show.js'
 import * as validate from '../core/validate.js'
 import { headerLength, OutgoingFdMessage } from './outgoing-fd-message.js'
 import { type FdMessage, ReceivedFd } from './received-fd.js'
@@ -54,6 +55,17 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   // The error with which a message failed after a part of it was sent. Every later send() fails with it.
   #sendError: Error | undefined
   #closed = false
+
+  static {
+    showAs(FdChannel, 'FdChannel', (channel) => ({
+      fd: channel.fd,
+      state: channel.#closed ? 'closed' : channel.#ended || channel.#failure ? 'ended' : 'open',
+      type: channel.#packets ? 'seqpacket' : 'stream',
+      maxMessage: channel.#maxMessage,
+      sending: channel.#outgoing.length,
+      received: channel.#incoming.length,
+    }))
+  }
 
   // Takes ownership of `fd`. Must not throw, because the callers do not close the fd on failure.
   private constructor(fd: number, type: number | undefined, { maxMessage = defaultMessage }: FdChannelOptions) {

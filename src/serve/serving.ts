@@ -2,6 +2,8 @@ import { EventEmitter } from 'node:events'
 import type net from 'node:net'
 import type tls from 'node:tls'
 import { Connection } from '../accept/connection.js'
+import { inOwnContext } from '../accept/delivery.js'
+import { servingStateChannel } from '../accept/diagnostics.js'
 import { Listener } from '../accept/listener.js'
 import { onAbort } from '../core/abort.js'
 import { binding } from '../core/binding.js'
@@ -9,6 +11,8 @@ import { longestTimer } from '../core/deadline.js'
 import { type CodedError, codedError, runSafely, type SystemError } from '../core/errors.js'
 import { inspect } from '../core/inspect.js'
 import { type Handle, type HandleClass, handleClassFor, setHandshakeTimeout } from '../core/node-internals.js'
+import { showAs } from '../core/show.js'
+import { trace } from '../core/trace.js'
 import * as validate from '../core/validate.js'
 import { AcceptRequests } from './accept-requests.js'
 import { Admission, type Deliver, type Refusal } from './admission.js'
@@ -54,6 +58,14 @@ const defaultHandshakeTimeout = 10_000
  */
 export type ServingState = 'serving' | 'draining' | 'closing' | 'closed'
 
+/** The message of the diagnostics channel `async-accept.serving-state`, published after the state has changed. */
+export interface ServingStateMessage {
+  serving: Serving
+  state: ServingState
+  /** The state before; undefined when serving begins. */
+  before: ServingState | undefined
+}
+
 const stateOrder: Record<ServingState, number> = { serving: 0, draining: 1, closing: 2, closed: 3 }
 
 /** Passes the connections of a listener to a server or a function. Created by {@link serve}. */
@@ -75,6 +87,17 @@ export class Serving extends EventEmitter<ServingEvents> {
   #unreferenced = false
   #releaseListener: (() => void) | undefined
   #restoreHandshakeTimeout: (() => void) | undefined
+
+  static {
+    showAs(Serving, 'Serving', (serving) => ({
+      state: serving.#state,
+      connections: serving.connections,
+      maxConnections: serving.#maxConnections,
+      server: serving.#server?.server.constructor.name,
+      listener: serving.listener,
+    }))
+  }
+
   /** Whether the end of serving closes the listener. The first call that ends serving decides. */
   #closeListener = false
   /** @internal Starts serving. */
@@ -83,7 +106,9 @@ export class Serving extends EventEmitter<ServingEvents> {
     target: net.Server | ConnectionHandler | SecureHandler,
     options: CheckedServeOptions,
   ): Serving {
-    return new Serving(listener, target, options)
+    const serving = new Serving(listener, target, options)
+    serving.#announceState(undefined)
+    return serving
   }
 
   /** Whether an 'error' event is pending. 'close' must not be emitted before it. */
@@ -255,12 +280,20 @@ export class Serving extends EventEmitter<ServingEvents> {
     const before = this.#state
     if (stateOrder[state] <= stateOrder[before]) return
     this.#state = state
+    this.#announceState(before)
     if (before === 'serving') {
       this.#closeListener = closeListener
       this.#stopRequesting()
     }
     if (state === 'closed') this.#finish()
     else this.#advance()
+  }
+
+  #announceState(before: ServingState | undefined): void {
+    trace?.('serving: %s, %d connections', this.#state, this.connections)
+    if (!servingStateChannel.hasSubscribers) return
+    const message: ServingStateMessage = { serving: this, state: this.#state, before }
+    inOwnContext(() => runSafely(() => servingStateChannel.publish(message)))
   }
 
   // Takes the next step, if any. Called when the state, the connections or the pending deliveries have changed.
