@@ -10,7 +10,7 @@ const signals = ['SIGINT', 'SIGTERM']
 
 if (first === 'parent') {
   const web = await Listener.listen({ port: second })
-  console.log(`parent on port ${web.address().port}`)
+  console.log(`parent on port ${web.port}`)
   const child = spawnActivated(process.execPath, [import.meta.filename], { web }, { stdio: 'inherit' })
   for (const signal of signals) process.on(signal, () => child.kill(signal))
 } else {

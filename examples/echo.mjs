@@ -2,7 +2,7 @@
 import { Listener } from 'async-accept'
 
 const listener = await Listener.listen({ port: process.argv[2] ?? 3000 })
-console.log(`echo on port ${listener.address().port}`)
+console.log(`echo on port ${listener.port}`)
 
 // Closing the listener ends the loop below. Open connections continue; a second signal ends the process.
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => listener.close())

@@ -302,4 +302,4 @@ function drained() {
 
 fillPool()
 const name = host === undefined || host === '::' || host === '0.0.0.0' ? 'localhost' : host
-console.log(`${poolSize} machines listen on https://${isIPv6(name) ? `[${name}]` : name}:${listener.address().port}/`)
+console.log(`${poolSize} machines listen on https://${isIPv6(name) ? `[${name}]` : name}:${listener.port}/`)

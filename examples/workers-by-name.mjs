@@ -25,7 +25,7 @@ function startThread(name) {
 
 const listener = await Listener.listen({ port: process.argv[2] ?? 3000 })
 const offerTo = { __proto__: null, 'a.test': startThread('a.test'), 'b.test': startThread('b.test') }
-console.log(`port ${listener.address().port}`)
+console.log(`port ${listener.port}`)
 
 for await (const connection of listener) {
   const close = () => connection.close()

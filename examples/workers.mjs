@@ -22,7 +22,7 @@ if (isMainThread) {
     ending = true
     for (const worker of threads) worker.postMessage('close')
   })
-  console.log(`port ${listener.address().port}`)
+  console.log(`port ${listener.port}`)
 } else {
   // With a batch of one, a thread that is terminated while it accepts loses at most one client.
   const listener = Listener.fromFd(workerData, { dup: true, maxBatch: 1 })

@@ -33,6 +33,7 @@ ssize_t send(int fd, const void* data, size_t length, const int* fds, size_t cou
     message.msg_control = control.room;
     message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
     cmsghdr* header = CMSG_FIRSTHDR(&message);
+    *header = {};
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
     header->cmsg_len = CMSG_LEN(sizeof(int) * count);

@@ -103,7 +103,11 @@ ssize_t send(int fd, const void* data, size_t length) { return result(::send(fd,
 
 ssize_t recv(int fd, void* data, size_t length, int flags) { return result(::recv(fd, data, length, flags)); }
 
-ssize_t sendmsg(int fd, const msghdr* message) { return result(::sendmsg(fd, message, MSG_NOSIGNAL | MSG_DONTWAIT)); }
+// A raw system call, because sendmsg() of musl before version 1.2.4 has no room for 253 fds. The kernel
+// reads the padding of musl's structures as part of the lengths, so it must be zero.
+ssize_t sendmsg(int fd, const msghdr* message) {
+  return result(static_cast<ssize_t>(::syscall(SYS_sendmsg, fd, message, MSG_NOSIGNAL | MSG_DONTWAIT)));
+}
 
 ssize_t recvmsg(int fd, msghdr* message, int flags) {
   return result(::recvmsg(fd, message, flags | MSG_CMSG_CLOEXEC | MSG_DONTWAIT));

@@ -72,7 +72,8 @@ int unread(int fd);
 ssize_t send(int fd, const void* data, size_t length);
 ssize_t recv(int fd, void* data, size_t length, int flags = 0);
 
-// sendmsg(2) and recvmsg(2), non-blocking. Received fds are close-on-exec.
+// sendmsg(2) and recvmsg(2), non-blocking. Received fds are close-on-exec. sendmsg() requires zeros in the padding of
+// the message and its control headers.
 ssize_t sendmsg(int fd, const msghdr* message);
 ssize_t recvmsg(int fd, msghdr* message, int flags = 0);
 

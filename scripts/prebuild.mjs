@@ -1,10 +1,11 @@
-// Makes the binaries that the tarball carries, prebuilds/linux-<arch>/async-accept.glibc.node:
-// node scripts/prebuild.mjs           for this machine
+// Makes the binaries that the tarball carries, prebuilds/linux-<arch>/async-accept.<glibc or musl>.node:
+// node scripts/prebuild.mjs           for this machine, which has glibc
 // node scripts/prebuild.mjs arm64     for that; needs a cross compiler elsewhere (Debian: g++-aarch64-linux-gnu)
-// node scripts/prebuild.mjs --all     for all that we ship to
+// node scripts/prebuild.mjs --all     for all that we ship to, with glibc and with musl
 import { spawnSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { makeMuslBinary } from './musl.mjs'
 import { isMade, nodeGyp, root, run, step } from './steps.mjs'
 import { inputs, lay } from './variants.mjs'
 
@@ -14,7 +15,8 @@ const newest = { GLIBC: '2.28', GLIBCXX: '3.4.21', CXXABI: '1.3.9', GCC: '3.3' }
 const machines = { x64: 'x86_64-linux-gnu', arm64: 'aarch64-linux-gnu' }
 
 const given = process.argv.slice(2)
-const wanted = given.includes('--all') ? Object.keys(machines) : given.length > 0 ? given : [process.arch]
+const all = given.includes('--all')
+const wanted = all ? Object.keys(machines) : given.length > 0 ? given : [process.arch]
 if (machines[process.arch] === undefined) console.error(`no binary for ${process.arch}: scripts/compile.mjs makes one`)
 
 // For scripts/compile.mjs. Package managers would compile a package that has a binding.gyp at its root.
@@ -22,13 +24,21 @@ mkdirSync(join(root, 'prebuilds'), { recursive: true })
 copyFileSync(join(root, 'binding.gyp'), join(root, 'prebuilds/binding.gyp'))
 
 for (const [arch, machine] of Object.entries(machines)) {
-  const made = { output: `prebuilds/linux-${arch}`, inputs }
-  if (wanted.includes(arch)) step({ ...made, what: `binary for linux-${arch}`, make: () => make(arch, machine) })
+  const output = `prebuilds/linux-${arch}`
+  const glibc = { output, inputs }
+  const both = { ...glibc, settings: { musl: true } }
+  if (isMade(both)) continue
   // What was made from other sources must not get into a tarball.
-  else if (!isMade(made)) rmSync(join(root, made.output), { recursive: true, force: true })
+  if (all || !isMade(glibc)) rmSync(join(root, output), { recursive: true, force: true })
+  if (!wanted.includes(arch)) continue
+  const make = () => {
+    makeGlibcBinary(arch, machine)
+    if (all) makeMuslBinary(arch)
+  }
+  step({ ...(all ? both : glibc), what: `binaries for linux-${arch}`, make })
 }
 
-function make(arch, machine) {
+function makeGlibcBinary(arch, machine) {
   const tool = (name) => (arch === process.arch ? name : `${machine}-${name}`)
   const binary = join(root, `prebuilds/linux-${arch}`, 'async-accept.glibc.node')
   const build = lay(`node_modules/.cache/prebuild/${arch}`)
@@ -45,6 +55,7 @@ function make(arch, machine) {
   // The program that the addon has within itself, too.
   for (const each of [join(build, 'build/Release/async_accept_exec'), binary]) check(each, binary, tool('objdump'))
 }
+
 /** Fails when `file`, a part of `binary`, needs newer libraries than Node does, or others. */
 function check(file, binary, objdump) {
   const { stdout, status } = spawnSync(objdump, ['-p', '-T', file], { encoding: 'utf8' })

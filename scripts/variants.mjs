@@ -23,7 +23,7 @@ export function lay(output, more = []) {
  * `env`: what the makefile takes from its environment (CC, CXX, CXXFLAGS, LDFLAGS); `variables`: what binding.gyp asks for
  * (`{ faults: 1 }`).
  */
-export function variant(name, { env, variables } = {}) {
+export function variant(name, { arch = process.arch, env, variables } = {}) {
   // Below node_modules, so that binding.gyp finds node-addon-api from there.
   const output = `node_modules/.cache/variants/${name}`
   const more = variables?.faults ? ['test/native'] : []
@@ -31,8 +31,8 @@ export function variant(name, { env, variables } = {}) {
     what: `addon, ${name}`,
     output,
     inputs: [...inputs, ...more],
-    settings: { env, variables },
-    make: () => nodeGyp(lay(output, more), { env, variables }),
+    settings: { arch, env, variables },
+    make: () => nodeGyp(lay(output, more), { arch, env, variables }),
   })
   return join(root, output, 'build/Release/async_accept.node')
 }

@@ -37,14 +37,15 @@ export function loadAddon(): unknown {
   if (process.platform !== 'linux') throw codedError('ERR_UNSUPPORTED_PLATFORM', `this is ${process.platform}`)
   if (bun !== undefined) throw codedError('ERR_UNSUPPORTED_PLATFORM', `this is Bun ${bun}`)
   if (deno !== undefined) throw codedError('ERR_UNSUPPORTED_PLATFORM', `this is Deno ${deno}`)
-  const target = `${process.arch} ${libc()}`
-  const files = candidates(target)
-  const file = files.find(exists)
-  if (file === undefined) {
-    throw failure(
-      `there is no binary for ${machine()}. These files were looked for: ${files.join(', ')}. ${remedy(target)}`,
-    )
+  const looked: string[] = []
+  for (const file of candidates()) {
+    if (exists(file)) return load(file)
+    looked.push(file)
   }
+  throw failure(`there is no binary for ${machine()}. These files were looked for: ${looked.join(', ')}. ${remedy()}`)
+}
+
+function load(file: string): unknown {
   try {
     // Not by the name createRequire, which bundlers would follow.
     return Module.createRequire(moduleUrl)(file)
@@ -53,29 +54,30 @@ export function loadAddon(): unknown {
     throw failure(
       code === 'ERR_DLOPEN_DISABLED'
         ? `Node.js may not load ${file}: it runs with --no-addons, or with --permission and without --allow-addons`
-        : `${file} does not fit ${machine()}: ${message}. ${remedy(target)}`,
+        : `${file} does not fit ${machine()}: ${message}. ${remedy()}`,
       cause,
     )
   }
 }
 
-const packagedName = (target: string) => `prebuilds/linux-${target.replace(' ', '/async-accept.')}.node`
-
-function candidates(target: string): string[] {
+// A generator, so that the C library is determined only if a binary of the package is needed.
+function* candidates(): Generator<string> {
   const { ASYNC_ACCEPT_ADDON } = process.env
-  if (ASYNC_ACCEPT_ADDON) return [ASYNC_ACCEPT_ADDON]
-  const packaged = pathOf(target)
-  const files = [
-    join(root, 'build/Release/async_accept.node'),
-    packaged,
-    join(directory, basename(packagedName(target))),
-  ]
-  return files.filter((file) => file !== undefined)
+  if (ASYNC_ACCEPT_ADDON) {
+    yield ASYNC_ACCEPT_ADDON
+    return
+  }
+  yield join(root, 'build/Release/async_accept.node')
+  const packaged = packagedPath()
+  if (packaged !== undefined) yield packaged
+  yield join(directory, basename(packagedName()))
 }
 
-function pathOf(target: string): string | undefined {
+const packagedName = () => `prebuilds/linux-${process.arch}/async-accept.${libc()}.node`
+
+function packagedPath(): string | undefined {
   try {
-    const found = packagedBinary(target)
+    const found = packagedBinary(`${process.arch} ${libc()}`)
     return typeof found === 'string' && !found.startsWith('file:') ? found : found && fileURLToPath(found)
   } catch {
     // In a bundle in the format of CommonJS import.meta.url is undefined.
@@ -93,23 +95,23 @@ function exists(file: string): boolean {
 }
 
 /**
- * The C library of this process. The path of the dynamic loader (PT_INTERP, elf(5)) stands in the first page of the
+ * The C library of this process. The path of the dynamic loader (PT_INTERP, elf(5)) stands near the beginning of the
  * executable. A diagnostic report says it too, but it interrupts all threads of the process and waits for them.
  */
 function libc(): 'glibc' | 'musl' {
-  const page = Buffer.alloc(4096)
+  const beginning = Buffer.alloc(16_384)
   try {
     const fd = openSync(process.execPath, 'r')
     try {
-      readSync(fd, page)
+      readSync(fd, beginning)
     } finally {
       closeSync(fd)
     }
   } catch {
     // The permission model, or a chroot without the executable. The report below answers.
   }
-  if (page.includes('/ld-musl-')) return 'musl'
-  if (page.includes('/ld-linux') || page.includes('/ld64.so') || glibcVersion() !== undefined) return 'glibc'
+  if (beginning.includes('/ld-musl-')) return 'musl'
+  if (beginning.includes('/ld-linux') || beginning.includes('/ld64.so') || glibcVersion() !== undefined) return 'glibc'
   return 'musl'
 }
 
@@ -124,10 +126,10 @@ function machine(): string {
   return `linux-${process.arch} with ${glibc === undefined ? 'musl' : `glibc ${glibc}`}, Node.js ${process.version}`
 }
 
-function remedy(target: string): string {
+function remedy(): string {
   return existsSync(compiler)
     ? `Compile the addon with "node ${compiler}". That takes a C++17 compiler, make, Python 3 and, on musl, the headers of Linux`
-    : `This is a bundle: keep async-accept out of it ("external"), or put ${packagedName(target)} of the package next to it`
+    : `This is a bundle: keep async-accept out of it ("external"), or put ${packagedName()} of the package next to it`
 }
 
 const failure = (what: string, cause?: unknown) =>

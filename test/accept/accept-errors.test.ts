@@ -51,12 +51,12 @@ describe('Listener when accept4 fails', () => {
   })
 
   it('rejects every request, in order, on a fatal error', async () => {
-    const listener = await CommandedListener.start({}, failing('EINVAL', '1'))
+    const listener = await CommandedListener.start({}, failing('ENOTSOCK', '1'))
     const refs = await listener.ask(3)
     const client = await listener.connect()
     assert.deepEqual(
       await listener.has(3, 'failed'),
-      refs.map((ref) => ({ event: 'failed', ref, code: 'EINVAL', syscall: 'accept4' })),
+      refs.map((ref) => ({ event: 'failed', ref, code: 'ENOTSOCK', syscall: 'accept4' })),
     )
     const { stats, backlog } = await listener.look()
     assert.deepEqual([stats.accepted, stats.rejected, backlog.queued], [0, 3, 1])

@@ -27,6 +27,9 @@ function isListening(port: number): boolean {
   return new RegExp(`: ${local} \\S+ 0A `).test(readFileSync('/proc/net/tcp', 'utf8'))
 }
 
+// systemd-socket-activate passes on only the variables that it is told to.
+const environment = process.env.ASYNC_ACCEPT_ADDON === undefined ? [] : ['--setenv=ASYNC_ACCEPT_ADDON']
+
 const toPort = (port: number) => ({ host: '127.0.0.1', port })
 
 describe('systemd-socket-activate', () => {
@@ -38,7 +41,7 @@ describe('systemd-socket-activate', () => {
 
   /** Starts systemd-socket-activate, and waits until it listens on its `sockets` sockets. */
   async function activate(args: string[], words: string[], sockets = 1): Promise<ChildProcess> {
-    const child = spawn('systemd-socket-activate', [...args, ...program(...words)], {
+    const child = spawn('systemd-socket-activate', [...environment, ...args, ...program(...words)], {
       stdio: ['ignore', 'inherit', 'pipe'],
       env: plainEnvironment(),
     })
@@ -112,7 +115,7 @@ describe('systemd-socket-activate', () => {
     const listener = await listen({ host: '127.0.0.1' })
     const child = spawnActivated(
       'systemd-socket-activate',
-      ['--fdname=web', ...program('serve')],
+      [...environment, '--fdname=web', ...program('serve')],
       { web: listener },
       { stdio: 'ignore', env: plainEnvironment() },
     )

@@ -142,7 +142,6 @@ CALL("poll", poll, int, (pollfd * fds, nfds_t count, int ms), fds, count, ms)
 CALL("recv", recv, ssize_t, (int fd, void* bytes, size_t length, int flags), fd, bytes, length, flags)
 CALL("recvmsg", recvmsg, ssize_t, (int fd, msghdr* message, int flags), fd, message, flags)
 CALL("send", send, ssize_t, (int fd, const void* bytes, size_t length, int flags), fd, bytes, length, flags)
-CALL("sendmsg", sendmsg, ssize_t, (int fd, const msghdr* message, int flags), fd, message, flags)
 CALL("setsockopt", setsockopt, int, (int fd, int level, int name, const void* value, socklen_t length), fd, level, name,
      value, length)
 CALL("socket", socket, int, (int domain, int type, int protocol), domain, type, protocol)
@@ -150,11 +149,15 @@ CALL("socketpair", socketpair, int, (int domain, int type, int protocol, int* fd
 CALL("unlink", unlink, int, (const char* path), path)
 CALL("write", write, ssize_t, (int fd, const void* bytes, size_t length), fd, bytes, length)
 
-// System calls without a wrapper in every C library. Arguments that a call does not use are passed on unchanged.
+// System calls that the addon makes without the wrapper of the C library. Arguments that a call does not use are passed
+// on unchanged.
 extern "C" long __real_syscall(long number, ...);
 extern "C" long __wrap_syscall(long number, long a, long b, long c, long d, long e);
 long __wrap_syscall(long number, long a, long b, long c, long d, long e) {
-  const char* call = number == SYS_statx ? "statx" : number == SYS_pidfd_open ? "pidfd_open" : "fstat";
+  const char* call = number == SYS_statx        ? "statx"
+                     : number == SYS_sendmsg    ? "sendmsg"
+                     : number == SYS_pidfd_open ? "pidfd_open"
+                                                : "fstat";
   return fails(call) ? -1 : __real_syscall(number, a, b, c, d, e);
 }
 
