@@ -12,6 +12,8 @@ const readable = (path: string) => `--allow-fs-read=${path}`
 // The grants that docs/api.md lists. The program and the package are in the same directory here.
 const program = readable(fileURLToPath(new URL('..', import.meta.url)))
 const minimum = [program, '--allow-addons']
+// From Node 26.12 on, needed to make a socket from an fd.
+const network = process.allowedNodeEnvironmentFlags.has('--allow-net') ? ['--allow-net'] : []
 
 interface Permitted {
   address?: net.AddressInfo | string
@@ -31,11 +33,24 @@ async function permitted(grants: readonly string[], ...args: string[]): Promise<
 }
 
 describe("Under Node's permission model", () => {
-  it('the package loads and serves with the documented grants, without one for the network', async () => {
-    const { address, ...failed } = await permitted(minimum)
+  it('the package loads and serves with the documented grants', async () => {
+    const { address, ...failed } = await permitted([...minimum, ...network])
     assert.deepEqual(failed, {})
     const { port } = address as net.AddressInfo
     assert.equal(await text(net.connect(port, '127.0.0.1')), 'served')
+  })
+
+  it('listening and accepting need no grant for the network; where a socket does, its error says so', async () => {
+    const command = ['env', `NODE_OPTIONS=${[theModel, ...minimum].join(' ')}`]
+    const child = startNode('permitted.mjs', [], command)
+    const lines = createInterface({ input: child.stdout as NodeJS.ReadableStream })[Symbol.asyncIterator]()
+    const { address } = JSON.parse((await lines.next()).value) as Permitted
+    const { port } = address as net.AddressInfo
+    const received = await text(net.connect(port, '127.0.0.1'))
+    const { value, done } = await lines.next()
+    if (received === 'served') return assert.equal(done, true)
+    const { code, permission } = JSON.parse(value) as Permitted
+    assert.deepEqual([code, permission], ['ERR_ACCESS_DENIED', 'Net'])
   })
 
   it('loading fails with ERR_ADDON_LOAD without --allow-addons', async () => {
@@ -54,7 +69,7 @@ describe("Under Node's permission model", () => {
 
   it('a listener serves on a path with read and write grants, and removes it', async () => {
     const path = join(temporaryDirectory(), 'served')
-    const grants = [...minimum, readable(path), `--allow-fs-write=${path}`]
+    const grants = [...minimum, ...network, readable(path), `--allow-fs-write=${path}`]
     assert.deepEqual(await permitted(grants, path), { address: path })
     assert.equal(await text(net.connect(path)), 'served')
     await until(() => !existsSync(path))

@@ -74,9 +74,14 @@ export function handleClassFor(domain: number): HandleClass {
  */
 export function openHandle(HandleClass: HandleClass, fd: number): Handle | undefined {
   const handle = new HandleClass(SOCKET)
-  if (handle.open(fd) === 0) return handle
-  handle.close()
-  return undefined
+  let opened = false
+  try {
+    // Throws ERR_ACCESS_DENIED where the permission model of Node restricts it.
+    opened = handle.open(fd) === 0
+  } finally {
+    if (!opened) handle.close()
+  }
+  return opened ? handle : undefined
 }
 
 /** Returns whether the socket still has this handle. */

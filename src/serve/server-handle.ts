@@ -223,14 +223,19 @@ export class ServerHandle {
 function openServerHandle(HandleClass: HandleClass, listeningFd: number): NativeServerHandle {
   const fd: number = check(binding.duplicate(listeningFd), 'fcntl')
   const handle = new HandleClass(SERVER) as NativeServerHandle
-  const error = handle.open(fd)
-  if (error === 0) {
-    binding.release(fd)
-    return handle
+  let opened = false
+  try {
+    // Throws ERR_ACCESS_DENIED where the permission model of Node restricts it.
+    opened = handle.open(fd) === 0
+  } finally {
+    if (!opened) {
+      handle.close()
+      binding.close(fd)
+    }
   }
-  handle.close()
-  binding.close(fd)
-  throw codedError('ERR_NODE_INTERNALS', 'the handle of a net.Server')
+  if (!opened) throw codedError('ERR_NODE_INTERNALS', 'the handle of a net.Server')
+  binding.release(fd)
+  return handle
 }
 
 // The descriptor gets no prototype. Otherwise, a property such as `get` of Object.prototype would become a part of it.
