@@ -46,4 +46,4 @@ export type {
   ServeOptions,
 } from './serve/options.js'
 export { serve } from './serve/serve.js'
-export type { Serving, ServingEvents, ServingState } from './serve/serving.js'
+export type { Serving, ServingEvents, ServingState, ServingStateMessage } from './serve/serving.js'

@@ -68,7 +68,7 @@ const accepting: Table = {
   'options.highWaterMark': integer(0, int32),
   'options.maxBatch': integer(1, binding.maxBatch),
   'options.onFdLimit': [
-    type('of type string', null, 0, true, {}),
+    type("one of: 'hold', 'reset'", null, 0, true, {}),
     value("must be one of: 'hold', 'reset'", '', 'Hold', 'drop'),
   ],
 }

@@ -3,7 +3,8 @@ import type tls from 'node:tls'
 import { isMainThread } from 'node:worker_threads'
 import { binding, type PeerCredentials, type PlainAddress } from '../core/binding.js'
 import { brand } from '../core/brand.js'
-import { abortError, check, codedError, invalidArgType } from '../core/errors.js'
+import { type CallSite, callSite } from '../core/call-site.js'
+import { abortError, check, codedError, fdError, invalidArgType } from '../core/errors.js'
 import { adopt, inspect, inspectStream } from '../core/inspect.js'
 import {
   type Handle,
@@ -15,6 +16,7 @@ import {
   watchHandle,
   watchSocket,
 } from '../core/node-internals.js'
+import { showAs } from '../core/show.js'
 import * as validate from '../core/validate.js'
 import { type ClientHello, parseClientHello } from '../peek/client-hello.js'
 import {
@@ -23,13 +25,14 @@ import {
   type LookAheadOptions,
   lookAhead,
   type PeekOptions,
+  peekNames,
   type Reading,
   resetPeekOffset,
 } from '../peek/look-ahead.js'
 import { noteProxied, type Proxied } from '../peek/proxied.js'
 import { longestProxyHeader, type ProxyHeader, parseProxyHeader } from '../peek/proxy-protocol.js'
-import { type ConnectionSource, type FdObserver, OwnedFd, unclaimed } from './owned-fd.js'
-import type { InheritedOptions } from './sockopt.js'
+import { type ConnectionSource, closeWithWarning, type FdObserver, OwnedFd, unclaimed } from './owned-fd.js'
+import { type InheritedOptions, inheritedNames } from './sockopt.js'
 import { type UpgradeOptions, upgrade } from './tls-upgrade.js'
 
 /** Options of `Connection.toSocket`. */
@@ -51,6 +54,13 @@ const longestLook = longestProxyHeader
 // released the fd.
 const prepareTransfer = isMainThread ? () => {} : binding.prepareTransfer
 
+const fromFdNames: validate.Names<{ dup?: boolean }> = { dup: true }
+const toSocketNames: validate.Names<ToSocketOptions> = {
+  ...inheritedNames,
+  allowHalfOpen: true,
+  highWaterMark: true,
+  signal: true,
+}
 const defaults = readToSocketOptions({})
 const fromCaller: ConnectionSource = { where: 'given to Connection.fromFd()' }
 
@@ -68,6 +78,17 @@ export class Connection {
 
   static {
     brand(Connection, 'Connection')
+    showAs(Connection, 'Connection', (connection) => ({
+      fd: connection.fd,
+      ref: connection.ref,
+      state: connection.fd < 0 ? 'claimed' : 'unclaimed',
+      remoteAddress: connection.remoteAddress,
+      remotePort: connection.remotePort,
+      // Reading it would be a system call, which can fail.
+      localAddress: connection.#local?.address || undefined,
+      localPort: connection.#local?.port,
+      proxied: connection.proxied,
+    }))
   }
 
   /**
@@ -99,6 +120,12 @@ export class Connection {
     }
   }
 
+  /** @internal Closes a connection that was accepted for a request of `asyncAccept`, and that no handler received. */
+  static closeUnhandled(connection: Connection): void {
+    const what = "Closing a connection because the Listener has no 'accept' handler"
+    closeWithWarning(connection.#owned, what, 'ASYNC_ACCEPT_NO_HANDLER')
+  }
+
   /**
    * Takes ownership of `fd`, a connected stream or seqpacket socket from another thread, another process, or systemd
    * with `Accept=yes`. Makes it close-on-exec and non-blocking. On failure the caller still owns the fd, unchanged.
@@ -110,12 +137,12 @@ export class Connection {
    * `ERR_SOCKET_LISTENING`, `ERR_FD_IN_USE`; with `dup` `EMFILE`.
    */
   static fromFd(fd: number, options: { dup?: boolean } = {}): Connection {
-    validate.object('options', options)
+    validate.options('options', options, fromFdNames)
     const { dup } = options
     validate.optionalBoolean('options.dup', dup)
-    if (inspectStream(fd).listening) throw codedError('ERR_SOCKET_LISTENING', `fd ${fd}`)
+    if (inspectStream(fd).listening) throw fdError('ERR_SOCKET_LISTENING', fd)
     let own = fd
-    if (dup) own = check(binding.duplicate(fd), 'fcntl')
+    if (dup) own = check(binding.duplicate(fd), 'fcntl', { fd })
     else adopt(fd)
     const owned = new OwnedFd(own, undefined, fromCaller)
     const peer = binding.peerAddress(own)
@@ -157,7 +184,7 @@ export class Connection {
     const fd = connection.#claimable()
     prepareTransfer(fd)
     const handle = openHandle(HandleClass, fd)
-    if (handle === undefined) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
+    if (handle === undefined) throw fdError('ERR_FD_IN_USE', fd)
     connection.#giveTo(handle)
     return handle
   }
@@ -217,7 +244,7 @@ export class Connection {
    */
   peerCredentials(): PeerCredentials {
     const fd = this.#claimable()
-    if (inspect(fd).domain !== binding.constants.AF_UNIX) throw codedError('ERR_SOCKET_NOT_UNIX', `fd ${fd}`)
+    if (inspect(fd).domain !== binding.constants.AF_UNIX) throw fdError('ERR_SOCKET_NOT_UNIX', fd)
     return check(binding.peerCredentials(fd), 'getsockopt')
   }
 
@@ -301,29 +328,29 @@ export class Connection {
    * ```
    */
   async toTLS(options: tls.TlsOptions | tls.Server, upgradeOptions: UpgradeOptions = {}): Promise<tls.TLSSocket> {
-    return upgrade((inherited) => this.toSocket(inherited), options, upgradeOptions)
+    const claim = (inherited: InheritedOptions) => this.toSocket(inherited)
+    return upgrade(claim, options, upgradeOptions, callSite(this.toTLS))
   }
 
   /**
    * Waits for the first `length` bytes, from 1 to 65,536, and returns them without consuming them (`MSG_PEEK`,
    * recv(2)). With `min`, waits only for that many bytes, and returns up to `length` bytes. Returns fewer bytes if the
-   * peer ends its side earlier; for a seqpacket socket, returns at most the first packet. If the receive buffer (`SO_RCVBUF`, socket(7)) is too small, it is enlarged until the promise settles.
-   * Borrows the fd. Only one `peek`, `clientHello` or `proxyHeader` call may be pending.
+   * peer ends its side earlier; for a seqpacket socket, returns at most the first packet. If the receive buffer
+   * (`SO_RCVBUF`, socket(7)) is too small, it is enlarged until the promise settles. Borrows the fd. Only one `peek`, `clientHello` or `proxyHeader` call may be pending.
    *
    * Errors: `ERR_PEEK_TIMEOUT`, whose property `bytesAvailable` is the number of bytes that had arrived; `ABORT_ERR`,
-   * `ECONNRESET`, `ERR_PEEK_PENDING`, `ERR_OUT_OF_RANGE`;
-   * `ERR_CONNECTION_CLAIMED`, also if the connection is claimed during the wait; `ERR_PEEK_STOPPED` if the kernel shows
+   * `ECONNRESET`, `ERR_PEEK_PENDING`, `ERR_OUT_OF_RANGE`; `ERR_CONNECTION_CLAIMED`, also if the connection is claimed during the wait; `ERR_PEEK_STOPPED` if the kernel shows
    * no bytes behind urgent data (tcp(7)) or file descriptors (unix(7)); `ERR_PEEK_BUFFER` if `net.core.rmem_max` does
    * not allow a large enough receive buffer.
    */
   async peek(length: number, options: PeekOptions = {}): Promise<Buffer> {
     validate.integer('length', length, 1, longestPeek)
-    validate.object('options', options)
-    const { min = length }: PeekOptions = options
+    validate.options('options', options, peekNames)
+    const { min = length, timeout, signal }: PeekOptions = options
     validate.integer('options.min', min, 1, length)
-    return this.#look<Buffer>(length, options, (bytes, end) =>
-      end !== undefined || bytes.length >= min ? { result: bytes } : { needed: min },
-    )
+    const read = (bytes: Buffer, end: End | undefined): Reading<Buffer> =>
+      end !== undefined || bytes.length >= min ? { result: bytes } : { needed: min }
+    return this.#look(length, { timeout, signal }, read, callSite(this.peek))
   }
 
   /**
@@ -340,13 +367,14 @@ export class Connection {
    * ```
    */
   async clientHello(options: LookAheadOptions = {}): Promise<ClientHello | null> {
-    return this.#look<ClientHello | null>(longestLook, options, (bytes, end) => {
+    const read = (bytes: Buffer, end: End | undefined): Reading<ClientHello | null> => {
       const parsed = parseClientHello(bytes)
       if (parsed === null) return { result: null }
       if ('hello' in parsed) return { result: parsed.hello }
       if (end !== undefined || bytes.length === longestLook) return { result: null }
       return { needed: Math.min(parsed.needed, longestLook) }
-    })
+    }
+    return this.#look(longestLook, options, read, callSite(this.clientHello))
   }
 
   /**
@@ -365,7 +393,16 @@ export class Connection {
    * ```
    */
   async proxyHeader(options: LookAheadOptions = {}): Promise<ProxyHeader | null> {
-    return this.#look<ProxyHeader | null>(longestLook, options, (bytes, end) => {
+    return this.#readProxyHeader(options, callSite(this.proxyHeader))
+  }
+
+  /** @internal As `proxyHeader`, without the cost of a stack in errors. */
+  static readProxyHeader(connection: Connection, options: LookAheadOptions): Promise<ProxyHeader | null> {
+    return connection.#readProxyHeader(options)
+  }
+
+  async #readProxyHeader(options: LookAheadOptions, site?: CallSite): Promise<ProxyHeader | null> {
+    const read = (bytes: Buffer, end: End | undefined): Reading<ProxyHeader | null> => {
       const parsed = parseProxyHeader(bytes)
       if (parsed === null) return { result: null }
       if ('malformed' in parsed) throw codedError('ERR_PROXY_HEADER', parsed.malformed)
@@ -382,13 +419,15 @@ export class Connection {
       }
       check(binding.receive(this.#owned.fd, parsed.length, false), 'recv')
       return { result: parsed.header }
-    })
+    }
+    return this.#look(longestLook, options, read, site)
   }
 
   async #look<T>(
     limit: number,
     options: LookAheadOptions,
     read: (bytes: Buffer, end: End | undefined) => Reading<T>,
+    site?: CallSite,
   ): Promise<T> {
     const fd = this.#claimable()
     if (this.#owned.abandonLook !== undefined) throw codedError('ERR_PEEK_PENDING')
@@ -397,7 +436,7 @@ export class Connection {
       resetPeekOffset(fd)
     }
     // The callback refers to `this`. During the wait, this keeps the connection reachable and thus its fd open.
-    return lookAhead(fd, limit, options, (abandon) => (this.#owned.abandonLook = abandon), read)
+    return lookAhead(fd, limit, options, (abandon) => (this.#owned.abandonLook = abandon), read, site)
   }
 
   /** Transfers ownership of the fd to the caller, which must close it. Error: `ERR_CONNECTION_CLAIMED`. */
@@ -452,7 +491,7 @@ export class Connection {
 
 // Reads each option once, because a getter may return another value the next time.
 function readToSocketOptions(options: ToSocketOptions): ToSocketOptions {
-  validate.object('options', options)
+  validate.options('options', options, toSocketNames)
   const { allowHalfOpen, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark, signal }: ToSocketOptions = options
   validate.optionalBoolean('options.allowHalfOpen', allowHalfOpen)
   validate.optionalBoolean('options.noDelay', noDelay)

@@ -120,6 +120,8 @@ export class Delivery {
   #settling = false
   /** Whether a tick is scheduled that continues the delivery. */
   #scheduled = false
+  /** Whether a failure of accept(2), which ends every request, was reported as a process warning. */
+  #failureReported = false
 
   constructor(listener: AcceptEmitter, waiting: Map<AcceptRef, Requester>) {
     this.#listener = listener
@@ -209,10 +211,21 @@ export class Delivery {
   ): void {
     if (connection !== undefined && connectionChannel.hasSubscribers) this.#publish(connection)
     runSafely(() => {
-      if (waiting === undefined) this.#listener.emit('accept', connection ? { ref, connection } : { ref, error })
+      if (waiting === undefined) this.#emit(ref, connection, error)
       else if (connection === undefined) waiting.fail(error, ref)
       else waiting.fulfil(connection)
     })
+  }
+
+  // If no handler receives a connection, no other code can claim it. A timeout or the end of the listener loses nothing
+  // without a handler. A failure of accept(2) ends all requests, so it must not pass in silence.
+  #emit(ref: AcceptRef, connection: Connection | undefined, error: CodedError): void {
+    if (this.#listener.emit('accept', connection ? { ref, connection } : { ref, error })) return
+    if (connection !== undefined) Connection.closeUnhandled(connection)
+    else if ('syscall' in error && !this.#failureReported) {
+      this.#failureReported = true
+      process.emitWarning(error)
+    }
   }
 
   #publish(connection: Connection): void {

@@ -5,11 +5,15 @@ import { nextTick } from 'node:process'
 import { onAbort } from '../core/abort.js'
 import { type Backlog, binding, completion, type ListenerHandle, type ListenerStats } from '../core/binding.js'
 import { brand } from '../core/brand.js'
+import { type CallSite, callSite, leadTo } from '../core/call-site.js'
 import {
+  type About,
   abortError,
   type CodedError,
   check,
   codedError,
+  fdError,
+  plainAbortError,
   plainError,
   runSafely,
   type SystemError,
@@ -17,6 +21,8 @@ import {
   withoutStacks,
 } from '../core/errors.js'
 import { adopt, inspectStream } from '../core/inspect.js'
+import { showAs } from '../core/show.js'
+import { trace } from '../core/trace.js'
 import * as validate from '../core/validate.js'
 import { Connection } from './connection.js'
 import { type AcceptRef, type AcceptResult, Delivery, inOwnContext, type Requester } from './delivery.js'
@@ -28,7 +34,9 @@ import {
   type AcceptOptions,
   type ConnectionsOptions,
   type FromFdOptions,
+  fromFdNames,
   type ListenOptions,
+  listenNames,
   type RequestOptions,
   readAcceptingOptions,
   readConnectionsOptions,
@@ -108,6 +116,12 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
 
   static {
     brand(Listener, 'Listener')
+    showAs(Listener, 'Listener', (listener) => ({
+      fd: listener.#fd,
+      address: listener.#address,
+      state: listener.#closed === undefined ? 'listening' : 'closed',
+      pending: listener.pending,
+    }))
   }
 
   /**
@@ -122,7 +136,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     super()
     const { address, port, family } = check(binding.localAddress(fd), 'getsockname')
     this.#address = port === undefined ? address : ({ address, family, port } as AddressInfo)
-    const where = port === undefined ? address.replace('\0', '@') : `${address} port ${port}`
+    const where = this.#where()
     const { noDelay, keepAlive, keepAliveInitialDelay, highWaterMark } = options
     this.#source = { where: `accepted on ${where}`, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark }
     this.#handle = newHandle()
@@ -130,10 +144,11 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
     const error = this.#handle.open(fd, maxBatch, onFdLimit === 'reset')
     // EEXIST: another handle of this event loop, for example of a net.Server, already polls the fd.
-    if (error === -constants.errno.EEXIST) throw codedError('ERR_FD_IN_USE', `fd ${fd}`)
+    if (error === -constants.errno.EEXIST) throw fdError('ERR_FD_IN_USE', fd)
     check(error, 'poll')
     this.#fd = fd
     unclosed.register(this, `fd ${fd}, ${where}`, this)
+    trace?.('listener on %s: open, fd %d', where, fd)
   }
 
   /**
@@ -150,6 +165,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   static async listen(options: ListenOptions | number = {}): Promise<Listener> {
     const given = typeof options === 'number' ? { port: options } : options
+    validate.options('options', given, listenNames)
     const wanted = { ...readOpenOptions(given), ...readAcceptingOptions(given) }
     const fd = await open(wanted)
     try {
@@ -176,15 +192,15 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * ```
    */
   static fromFd(fd: number, options: FromFdOptions = {}): Listener {
-    validate.object('options', options)
+    validate.options('options', options, fromFdNames)
     const { dup } = options
     validate.optionalBoolean('options.dup', dup)
     const wanted = { ...readSocketOptions(options), ...readAcceptingOptions(options) }
     const { listening, connected, domain } = inspectStream(fd)
-    if (connected) throw codedError('ERR_SOCKET_CONNECTED', `fd ${fd}`)
-    if (!listening) throw codedError('ERR_SOCKET_NOT_LISTENING', `fd ${fd}`)
+    if (connected) throw fdError('ERR_SOCKET_CONNECTED', fd)
+    if (!listening) throw fdError('ERR_SOCKET_NOT_LISTENING', fd)
     let own = fd
-    if (dup) own = check(binding.duplicate(fd), 'fcntl')
+    if (dup) own = check(binding.duplicate(fd), 'fcntl', { fd })
     else adopt(fd)
     try {
       const { AF_UNIX, AF_INET6 } = binding.constants
@@ -259,7 +275,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   accept(options?: AcceptOptions): Promise<Connection> {
     return new Promise((fulfil, fail) => {
       const request = options === undefined ? unlimitedRequest : readRequestOptions(options)
-      this.#askFor(request, { fulfil, fail, kind: 'promise' })
+      this.#askFor(request, callSiteOf(request, this.accept), { fulfil, fail, kind: 'promise' })
     })
   }
 
@@ -279,12 +295,12 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   connections(options: ConnectionsOptions = {}): AsyncIterableIterator<Connection> {
     const { request, limit } = readConnectionsOptions(options)
-    return this.#iterate(request, limit)
+    return this.#iterate(request, callSiteOf(request, this.connections), limit)
   }
 
   /** The same as `connections()` without options. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Connection> {
-    return this.#iterate(unlimitedRequest, Number.POSITIVE_INFINITY)
+    return this.#iterate(unlimitedRequest, undefined, Number.POSITIVE_INFINITY)
   }
 
   /**
@@ -295,7 +311,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     validate.integer('ref', ref, 0, Number.MAX_SAFE_INTEGER)
     // A request with a requester, such as one of accept(), cannot be cancelled by ref: its promise would never settle.
     // A signal aborts accept() instead.
-    return !this.#waiting.has(ref) && this.#handle.cancel(ref)
+    return !this.#waiting.has(ref) && this.#withdraw(ref)
   }
 
   /**
@@ -385,17 +401,24 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return this.close()
   }
 
+  /** The address, for messages. */
+  #where(): string {
+    const address = this.#address
+    return typeof address === 'string' ? address.replace('\0', '@') : `${address.address} port ${address.port}`
+  }
+
   #request(timeout: number): AcceptRef {
     const ref = this.#handle.ask(timeout)
     if (ref === 0) throw codedError('ERR_LISTENER_CLOSED')
     if (ref < 0) throw systemError('accept4', ref)
+    trace?.('listener on %s: request %d, timeout %d ms', this.#where(), ref, timeout)
     return ref
   }
 
-  #iterate(request: RequestOptions, limit: number): AsyncIterableIterator<Connection> {
+  #iterate(request: RequestOptions, site: CallSite | undefined, limit: number): AsyncIterableIterator<Connection> {
     return iterateConnections(
       {
-        ask: (requester) => this.#askFor(request, requester),
+        ask: (requester) => this.#askFor(request, site, requester),
         withdraw: (ref) => this.#withdraw(ref),
         isClosed: () => this.#closed !== undefined,
       },
@@ -411,36 +434,47 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return ref
   }
 
-  // An abort of the signal withdraws the request, and `waiting` fails.
-  #askFor({ timeout, signal }: RequestOptions, waiting: Requester): AcceptRef {
-    if (signal === undefined) return this.#ask(timeout, waiting)
-    if (signal.aborted) throw abortError(signal)
-    let ref = 0
-    // onAbort is called before the request is made: if it throws because the signal is invalid, there is nothing to
-    // undo.
-    const ended = onAbort(signal, () => {
-      // #withdraw returns false if a connection has been accepted already. The promise then resolves to the connection
-      // despite the abort. Otherwise the connection would be lost.
-      if (this.#withdraw(ref)) waiting.fail(abortError(signal), ref)
-    })
+  // An abort of the signal withdraws the request, and `waiting` fails. The stacks of errors lead to `site`.
+  #askFor({ timeout, signal }: RequestOptions, site: CallSite | undefined, waiting: Requester): AcceptRef {
+    if (timeout < 0 && signal === undefined) return this.#ask(timeout, waiting)
+    if (signal?.aborted) throw abortError(signal)
+    let ref: AcceptRef = 0
+    let ended: (() => void) | undefined
+    if (signal !== undefined) {
+      // onAbort is called before the request is made: if it throws because the signal is invalid, there is nothing to
+      // undo.
+      ended = onAbort(signal, () => {
+        // #withdraw returns false if a connection has been accepted already. The promise then resolves to the
+        // connection despite the abort. Otherwise the connection would be lost.
+        if (this.#withdraw(ref)) waiting.fail(leadTo(site, plainAbortError(signal)), ref)
+      })
+    }
     try {
       ref = this.#ask(timeout, {
         kind: waiting.kind,
         fulfil: (connection) => {
           waiting.fulfil(connection)
-          ended()
+          ended?.()
         },
         fail: (error) => {
-          waiting.fail(error, ref)
-          ended()
+          waiting.fail(leadTo(site, this.#describe(error as CodedError, ref, timeout)), ref)
+          ended?.()
         },
         withdrawn: ended,
       })
       return ref
     } catch (error) {
-      ended()
+      ended?.()
       throw error
     }
+  }
+
+  // Of many requests of one program, the error says which one timed out. Results of asyncAccept have the ref already,
+  // and a more detailed error would cost more than the rest of the timeout.
+  #describe(error: CodedError, ref: AcceptRef, timeout: number): CodedError {
+    if (error.code !== 'ERR_ACCEPT_TIMEOUT') return error
+    const detail = `request ${ref} on ${this.#where()}, after ${timeout} ms`
+    return withoutStacks(() => plainError('ERR_ACCEPT_TIMEOUT', detail, addressOf(this.#address)))
   }
 
   #withdraw(ref: AcceptRef): boolean {
@@ -448,12 +482,14 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     const waiting = this.#waiting.get(ref)
     this.#waiting.delete(ref)
     waiting?.withdrawn?.()
+    trace?.('listener on %s: request %d withdrawn', this.#where(), ref)
     return true
   }
 
   #end(endHandle: () => unknown): Promise<void> {
     if (this.#closed !== undefined) return this.#closed
     const refs = this.#handle.outstanding()
+    trace?.('listener on %s: closed, %d requests outstanding', this.#where(), refs.length)
     this.#fd = -1
     unclosed.unregister(this)
     this.#closed = new Promise((resolve) => {
@@ -495,12 +531,22 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       connections.push(Connection.of(owned))
     }
     const errors = errnos.length === 0 ? noErrors : withoutStacks(() => errnos.map(errorOf))
+    if (trace !== undefined) this.#traceResults(refs, connections, errors)
     const last = capacityErrno === 0 ? undefined : () => this.#emitPause(systemError('accept4', capacityErrno), delay)
     this.#delivery.add({ refs, connections, errors, last }, true)
   }
 
+  #traceResults(refs: readonly AcceptRef[], connections: readonly Connection[], errors: readonly CodedError[]): void {
+    refs.forEach((ref, i) => {
+      const connection = connections[i]
+      const result = connection === undefined ? errors[i - connections.length]?.code : `fd ${connection.fd}`
+      trace?.('listener on %s: result of request %d: %s', this.#where(), ref, result)
+    })
+  }
+
   #emitPause(error: SystemError, delay: number): void {
     const pause: CapacityPause = { error, delay, pending: this.pending }
+    trace?.('listener on %s: pause of %d ms, %d pending: %s', this.#where(), delay, pause.pending, error.code)
     inOwnContext(() => {
       if (capacityPauseChannel.hasSubscribers) {
         runSafely(() => capacityPauseChannel.publish({ listener: this, ...pause }))
@@ -519,6 +565,14 @@ function newHandle(): ListenerHandle {
     throw systemError('poll', -constants.errno.ENOMEM)
   }
 }
+
+// Only a request with a timeout or a signal fails in normal operation. The stacks of its errors lead to `entry`'s caller.
+const callSiteOf = ({ timeout, signal }: RequestOptions, entry: (...args: never[]) => unknown): CallSite | undefined =>
+  timeout < 0 && signal === undefined ? undefined : callSite(entry)
+
+// The properties that Node's errors have for an address.
+const addressOf = (address: AddressInfo | string): About =>
+  typeof address === 'string' ? { address, path: address } : { address: address.address, port: address.port }
 
 function errorOf(errno: number): CodedError {
   return errno === -constants.errno.ETIMEDOUT ? plainError('ERR_ACCEPT_TIMEOUT') : systemError('accept4', errno)

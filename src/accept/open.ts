@@ -6,7 +6,7 @@ import { resolve } from 'node:path'
 import { binding } from '../core/binding.js'
 import { check, invalidArgValue, systemError } from '../core/errors.js'
 import * as validate from '../core/validate.js'
-import { readSocketOptions, type SocketOptions, setSocketOptions } from './sockopt.js'
+import { readSocketOptions, type SocketOptions, setSocketOptions, socketNames } from './sockopt.js'
 
 /** The address to listen on, and the options of the socket. */
 export interface OpenOptions extends SocketOptions {
@@ -43,6 +43,18 @@ export interface OpenOptions extends SocketOptions {
   unlinkStale?: boolean
 }
 
+/** @internal */
+export const openNames: validate.Names<OpenOptions> = {
+  ...socketNames,
+  port: true,
+  host: true,
+  path: true,
+  backlog: true,
+  mode: true,
+  mptcp: true,
+  unlinkStale: true,
+}
+
 // listen(2) takes an int, but older kernels use only 16 bits of it.
 const largestBacklog = 65535
 
@@ -52,7 +64,6 @@ const largestBacklog = 65535
  * value the next time.
  */
 export function readOpenOptions(options: OpenOptions): OpenOptions {
-  validate.object('options', options)
   const { port, path, host, backlog, mode, mptcp, unlinkStale }: OpenOptions = options
   if (port !== undefined) validate.port('options.port', port)
   validate.optionalString('options.host', host)

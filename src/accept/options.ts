@@ -1,7 +1,7 @@
 import { binding } from '../core/binding.js'
 import * as validate from '../core/validate.js'
-import type { OpenOptions } from './open.js'
-import type { InheritedOptions } from './sockopt.js'
+import { type OpenOptions, openNames } from './open.js'
+import { type InheritedOptions, inheritedNames } from './sockopt.js'
 
 /** Options of a listener that do not affect its socket. */
 export interface AcceptingOptions {
@@ -50,6 +50,18 @@ export interface ConnectionsOptions {
   limit?: number
 }
 
+const acceptingNames: validate.Names<AcceptingOptions> = { highWaterMark: true, maxBatch: true, onFdLimit: true }
+
+/** @internal The known options of `Listener.listen`. */
+export const listenNames: validate.Names<ListenOptions> = { ...openNames, ...acceptingNames }
+
+/** @internal The known options of `Listener.fromFd`. */
+export const fromFdNames: validate.Names<FromFdOptions> = { ...inheritedNames, ...acceptingNames, dup: true }
+
+const acceptNames: validate.Names<AcceptOptions> = { timeout: true, signal: true }
+
+const connectionsNames: validate.Names<ConnectionsOptions> = { ...acceptNames, limit: true }
+
 /** @internal Validated options of one or more requests. `timeout` is -1 for no timeout. */
 export interface RequestOptions {
   readonly timeout: number
@@ -61,7 +73,7 @@ export const unlimitedRequest: RequestOptions = { timeout: -1 }
 
 /** @internal Returns a validated copy of the options of requests. Reads each option once. */
 export function readRequestOptions(options: AcceptOptions): RequestOptions {
-  validate.object('options', options)
+  validate.options('options', options, acceptNames)
   const { signal, timeout = -1 }: AcceptOptions = options
   validate.optionalSignal('options.signal', signal)
   return { timeout: validate.timeout('options.timeout', timeout), signal }
@@ -69,9 +81,10 @@ export function readRequestOptions(options: AcceptOptions): RequestOptions {
 
 /** @internal Returns a validated copy of the options. Reads each option once. */
 export function readConnectionsOptions(options: ConnectionsOptions): { request: RequestOptions; limit: number } {
-  const request = readRequestOptions(options)
-  const { limit = Number.POSITIVE_INFINITY } = options
+  validate.options('options', options, connectionsNames)
+  const { limit = Number.POSITIVE_INFINITY, timeout, signal }: ConnectionsOptions = options
   validate.limit('options.limit', limit)
+  const request = readRequestOptions({ timeout, signal })
   return { request, limit }
 }
 

@@ -131,8 +131,8 @@ export class OwnedFd {
   }
 }
 
-/** Closes the fd of an unclaimed Connection that has become unreachable, and emits a warning. */
-export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
+/** Closes the fd of a Connection that the application cannot claim, and emits a warning. */
+export function closeWithWarning(owned: OwnedFd, what: string, code: string): void {
   const { fd, ref, source } = owned
   if (fd < 0) return
   owned.close('close')
@@ -149,11 +149,11 @@ export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
     ...(ref === undefined ? [] : [`for request ${ref}`]),
     source.where,
   ]
-  process.emitWarning(
-    `Closing an unclaimed ${source.what ?? 'connection'} that became unreachable: ${details.join(', ')}`,
-    {
-      type: 'AsyncAcceptWarning',
-      code: 'ASYNC_ACCEPT_UNCLAIMED_CONNECTION',
-    },
-  )
+  process.emitWarning(`${what}: ${details.join(', ')}`, { type: 'AsyncAcceptWarning', code })
+}
+
+/** Closes the fd of an unclaimed Connection that has become unreachable, and emits a warning. */
+export const unclaimed = new FinalizationRegistry((owned: OwnedFd) => {
+  const what = `Closing an unclaimed ${owned.source.what ?? 'connection'} that became unreachable`
+  closeWithWarning(owned, what, 'ASYNC_ACCEPT_UNCLAIMED_CONNECTION')
 })

@@ -18,6 +18,13 @@ export interface InheritedOptions {
   keepAliveInitialDelay?: number
 }
 
+/** @internal */
+export const inheritedNames: validate.Names<InheritedOptions> = {
+  noDelay: true,
+  keepAlive: true,
+  keepAliveInitialDelay: true,
+}
+
 /** Options of a listening TCP socket. They have no effect on a unix socket. */
 export interface SocketOptions extends InheritedOptions {
   /** `IPV6_V6ONLY` (ipv6(7)): an IPv6 socket accepts no IPv4 clients. Default: false. */
@@ -99,6 +106,11 @@ const table: readonly Row[] = [
   { option: 'deferAccept', check: seconds, level: 'IPPROTO_TCP', name: 'TCP_DEFER_ACCEPT' },
   { option: 'fastOpen', check: count, level: 'IPPROTO_TCP', name: 'TCP_FASTOPEN' },
 ]
+
+/** @internal */
+export const socketNames = Object.fromEntries(
+  table.map(({ option }) => [option, true]),
+) as validate.Names<SocketOptions>
 
 /**
  * @internal Returns a validated copy. Reads each option once, because a getter may return another value the next time.

@@ -1,8 +1,9 @@
 import type net from 'node:net'
 import tls from 'node:tls'
 import { onAbort } from '../core/abort.js'
+import { type CallSite, isFromNode, leadTo } from '../core/call-site.js'
 import { deadlineAfterPoll, longestTimer } from '../core/deadline.js'
-import { abortError, invalidArgType, withCode } from '../core/errors.js'
+import { abortError, invalidArgType, plainAbortError, withCode, withoutStacks } from '../core/errors.js'
 import * as validate from '../core/validate.js'
 import type { InheritedOptions } from './sockopt.js'
 
@@ -31,6 +32,8 @@ type Server = tls.Server & {
 }
 
 type TLSSocket = tls.TLSSocket & { server: tls.Server }
+
+const upgradeNames: validate.Names<UpgradeOptions> = { timeout: true, signal: true }
 
 const defaultTimeout = 10_000
 
@@ -103,14 +106,15 @@ function connectionHandler(): ConnectionHandler {
  * @internal
  * Performs a handshake on a socket through a `tls.Server`, so that all features of tls.Server work. The server need not
  * listen. Calls `claim` once the arguments are validated. From then on this function owns the socket: it destroys the
- * socket if the promise rejects.
+ * socket if the promise rejects. The stacks of errors lead to `site`, except those of callbacks of the application.
  */
 export function upgrade(
   claim: (options: InheritedOptions) => net.Socket,
   options: tls.TlsOptions | tls.Server,
   upgradeOptions: UpgradeOptions,
+  site: CallSite,
 ): Promise<tls.TLSSocket> {
-  validate.object('upgradeOptions', upgradeOptions)
+  validate.options('upgradeOptions', upgradeOptions, upgradeNames)
   const { timeout = defaultTimeout, signal }: UpgradeOptions = upgradeOptions
   const ms = validate.timeout('upgradeOptions.timeout', timeout)
   validate.optionalSignal('upgradeOptions.signal', signal)
@@ -157,7 +161,8 @@ export function upgrade(
         settle()
         // Closes the fd. Later errors of the socket go to Node's own 'error' handler.
         secure.destroy()
-        reject(causeOf(error, secure))
+        const cause = causeOf(error, secure)
+        reject(isFromNode(cause) ? leadTo(site, cause) : cause)
         return true
       }
       return server.emit(event, ...args)
@@ -178,7 +183,7 @@ export function upgrade(
       reject(error)
       return
     }
-    if (signal) failAborted = () => fail(abortError(signal))
+    if (signal) failAborted = () => fail(leadTo(site, plainAbortError(signal)))
     if (aborted) failAborted?.()
     let received = 0
     const wait = (time: number) => {
@@ -187,7 +192,8 @@ export function upgrade(
         const late = performance.now() - due
         const { bytesRead } = socket
         if (late < blockedLoop || bytesRead === received) {
-          fail(withCode(new Error('TLS handshake timeout'), 'ERR_TLS_HANDSHAKE_TIMEOUT'))
+          const error = withoutStacks(() => new Error(`TLS handshake timeout: ${ms} ms`))
+          fail(withCode(error, 'ERR_TLS_HANDSHAKE_TIMEOUT'))
           return
         }
         received = bytesRead
@@ -203,5 +209,6 @@ export function upgrade(
 function causeOf(error: Error, { authorizationError }: TLSSocket): Error {
   if (!authorizationError) return error
   const code = String(authorizationError)
-  return withCode(new Error(`The client certificate was rejected: ${code}`), code)
+  const rejection = withoutStacks(() => new Error(`The client certificate was rejected: ${code}`))
+  return withCode(rejection, code)
 }

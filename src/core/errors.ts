@@ -22,6 +22,8 @@ export interface SystemError extends CodedError {
   address?: string
   port?: number
   path?: string
+  /** The fd that was passed to the call, if the caller chose it. */
+  fd?: number
 }
 
 /** The error codes that this package defines, with their messages. All other codes are those of Node and the system. */
@@ -142,7 +144,8 @@ export function withCode(error: Error, code: string): CodedError {
 }
 
 // Assigns the property: in Node 20, Object.defineProperty would make V8 format the old stack first.
-function setStack(error: Error, stack: string): void {
+/** @internal */
+export function setStack(error: Error, stack: string): void {
   try {
     error.stack = stack
   } catch {
@@ -155,11 +158,19 @@ export function codedError(code: Code, detail?: string, options?: ErrorOptions):
   return withCode(new Error(detail === undefined ? codes[code] : `${codes[code]}: ${detail}`, options), code)
 }
 
-/** @internal Returns the error of a look that timed out when `bytesAvailable` bytes had arrived. */
-export function peekTimeout(bytesAvailable: number): PeekTimeoutError {
-  const error = codedError('ERR_PEEK_TIMEOUT', `${bytesAvailable} bytes received`)
+/** @internal Returns the error of a look that ended after `timeout` ms, when `bytesAvailable` bytes had arrived. */
+export function peekTimeout(bytesAvailable: number, timeout: number): PeekTimeoutError {
+  const detail = `${bytesAvailable} bytes received within ${timeout} ms`
+  const error = withoutStacks(() => plainError('ERR_PEEK_TIMEOUT', detail))
   put(error, 'bytesAvailable', bytesAvailable)
   return error as PeekTimeoutError
+}
+
+/** @internal Returns an error about an fd that the caller has passed. The message and the property `fd` contain it. */
+export function fdError(code: Code, fd: number, detail = ''): CodedError {
+  const error = codedError(code, `fd ${fd}${detail}`)
+  put(error, 'fd', fd)
+  return error
 }
 
 /**
@@ -192,12 +203,14 @@ function setStackTraceLimit(limit: number): { before: number } | undefined {
 /**
  * @internal
  * Returns a minimal error, for rejecting many requests at once. Its one-line stack contains only the code and the
- * message.
+ * message. `detail` is appended to the message, and the properties of `about` to the error.
  */
-export function plainError(code: Code): CodedError {
-  const error = new Error(codes[code]) as CodedError
+export function plainError(code: Code, detail?: string, about?: About): CodedError {
+  const message = detail === undefined ? codes[code] : `${codes[code]}: ${detail}`
+  const error = new Error(message) as CodedError
   put(error, 'code', code)
-  setStack(error, `Error [${code}]: ${codes[code]}`)
+  setStack(error, `Error [${code}]: ${message}`)
+  if (about !== undefined) for (const [name, value] of Object.entries(about)) put(error, name, value)
   return error
 }
 
@@ -208,6 +221,7 @@ export interface About {
   path?: string
   /** The system's name of the socket option, such as `SO_REUSEPORT`. */
   option?: string
+  fd?: number
 }
 
 // The name of an errno that Node does not know. Node takes names and texts from libuv, which lacks some errnos of
@@ -219,11 +233,12 @@ const nameOf = (errno: number) =>
 export function systemError(syscall: string, errno: number, about: About = {}): SystemError {
   const [code, message] = getSystemErrorMap().get(errno) ?? [nameOf(errno), 'unknown error']
   // A copy without a prototype, so that properties added to Object.prototype do not count as arguments of the call.
-  const { path, port, option, address = path }: About = Object.assign(Object.create(null), about)
+  const { path, port, option, fd, address = path }: About = Object.assign(Object.create(null), about)
   const what = option ?? (port === undefined ? address : `${address}:${port}`)
   // An abstract socket name begins with '\0', which would be unreadable in a log.
   const at = what === undefined ? '' : ` ${what.replaceAll('\0', '@')}`
-  const error = new Error(`${syscall} ${code}: ${message}${at}`)
+  const which = fd === undefined ? '' : `, fd ${fd}`
+  const error = new Error(`${syscall} ${code}: ${message}${at}${which}`)
   put(error, 'code', code)
   put(error, 'errno', errno)
   put(error, 'syscall', syscall)
@@ -238,9 +253,17 @@ export function check<T>(result: T, syscall: string, about?: About): Exclude<T, 
   return result as Exclude<T, number>
 }
 
-/** @internal Returns the `AbortError` that Node's own APIs reject with when a signal is aborted. */
-export function abortError(signal: AbortSignal): CodedError {
-  const error = new Error('The operation was aborted')
+/** @internal As `abortError`, without the stack of the event loop callback that calls this function. */
+export function plainAbortError(signal: AbortSignal): CodedError {
+  return abortError(
+    signal,
+    withoutStacks(() => new Error()),
+  )
+}
+
+/** @internal Turns `error` into the `AbortError` that Node's own APIs reject with when a signal is aborted. */
+export function abortError(signal: AbortSignal, error: Error = new Error()): CodedError {
+  define(error, 'message', 'The operation was aborted', false)
   define(error, 'cause', reasonOf(signal), false)
   define(error, 'name', 'AbortError', false)
   define(error, 'code', 'ABORT_ERR')
@@ -283,11 +306,13 @@ function kindOf(received: unknown): string {
 
 /** @internal */
 export function invalidArgValue(name: string, reason: string, received: unknown): CodedError {
+  return invalidArg(name, `${reason}. Received ${shown(received, {}, 128)}`)
+}
+
+/** @internal As `invalidArgValue`, for a reason that is clear without the received value. */
+export function invalidArg(name: string, reason: string): CodedError {
   const what = name.includes('.') ? 'property' : 'argument'
-  return withCode(
-    new TypeError(`The ${what} '${name}' ${reason}. Received ${shown(received, {}, 128)}`),
-    'ERR_INVALID_ARG_VALUE',
-  )
+  return withCode(new TypeError(`The ${what} '${name}' ${reason}`), 'ERR_INVALID_ARG_VALUE')
 }
 
 /** @internal */

@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { binding, type InspectedFd } from './binding.js'
-import { check, codedError, systemError } from './errors.js'
+import { check, fdError, systemError } from './errors.js'
 import * as validate from './validate.js'
 
 /**
@@ -8,7 +8,7 @@ import * as validate from './validate.js'
  * names statx(2), the first of several system calls, even if a later one failed.
  */
 export function inspect(fd: number): InspectedFd {
-  return check(binding.inspect(fd), 'statx')
+  return check(binding.inspect(fd), 'statx', { fd })
 }
 
 /**
@@ -22,17 +22,17 @@ export function inspectStream(fd: number): InspectedFd {
   const { SOCK_STREAM, SOCK_SEQPACKET, AF_INET, AF_INET6, AF_UNIX } = binding.constants
   switch (inspected.kind) {
     case 'file':
-      throw codedError('ERR_FD_IS_FILE', `fd ${fd}`)
+      throw fdError('ERR_FD_IS_FILE', fd)
     case 'fifo':
-      throw codedError('ERR_FD_IS_PIPE', `fd ${fd}`)
+      throw fdError('ERR_FD_IS_PIPE', fd)
     case 'other':
-      throw codedError('ERR_FD_NOT_SOCKET', `fd ${fd}`)
+      throw fdError('ERR_FD_NOT_SOCKET', fd)
     case 'socket':
       if (![AF_INET, AF_INET6, AF_UNIX].includes(inspected.domain)) {
-        throw codedError('ERR_SOCKET_FAMILY', `fd ${fd} has address family ${inspected.domain}`)
+        throw fdError('ERR_SOCKET_FAMILY', fd, ` has address family ${inspected.domain}`)
       }
       if (inspected.type === SOCK_STREAM || inspected.type === SOCK_SEQPACKET) return inspected
-      throw codedError('ERR_SOCKET_TYPE', `fd ${fd} is not a stream or seqpacket socket`)
+      throw fdError('ERR_SOCKET_TYPE', fd, ' is not a stream or seqpacket socket')
   }
 }
 
@@ -40,5 +40,5 @@ export function inspectStream(fd: number): InspectedFd {
 export function adopt(fd: number): void {
   const error = binding.adopt(fd)
   if (error === 0) return
-  throw error === -constants.errno.EEXIST ? codedError('ERR_FD_IN_USE', `fd ${fd}`) : systemError('fcntl', error)
+  throw error === -constants.errno.EEXIST ? fdError('ERR_FD_IN_USE', fd) : systemError('fcntl', error, { fd })
 }

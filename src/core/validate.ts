@@ -1,11 +1,81 @@
 import type net from 'node:net'
 import type tls from 'node:tls'
-import { invalidArgType, invalidArgValue, outOfRange, withCode } from './errors.js'
+import { invalidArg, invalidArgType, invalidArgValue, outOfRange, withCode } from './errors.js'
 
 export function object(name: string, value: unknown): asserts value is Record<string, unknown> {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw invalidArgType(name, 'an object', value)
   }
+}
+
+/** The known names of an options object. TypeScript reports a name that is missing here. */
+export type Names<Options> = { readonly [Name in keyof Options]-?: true }
+
+/**
+ * Checks that a value is an object all of whose names are known. Names are own and inherited enumerable strings, as
+ * options may be inherited. Names in `Object.prototype` do not count. A name counts even if its value is undefined,
+ * and no value is read.
+ */
+export function options<Options extends object>(
+  name: string,
+  value: Options,
+  known: Names<Options>,
+  what = 'option',
+): asserts value is Options & Record<string, unknown> {
+  object(name, value)
+  for (const key in value) {
+    if (Object.hasOwn(known, key) || isInRootPrototype(value, key)) continue
+    throw unknownName(name, what, key, Object.keys(known))
+  }
+}
+
+// Object.prototype may be that of another realm, so it is recognised by its place: it has no prototype itself.
+function isInRootPrototype(value: object, key: string): boolean {
+  let owner: object | null = value
+  while (owner !== null && !Object.hasOwn(owner, key)) owner = Object.getPrototypeOf(owner)
+  return owner !== null && owner !== value && Object.getPrototypeOf(owner) === null
+}
+
+function unknownName(name: string, what: string, key: string, known: readonly string[]): Error {
+  const nearest = nearestName(key, known)
+  const quoted = known.map((each) => `'${each}'`).join(', ')
+  const hint = nearest === undefined ? `the known ones are: ${quoted}` : `did you mean '${nearest}'?`
+  return invalidArg(name, `has an unknown ${what} '${key}'; ${hint}`)
+}
+
+/** Returns the known name that differs from `wrong` in the fewest characters; undefined if none is similar. */
+function nearestName(wrong: string, known: readonly string[]): string | undefined {
+  // The distance is at least the difference of the lengths, so a very long name is not compared.
+  let best = Math.max(1, Math.floor(Math.min(wrong.length, 64) / 3)) + 1
+  let nearest: string | undefined
+  for (const name of known) {
+    if (Math.abs(name.length - wrong.length) >= best) continue
+    const found = distance(wrong.toLowerCase(), name.toLowerCase())
+    if (found < best) {
+      best = found
+      nearest = name
+    }
+  }
+  return nearest
+}
+
+// The number of characters to insert, delete, replace or exchange with their neighbour.
+function distance(a: string, b: string): number {
+  let before: number[] = []
+  let previous = Array.from({ length: b.length + 1 }, (_, j) => j)
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = (previous[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1)
+      let least = Math.min(replaced, (previous[j] as number) + 1, (row[j - 1] as number) + 1)
+      const exchanged = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]
+      if (exchanged) least = Math.min(least, (before[j - 2] as number) + 1)
+      row.push(least)
+    }
+    before = previous
+    previous = row
+  }
+  return previous[b.length] as number
 }
 
 export function optionalBoolean(name: string, value: unknown): void {
@@ -34,10 +104,9 @@ export function optionalInteger(name: string, value: unknown, min: number, max: 
 
 export function optionalOneOf(name: string, value: unknown, allowed: readonly string[]): void {
   if (value === undefined) return
-  if (typeof value !== 'string') throw invalidArgType(name, 'of type string', value)
-  if (!allowed.includes(value)) {
-    throw invalidArgValue(name, `must be one of: ${allowed.map((each) => `'${each}'`).join(', ')}`, value)
-  }
+  const expected = `one of: ${allowed.map((each) => `'${each}'`).join(', ')}`
+  if (typeof value !== 'string') throw invalidArgType(name, expected, value)
+  if (!allowed.includes(value)) throw invalidArgValue(name, `must be ${expected}`, value)
 }
 
 /** Checks a maximum number, which may be `Infinity`. */

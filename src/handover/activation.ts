@@ -4,7 +4,7 @@ import { constants } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
 import { Connection } from '../accept/connection.js'
 import { Listener } from '../accept/listener.js'
-import type { FromFdOptions } from '../accept/options.js'
+import { type FromFdOptions, fromFdNames } from '../accept/options.js'
 import { binding, type InspectedFd } from '../core/binding.js'
 import { check, codedError, systemError } from '../core/errors.js'
 import * as validate from '../core/validate.js'
@@ -67,8 +67,14 @@ export function activation(options: ActivationOptions = {}): readonly Activated[
 
 let untakenFds: UntakenFds | undefined
 
+const activationNames: validate.Names<ActivationOptions> = { keepEnvironment: true, inetd: true }
+const activatedListenersNames: validate.Names<ActivationOptions & FromFdOptions> = {
+  ...activationNames,
+  ...fromFdNames,
+}
+
 function loadActivation(options: ActivationOptions): readonly Activated[] {
-  validate.object('options', options)
+  validate.options('options', options, activationNames)
   const { keepEnvironment, inetd }: ActivationOptions = options
   validate.optionalBoolean('options.keepEnvironment', keepEnvironment)
   validate.optionalBoolean('options.inetd', inetd)
@@ -105,7 +111,7 @@ const listeners = new Map<number, Listener>()
  */
 export function activatedListeners(name?: string, options: ActivationOptions & FromFdOptions = {}): Listener[] {
   validate.optionalString('name', name)
-  validate.object('options', options)
+  validate.options('options', options, activatedListenersNames)
   // Copy the options first: the V8 of Node 20 reads a property twice when a rest pattern follows.
   const own: ActivationOptions & FromFdOptions = { ...options }
   const { keepEnvironment, inetd, ...listenerOptions } = own

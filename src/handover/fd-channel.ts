@@ -1,9 +1,11 @@
 import { constants } from 'node:os'
 import { Connection } from '../accept/connection.js'
 import { binding, type PeerCredentials, type ReceivedMessage } from '../core/binding.js'
-import { abortError, check, codedError, invalidArgType, invalidArgValue, systemError } from '../core/errors.js'
+import { callSite } from '../core/call-site.js'
+import { abortError, check, codedError, fdError, invalidArgType, invalidArgValue, systemError } from '../core/errors.js'
 import { adopt, inspectStream } from '../core/inspect.js'
 import { onReady } from '../core/readiness.js'
+import { showAs } from '../core/show.js'
 import * as validate from '../core/validate.js'
 import { headerLength, OutgoingFdMessage } from './outgoing-fd-message.js'
 import { type FdMessage, ReceivedFd } from './received-fd.js'
@@ -65,6 +67,17 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   // Set when a message has failed after a part of it was sent. Every later send() fails with this error.
   #sendError: Error | undefined
   #closed = false
+
+  static {
+    showAs(FdChannel, 'FdChannel', (channel) => ({
+      fd: channel.fd,
+      state: channel.#closed ? 'closed' : channel.#ended || channel.#failure ? 'ended' : 'open',
+      type: channel.#packets ? 'seqpacket' : 'stream',
+      maxMessage: channel.#maxMessage,
+      sending: channel.#outgoing.length,
+      received: channel.#incoming.length,
+    }))
+  }
 
   // Takes ownership of `fd`. Must not throw, because the callers do not close the fd on failure.
   private constructor(fd: number, type: number | undefined, { maxMessage = defaultMessage }: FdChannelOptions) {
@@ -161,9 +174,9 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * If a message fails, later messages are still sent. If a message fails after a part of it was sent, every later
    * message fails too; after a timeout or an abort, with `ERR_CHANNEL_MESSAGE`.
    *
-   * Errors: `ERR_CHANNEL_CLOSED`, `ERR_CHANNEL_TIMEOUT`, `ABORT_ERR`, `ERR_CHANNEL_MESSAGE`, `EPIPE`, `EBADF` (one of the fds is not open), `EMFILE` (no fd is left for a
-   * duplicate), `EMSGSIZE` (the packet is longer than the send buffer of the socket), `ETOOMANYREFS` (too many fds are
-   * in flight), and Node's codes for an invalid argument.
+   * Errors: `ERR_CHANNEL_CLOSED`, `ERR_CHANNEL_TIMEOUT`, `ABORT_ERR`, `ERR_CHANNEL_MESSAGE`, `EPIPE`, `EBADF` (one of
+   * the fds is not open), `EMFILE` (no fd is left for a duplicate), `EMSGSIZE` (the packet is longer than the send buffer
+   * of the socket), `ETOOMANYREFS` (too many fds are in flight), and Node's codes for an invalid argument.
    */
   async send(message: string | Uint8Array, fds: readonly number[] = [], options: SendOptions = {}): Promise<void> {
     if (typeof message !== 'string' && !ArrayBuffer.isView(message)) {
@@ -185,8 +198,9 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     for (const fd of borrowed) validate.fd('fds', fd)
     const { timeout, signal } = readSendOptions(options)
     if (signal?.aborted) throw abortError(signal)
+    const site = timeout < 0 && signal === undefined ? undefined : callSite(this.send)
     return new Promise((resolve, reject) => {
-      const outgoing = new OutgoingFdMessage(data, borrowed, !this.#packets, resolve, reject)
+      const outgoing = new OutgoingFdMessage(data, borrowed, !this.#packets, resolve, reject, site)
       try {
         // This comes first, because a method of the signal may be application code, which may close the channel.
         if (signal !== undefined) outgoing.giveUpOnAbort(signal, (error) => this.#giveUp(outgoing, error))
@@ -251,7 +265,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   #timeOut(outgoing: OutgoingFdMessage): void {
     // The socket may have room that the event loop has not reported yet.
     this.#flush()
-    this.#giveUp(outgoing, codedError('ERR_CHANNEL_TIMEOUT', outgoing.begun ? 'a part of it was sent' : undefined))
+    const detail = outgoing.begun ? 'a part of it was sent' : undefined
+    this.#giveUp(outgoing, codedError('ERR_CHANNEL_TIMEOUT', detail))
   }
 
   #giveUp(outgoing: OutgoingFdMessage, error: Error): void {
@@ -447,29 +462,37 @@ const socketType = (type: 'stream' | 'seqpacket' = 'stream') =>
 
 function typeOfConnected(fd: number): number | undefined {
   const { listening, connected, domain, type } = inspectStream(fd)
-  if (listening) throw codedError('ERR_SOCKET_LISTENING', `fd ${fd}`)
-  if (domain !== binding.constants.AF_UNIX) throw codedError('ERR_SOCKET_NOT_UNIX', `fd ${fd}`)
-  if (!connected) throw systemError('getpeername', -ENOTCONN)
+  if (listening) throw fdError('ERR_SOCKET_LISTENING', fd)
+  if (domain !== binding.constants.AF_UNIX) throw fdError('ERR_SOCKET_NOT_UNIX', fd)
+  if (!connected) throw systemError('getpeername', -ENOTCONN, { fd })
   return type
 }
 
+const channelNames: validate.Names<FdChannelOptions> = { maxMessage: true }
+const sendNames: validate.Names<SendOptions> = { timeout: true, signal: true }
+const pairNames: validate.Names<PairOptions> = { ...channelNames, type: true }
+
 // Reads each option once, because a getter may return another value the next time.
 function readOptions(options: FdChannelOptions): FdChannelOptions {
-  validate.object('options', options)
-  const { maxMessage }: FdChannelOptions = options
+  validate.options('options', options, channelNames)
+  return { maxMessage: readMaxMessage(options) }
+}
+
+function readMaxMessage({ maxMessage }: FdChannelOptions): number | undefined {
   validate.optionalInteger('options.maxMessage', maxMessage, 1, maxReceived)
-  return { maxMessage }
+  return maxMessage
 }
 
 function readPairOptions(options: PairOptions): PairOptions {
-  const { maxMessage } = readOptions(options)
+  validate.options('options', options, pairNames)
+  const maxMessage = readMaxMessage(options)
   const { type } = options
   validate.optionalOneOf('options.type', type, ['stream', 'seqpacket'])
   return { maxMessage, type }
 }
 
 function readSendOptions(options: SendOptions): { timeout: number; signal: AbortSignal | undefined } {
-  validate.object('options', options)
+  validate.options('options', options, sendNames)
   const { timeout = -1, signal }: SendOptions = options
   validate.optionalSignal('options.signal', signal)
   return { timeout: validate.timeout('options.timeout', timeout), signal }

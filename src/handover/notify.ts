@@ -24,6 +24,9 @@ export interface NotifyOptions {
   unsetEnvironment?: boolean
 }
 
+const notifyNames: validate.Names<NotifyOptions> = { unsetEnvironment: true }
+const barrierNames: validate.Names<{ timeout?: number }> = { timeout: true }
+
 function unset(): void {
   for (const name of notifyVariables) {
     const value = process.env[name]
@@ -89,12 +92,14 @@ const fields: Record<keyof Notification, Field> = {
   },
   watchdog: (value: boolean | 'trigger') => {
     if (value === 'trigger') return ['WATCHDOG=trigger']
-    validate.optionalBoolean('state.watchdog', value)
+    if (typeof value !== 'boolean') throw invalidArgType('state.watchdog', "of type boolean, or 'trigger'", value)
     return value ? ['WATCHDOG=1'] : []
   },
   watchdogUsec: microseconds('watchdogUsec', 'WATCHDOG_USEC'),
   extendTimeoutUsec: microseconds('extendTimeoutUsec', 'EXTEND_TIMEOUT_USEC'),
 }
+
+const fieldNames = Object.fromEntries(Object.keys(fields).map((name) => [name, true])) as validate.Names<Notification>
 
 /**
  * Sends a state notification to the service manager over `$NOTIFY_SOCKET`: sd_notify(3). Returns false and sends
@@ -104,12 +109,11 @@ const fields: Record<keyof Notification, Field> = {
  * full), and Node's codes for an invalid argument.
  */
 export function notify(state: Notification, options: NotifyOptions = {}): boolean {
-  validate.object('state', state)
-  validate.object('options', options)
+  validate.options('state', state, fieldNames, 'field')
+  validate.options('options', options, notifyNames)
   validate.optionalBoolean('options.unsetEnvironment', options.unsetEnvironment)
   const lines: string[] = []
   for (const [name, value] of Object.entries(state)) {
-    if (!Object.hasOwn(fields, name)) throw invalidArgValue('state', `has no field '${name}'`, state)
     if (value !== undefined) lines.push(...fields[name as keyof Notification](value as never))
   }
   if (options.unsetEnvironment) unset()
@@ -126,7 +130,7 @@ export function notify(state: Notification, options: NotifyOptions = {}): boolea
  * Errors: `ERR_NOTIFY_TIMEOUT`, those of pipe(2), and those of {@link notify}.
  */
 export async function notifyBarrier(options: { timeout?: number } = {}): Promise<boolean> {
-  validate.object('options', options)
+  validate.options('options', options, barrierNames)
   const timeout = validate.timeout('options.timeout', options.timeout ?? 5_000)
   if (notifySocket() === undefined) return false
   // The service manager closes its copy of the write end when it reads the message. The read end then reports POLLHUP.
@@ -174,7 +178,7 @@ export function storeFds(name: string, fds: readonly number[]): boolean {
   for (const fd of borrowed) {
     validate.fd('fds', fd)
     // Check the fd here, because `send` opens a socket, which could get the number of a closed fd.
-    check(binding.checkOpen(fd), 'fcntl')
+    check(binding.checkOpen(fd), 'fcntl', { fd })
   }
   const { maxFds } = binding
   for (let i = 0; i < borrowed.length; i += maxFds) {

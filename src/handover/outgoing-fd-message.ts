@@ -1,7 +1,8 @@
 import { onAbort } from '../core/abort.js'
 import { binding } from '../core/binding.js'
+import { type CallSite, leadTo } from '../core/call-site.js'
 import { deadlineAfterPoll } from '../core/deadline.js'
-import { abortError, check } from '../core/errors.js'
+import { check, plainAbortError } from '../core/errors.js'
 
 // On a stream, each message begins with two 32-bit integers in network byte order: the number of bytes, and of fds.
 export const headerLength = 8
@@ -10,6 +11,7 @@ export const headerLength = 8
 export class OutgoingFdMessage {
   readonly #resolve: () => void
   readonly #reject: (error: Error) => void
+  readonly #site: CallSite | undefined
   readonly #bytes: Uint8Array
   // The fds borrowed from the caller, or copies that this object owns.
   #fds: readonly number[]
@@ -18,17 +20,20 @@ export class OutgoingFdMessage {
   #stopTimer: (() => void) | undefined
   #stopWatching: (() => void) | undefined
 
+  /** The stacks of errors lead to `site`. */
   constructor(
     data: Buffer,
     fds: readonly number[],
     framed: boolean,
     resolve: () => void,
     reject: (error: Error) => void,
+    site?: CallSite,
   ) {
     this.#bytes = framed ? Buffer.concat([header(data.length, fds.length), data]) : data
     this.#fds = fds
     this.#resolve = resolve
     this.#reject = reject
+    this.#site = site
   }
 
   /** Whether the kernel has accepted a part of the message. This part includes all of its fds. */
@@ -59,7 +64,7 @@ export class OutgoingFdMessage {
     try {
       for (const fd of fds) {
         const copy = binding.copy(fd)
-        check(copy, 'fcntl')
+        check(copy, 'fcntl', { fd })
         copies.push(copy)
       }
     } catch (error) {
@@ -73,7 +78,7 @@ export class OutgoingFdMessage {
    * `addEventListener` of the signal throws.
    */
   giveUpOnAbort(signal: AbortSignal, giveUp: (error: Error) => void): void {
-    this.#stopWatching = onAbort(signal, () => giveUp(abortError(signal)))
+    this.#stopWatching = onAbort(signal, () => giveUp(plainAbortError(signal)))
   }
 
   /** Calls `giveUp` after `ms` milliseconds, unless the message is sent or has failed before. */
@@ -90,7 +95,7 @@ export class OutgoingFdMessage {
   /** The message has failed. Closes the duplicates of its fds. */
   fail(error: Error): void {
     this.#settle()
-    this.#reject(error)
+    this.#reject(leadTo(this.#site, error))
   }
 
   // Calls the signal's removeEventListener, which may be application code.

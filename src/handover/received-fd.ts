@@ -1,5 +1,6 @@
 import { type ConnectionSource, OwnedFd, unclaimed } from '../accept/owned-fd.js'
 import { binding } from '../core/binding.js'
+import { showAs } from '../core/show.js'
 
 const source: ConnectionSource = { what: 'received fd', where: 'over an FdChannel' }
 
@@ -9,6 +10,10 @@ const source: ConnectionSource = { what: 'received fd', where: 'over an FdChanne
  */
 export class ReceivedFd {
   readonly #owned: OwnedFd
+
+  static {
+    showAs(ReceivedFd, 'ReceivedFd', ({ fd }) => ({ fd, state: fd < 0 ? 'released' : 'owned' }))
+  }
 
   private constructor(fd: number) {
     const owned = new OwnedFd(fd, undefined, source)

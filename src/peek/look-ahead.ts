@@ -1,8 +1,9 @@
 import { constants } from 'node:os'
 import { onAbort } from '../core/abort.js'
 import { binding, type InspectedFd } from '../core/binding.js'
+import { type CallSite, leadTo } from '../core/call-site.js'
 import { deadlineAfterPoll } from '../core/deadline.js'
-import { abortError, check, codedError, peekTimeout, systemError } from '../core/errors.js'
+import { abortError, check, codedError, peekTimeout, plainAbortError, systemError } from '../core/errors.js'
 import { inspect } from '../core/inspect.js'
 import { onReady } from '../core/readiness.js'
 import * as validate from '../core/validate.js'
@@ -21,6 +22,11 @@ export interface PeekOptions extends LookAheadOptions {
   /** The number of bytes for which the call waits, from 1 to `length`. Default: `length`. */
   min?: number
 }
+
+const lookAheadNames: validate.Names<LookAheadOptions> = { timeout: true, signal: true }
+
+/** @internal The known options of `peek`. */
+export const peekNames: validate.Names<PeekOptions> = { ...lookAheadNames, min: true }
 
 const defaultTimeout = 10_000
 
@@ -67,7 +73,7 @@ export type Reading<T> = { result: T } | { needed: number }
  * `read` receives the unread bytes, at most `limit` of them. It runs when the first bytes arrive, and again each time
  * the number of bytes has reached `needed`. If `end` is set, no more bytes follow, and `read` must return a result or
  * throw. A seqpacket socket shows only its first packet. At the deadline, lookAhead peeks once more, because the event
- * loop may not have reported the latest bytes yet.
+ * loop may not have reported the latest bytes yet. The stacks of errors lead to `site`.
  *
  * Borrows the fd. `started` receives a function that ends the wait. Call that function before the fd is closed or its
  * ownership is transferred. When the wait is over, `started` receives undefined.
@@ -78,8 +84,9 @@ export function lookAhead<T>(
   options: LookAheadOptions,
   started: (abandon: Abandon | undefined) => void,
   read: (bytes: Buffer, end: End | undefined) => Reading<T>,
+  site?: CallSite,
 ): Promise<T> {
-  validate.object('options', options)
+  validate.options('options', options, lookAheadNames)
   const { signal, timeout = defaultTimeout }: LookAheadOptions = options
   validate.optionalSignal('options.signal', signal)
   const ms = validate.timeout('options.timeout', timeout)
@@ -151,21 +158,21 @@ export function lookAhead<T>(
           settle()
           resolve(reading.result)
         } else if (otherwise !== undefined) {
-          fail(otherwise())
+          fail(leadTo(site, otherwise()))
         }
       } catch (error) {
-        fail(error as Error)
+        fail(leadTo(site, error as Error))
       }
     }
     const unwatch = onReady(fd, 'read', (exceptional) => tryNow(exceptional))
     started(fail)
     try {
-      if (signal) stopWatching = onAbort(signal, () => fail(abortError(signal)))
+      if (signal) stopWatching = onAbort(signal, () => fail(leadTo(site, plainAbortError(signal))))
     } catch (error) {
       // The signal is of an application class, whose addEventListener throws.
       return fail(error as Error)
     }
-    stopTimer = deadlineAfterPoll(ms, () => tryNow(true, () => peekTimeout(available)))
+    stopTimer = deadlineAfterPoll(ms, () => tryNow(true, () => peekTimeout(available, ms)))
   })
 }
 

@@ -1,5 +1,5 @@
 import type tls from 'node:tls'
-import type { Connection } from '../accept/connection.js'
+import { Connection } from '../accept/connection.js'
 import { onAbort } from '../core/abort.js'
 import { deadline } from '../core/deadline.js'
 import { abortError, codedError, runSafely } from '../core/errors.js'
@@ -100,7 +100,7 @@ export class Admission {
           ? this.#refuse(connection, served, codedError('ERR_PROXY_UNTRUSTED'))
           : deliver(connection, served)
       }
-      const reading = connection.proxyHeader({ timeout, signal })
+      const reading = Connection.readProxyHeader(connection, { timeout, signal })
       const needed = required ? reading.then((header) => header ?? rejectMissingHeader(connection)) : reading
       this.#wait(connection, served, needed, (header) => {
         if (header !== null) served.setProxied(header, { remoteAddress, remotePort })

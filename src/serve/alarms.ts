@@ -1,4 +1,5 @@
 import { runSafely } from '../core/errors.js'
+import type { Names } from '../core/validate.js'
 
 /** An alarm on the number of connections, like the alarms of ranch (Erlang). */
 export interface Alarm {
@@ -7,6 +8,9 @@ export interface Alarm {
   /** ms after firing during which the alarm does not fire again. Minimum: 0. Default: 5,000. */
   cooldown?: number
 }
+
+/** @internal */
+export const alarmNames: Names<Alarm> = { threshold: true, cooldown: true }
 
 const defaultCooldown = 5_000
 

@@ -46,17 +46,24 @@ export interface DrainReport {
   elapsed: number
 }
 
+const endNames: validate.Names<EndOptions> = { closeListener: true }
+const drainNames: validate.Names<DrainOptions> = { ...endNames, timeout: true, idleGrace: true, unusedGrace: true }
+
 /** @internal Reads each option once. Errors: Node's `ERR_INVALID_ARG_TYPE` for an invalid option. */
 export function readEndOptions(options: EndOptions): Required<EndOptions> {
-  validate.object('options', options)
-  const { closeListener }: EndOptions = options
+  validate.options('options', options, endNames)
+  return { closeListener: readCloseListener(options) }
+}
+
+function readCloseListener({ closeListener }: EndOptions): boolean {
   validate.optionalBoolean('options.closeListener', closeListener)
-  return { closeListener: closeListener === true }
+  return closeListener === true
 }
 
 /** @internal Reads each option once and fills in the defaults. Errors: Node's codes for an invalid option. */
 export function readDrainOptions(options: DrainOptions): Required<DrainOptions> {
-  const { closeListener } = readEndOptions(options)
+  validate.options('options', options, drainNames)
+  const closeListener = readCloseListener(options)
   const { timeout = 30_000, idleGrace = 200, unusedGrace = 1_000 } = options
   validate.integer('options.idleGrace', idleGrace, 0, longestTimer)
   validate.integer('options.unusedGrace', unusedGrace, 0, longestTimer)

@@ -6,7 +6,7 @@ import { onAbort } from '../core/abort.js'
 import { abortError, invalidArgValue } from '../core/errors.js'
 import * as validate from '../core/validate.js'
 import { networks } from '../peek/proxied.js'
-import type { Alarm } from './alarms.js'
+import { type Alarm, alarmNames } from './alarms.js'
 
 /** A function that is called with each connection and takes ownership of it. */
 export type ConnectionHandler = (connection: Connection) => unknown
@@ -48,7 +48,8 @@ export interface CommonServeOptions {
   tls?: tls.TlsOptions | tls.Server
   /**
    * ms for the PROXY header, again for the promise of `filter`, and again for the TLS handshake. A connection that
-   * needs longer is closed. 0 or negative: no timeout. Default: 10,000. A served `tls.Server` keeps its own handshake timeout unless this option is set.
+   * needs longer is closed. 0 or negative: no timeout. Default: 10,000. A served `tls.Server` keeps its own handshake
+   * timeout unless this option is set.
    */
   handshakeTimeout?: number
   /** When aborted, stops serving as `Serving.close()` does. */
@@ -79,10 +80,22 @@ export type ServeOptions = CommonServeOptions &
 /** @internal Options that `readServeOptions` has checked. */
 export type CheckedServeOptions = CommonServeOptions & Partial<ProxyProtocolOptions>
 
+const serveNames: validate.Names<CheckedServeOptions> = {
+  maxConnections: true,
+  maxRate: true,
+  alarm: true,
+  filter: true,
+  tls: true,
+  handshakeTimeout: true,
+  signal: true,
+  proxyProtocol: true,
+  trust: true,
+}
+
 // Reads each option once, because a getter may return another value the next time.
 /** @internal */
 export function readServeOptions(options: ServeOptions, target: unknown): CheckedServeOptions {
-  validate.object('options', options)
+  validate.options<CheckedServeOptions>('options', options, serveNames)
   const { maxConnections, proxyProtocol, trust, handshakeTimeout, signal }: CheckedServeOptions = options
   const { maxRate, alarm, filter, tls }: CheckedServeOptions = options
   if (maxConnections !== undefined) validate.limit('options.maxConnections', maxConnections)
@@ -106,7 +119,7 @@ export function readServeOptions(options: ServeOptions, target: unknown): Checke
 
 function readAlarms(alarm: CommonServeOptions['alarm'] = []): Alarm[] {
   return [alarm].flat().map((each) => {
-    validate.object('options.alarm', each)
+    validate.options('options.alarm', each, alarmNames)
     const { threshold, cooldown }: Alarm = each
     validate.integer('options.alarm.threshold', threshold, 1, Number.MAX_SAFE_INTEGER)
     validate.optionalInteger('options.alarm.cooldown', cooldown, 0, Number.MAX_SAFE_INTEGER)

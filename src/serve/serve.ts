@@ -2,13 +2,13 @@ import type net from 'node:net'
 import type tls from 'node:tls'
 import { Listener } from '../accept/listener.js'
 import { codedError, invalidArgType, invalidArgValue } from '../core/errors.js'
-import * as validate from '../core/validate.js'
+import { checkTarget } from './check-target.js'
 import { type ConnectionHandler, readServeOptions, type SecureHandler, type ServeOptions } from './options.js'
 import { Serving } from './serving.js'
 
 /**
- * Accepts the connections of one or more listeners and passes them to a server (`net`, `tls`, `http`, `https` or `http2`), or to a
- * function that takes a {@link Connection}. The server must not be listening yet. After this call, it behaves as if it
+ * Accepts the connections of one or more listeners and passes them to a server (`net`, `tls`, `http`, `https` or
+ * `http2`), or to a function that takes a {@link Connection}. The server must not be listening yet. After this call, it behaves as if it
  * had called `listen()` itself: `listening` is true and `address()` returns the address. It applies its options to each
  * socket and counts it. `server.close()` ends serving and closes the listener.
  *
@@ -44,16 +44,7 @@ export function serve(
   options: ServeOptions = {},
 ): Serving {
   const listeners = readListeners(listener)
-  if (typeof target !== 'function' && !validate.isServer(target)) {
-    throw invalidArgType('target', 'a net.Server or a function', target)
-  }
-  if (typeof target === 'function' && 'listen' in target) {
-    throw invalidArgValue(
-      'target',
-      'is an application of a framework; pass the server that calls it, as in http.createServer(app)',
-      target,
-    )
-  }
+  checkTarget(target)
   const checkedOptions = readServeOptions(options, target)
   if (listeners.some((each) => each.address() === null)) throw codedError('ERR_LISTENER_CLOSED')
   return Serving.start(listeners, target, checkedOptions)

@@ -2,15 +2,19 @@ import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import type net from 'node:net'
 import { Connection } from '../accept/connection.js'
-import { inCopyOf } from '../accept/delivery.js'
+import { inCopyOf, inOwnContext } from '../accept/delivery.js'
+import { servingStateChannel } from '../accept/diagnostics.js'
 import type { Listener } from '../accept/listener.js'
 import { onAbort } from '../core/abort.js'
 import { longestTimer } from '../core/deadline.js'
 import { type CodedError, codedError, invalidArgType, runSafely, type SystemError } from '../core/errors.js'
 import { type HandleClass, setHandshakeTimeout } from '../core/node-internals.js'
+import { showAs } from '../core/show.js'
+import { trace } from '../core/trace.js'
 import * as validate from '../core/validate.js'
 import { Admission, type Deliver, type Refusal } from './admission.js'
 import { Alarms } from './alarms.js'
+import { handleClassOfSocket, toFunction, toServer } from './deliver-to-target.js'
 import {
   Drain,
   type DrainOptions,
@@ -25,7 +29,6 @@ import { RequestPool } from './request-pool.js'
 import { ServedConnection, ServedConnections, trackUpgrades } from './served-connection.js'
 import { ServedListeners } from './served-listeners.js'
 import { ServerHandle } from './server-handle.js'
-import { handleClassOfSocket, toFunction, toServer } from './targets.js'
 
 export interface ServingEvents {
   /** A connection was accepted, and the number of open connections has reached a threshold of the option `alarm`. */
@@ -56,6 +59,14 @@ const defaultHandshakeTimeout = 10_000
  */
 export type ServingState = 'serving' | 'draining' | 'closing' | 'closed'
 
+/** The message of the diagnostics channel `async-accept.serving-state`, published after the state has changed. */
+export interface ServingStateMessage {
+  serving: Serving
+  state: ServingState
+  /** The state before; undefined when serving begins. */
+  before: ServingState | undefined
+}
+
 const stateOrder: Record<ServingState, number> = { serving: 0, draining: 1, closing: 2, closed: 3 }
 
 /** Passes the connections of a listener to a server or a function. Created by {@link serve}. */
@@ -79,13 +90,28 @@ export class Serving extends EventEmitter<ServingEvents> {
   #restoreHandshakeTimeout: (() => void) | undefined
   /** Whether the end of serving closes the listeners. The first call that ends serving decides. */
   #closeListener = false
+
+  static {
+    showAs(Serving, 'Serving', (serving) => ({
+      state: serving.#state,
+      paused: serving.#paused || undefined,
+      connections: serving.connections,
+      maxConnections: serving.#maxConnections,
+      maxRate: serving.maxRate,
+      server: serving.#server?.server.constructor.name,
+      listeners: serving.servedListeners,
+    }))
+  }
+
   /** @internal Starts serving. */
   static start(
     listeners: readonly Listener[],
     target: net.Server | ConnectionHandler | SecureHandler,
     options: CheckedServeOptions,
   ): Serving {
-    return new Serving(listeners, target, options)
+    const serving = new Serving(listeners, target, options)
+    serving.#announceState(undefined)
+    return serving
   }
 
   /** Whether an 'error' event is pending. 'close' must not be emitted before it. */
@@ -320,12 +346,20 @@ export class Serving extends EventEmitter<ServingEvents> {
     const before = this.#state
     if (stateOrder[state] <= stateOrder[before]) return
     this.#state = state
+    this.#announceState(before)
     if (before === 'serving') {
       this.#closeListener = closeListener
       this.#stopRequesting()
     }
     if (state === 'closed') this.#finish()
     else this.#advance()
+  }
+
+  #announceState(before: ServingState | undefined): void {
+    trace?.('serving: %s, %d connections', this.#state, this.connections)
+    if (!servingStateChannel.hasSubscribers) return
+    const message: ServingStateMessage = { serving: this, state: this.#state, before }
+    inOwnContext(() => runSafely(() => servingStateChannel.publish(message)))
   }
 
   // Takes the next step, if any. Called when the state, the connections or the pending deliveries have changed.

@@ -60,16 +60,6 @@ describe('An unreachable Connection', () => {
     assert.match((warnings[0] as Warning).message, /given to Connection\.fromFd\(\)/)
   })
 
-  it('causes a warning when the result of asyncAccept had no handler', async () => {
-    const warnings = takeWarnings()
-    const listener = await listen()
-    listener.asyncAccept()
-    const client = await connect(listener)
-    await untilCollected(() => warnings.length > 0)
-    await gone(client)
-    assert.equal((warnings[0] as Warning).code, 'ASYNC_ACCEPT_UNCLAIMED_CONNECTION')
-  })
-
   it('is not closed before a pending look-ahead ends', async () => {
     const warnings = takeWarnings()
     const listener = await listen({ host: '127.0.0.1' })

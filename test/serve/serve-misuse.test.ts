@@ -5,12 +5,16 @@ import net from 'node:net'
 import { constants } from 'node:os'
 import { join } from 'node:path'
 import tls from 'node:tls'
+import { createAdaptorServer } from '@hono/node-server'
+import express from 'express'
+import fastify from 'fastify'
+import { Hono } from 'hono'
+import Koa from 'koa'
 import { binding } from '../../src/core/binding.js'
-import { type ConnectionHandler, Listener, type ServeOptions, serve } from '../../src/index.js'
+import { type CodedError, type ConnectionHandler, Listener, type ServeOptions, serve } from '../../src/index.js'
 import { cleanUp, listen, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 
-const application = Object.assign(() => {}, { listen() {} })
 const aborted = AbortSignal.abort()
 const wrongType = 'ERR_INVALID_ARG_TYPE'
 const wrongValue = 'ERR_INVALID_ARG_VALUE'
@@ -38,7 +42,7 @@ const wrongOptions: [options: unknown, code: string, name: RegExp][] = [
   [{ alarm: [{ threshold: 1 }, { threshold: '2' }] }, wrongType, /"options.alarm.threshold"/],
   [{ alarm: { threshold: 1, cooldown: -1 } }, outOfRange, /"options.alarm.cooldown"/],
   [{ alarm: { threshold: 1, cooldown: '1' } }, wrongType, /"options.alarm.cooldown"/],
-  [{ proxyProtocol: true, trust }, wrongType, /"options.proxyProtocol"/],
+  [{ proxyProtocol: true, trust }, wrongType, /"options.proxyProtocol".*'require', 'optional'/],
   [{ proxyProtocol: 'always', trust }, wrongValue, /'options.proxyProtocol'/],
   [{ proxyProtocol: 'require' }, wrongType, /"options.trust"/],
   [{ trust: '127.0.0.1' }, wrongType, /"options.trust"/],
@@ -98,8 +102,61 @@ describe('serve with invalid arguments', () => {
     }
   })
 
-  it('rejects the application object of a framework, which would handle the connection as a request', async () => {
-    refused(await listen({ host: '127.0.0.1' }), application, undefined, wrongValue, /'target'.*framework/)
+  const fetchOnly = { fetch: () => new Response('') }
+  const asked = 'serve(listener, http.createServer('
+  const targets: Record<string, [target: unknown, line: string]> = {
+    'a (request, response) handler': [
+      (_request: unknown, response: http.ServerResponse) => response.end(),
+      `${asked}handler))`,
+    ],
+    'a middleware with three parameters': [
+      (_request: unknown, _response: unknown, next: () => void) => next(),
+      `${asked}handler))`,
+    ],
+    'a function with a listen method': [Object.assign(() => {}, { listen() {} }), `${asked}app))`],
+    'an Express application': [express(), `${asked}app))`],
+    'an Express router': [express.Router(), `${asked}handler))`],
+    'a Koa application': [new Koa(), `${asked}app.callback()))`],
+    'the callback of a Koa application': [new Koa().callback(), `${asked}handler))`],
+    'a Fastify application': [fastify(), 'await app.ready(); serve(listener, app.server)'],
+    'a Hono application': [new Hono(), 'serve(listener, createAdaptorServer({ fetch: app.fetch }))'],
+    'an object with a fetch method': [fetchOnly, 'serve(listener, createAdaptorServer({ fetch: app.fetch }))'],
+  }
+  for (const [name, [target, line]] of Object.entries(targets)) {
+    it(`rejects ${name}, and shows the line to write`, async () => {
+      const listener = await listen({ host: '127.0.0.1' })
+      assert.throws(
+        () => serve(listener, target as ConnectionHandler),
+        ({ code, message }: CodedError) =>
+          code === wrongValue && message.startsWith("The argument 'target' ") && message.includes(line),
+      )
+      assert.equal(listener.pending, 0)
+    })
+  }
+
+  it('accepts the server of each line that it shows', async () => {
+    const app = fastify()
+    await app.ready()
+    const servers = [
+      http.createServer(express()),
+      http.createServer(new Koa().callback()),
+      app.server,
+      createAdaptorServer({ fetch: new Hono().fetch }),
+    ]
+    for (const server of servers) {
+      const listener = await listen({ host: '127.0.0.1' })
+      await serve(listener, server as http.Server).close()
+    }
+  })
+
+  it('accepts a function with a default value, with rest parameters, or with a fetch method', async () => {
+    const listener = await listen({ host: '127.0.0.1' })
+    const functions = [
+      (_connection: unknown, _unused = 1) => {},
+      (..._all: unknown[]) => {},
+      Object.assign(() => {}, { fetch() {} }),
+    ]
+    for (const each of functions) await serve(listener, each).close()
   })
 
   for (const [options, code, message] of wrongOptions) {

@@ -230,7 +230,7 @@ export class ServingWorld {
   protected drain(serving: ServingPart, options: { timeout: number; closeListener: boolean }): void {
     const timeout = [...serving.model.live].some(({ stuck }) => stuck) ? 0 : options.timeout
     this.model.drain(serving.model, serving.real.connections, options.closeListener, timeout === 0)
-    serving.drain({ ...options, timeout })
+    serving.drain({ timeout, closeListener: options.closeListener })
   }
 
   protected limit(serving: ServingPart, maxConnections: number): void {
