@@ -13,7 +13,7 @@ export type AcceptResult =
   | { ref: AcceptRef; connection?: undefined; error: CodedError }
 
 /** The part of a Listener that delivers results. */
-interface AcceptEmitter {
+export interface AcceptEmitter {
   emit(event: 'accept', result: AcceptResult): boolean
 }
 

@@ -2,30 +2,17 @@ import { EventEmitter } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { constants } from 'node:os'
 import { nextTick } from 'node:process'
-import { onAbort } from '../core/abort.js'
-import { type Backlog, binding, completion, type ListenerHandle, type ListenerStats } from '../core/binding.js'
+import { type Backlog, binding, type ListenerHandle, type ListenerStats } from '../core/binding.js'
 import { brand } from '../core/brand.js'
-import { type CallSite, callSite, leadTo } from '../core/call-site.js'
-import {
-  type About,
-  abortError,
-  type CodedError,
-  check,
-  codedError,
-  fdError,
-  plainAbortError,
-  plainError,
-  runSafely,
-  type SystemError,
-  systemError,
-  withoutStacks,
-} from '../core/errors.js'
+import { type CallSite, callSite } from '../core/call-site.js'
+import { check, codedError, fdError, runSafely, type SystemError, systemError } from '../core/errors.js'
 import { adopt, inspectStream } from '../core/inspect.js'
 import { showAs } from '../core/show.js'
 import { trace } from '../core/trace.js'
 import * as validate from '../core/validate.js'
-import { Connection } from './connection.js'
-import { type AcceptRef, type AcceptResult, Delivery, inOwnContext, type Requester } from './delivery.js'
+import { type BoundAddress, textOf } from './bound-address.js'
+import type { Connection } from './connection.js'
+import { type AcceptRef, type AcceptResult, inOwnContext, type Requester } from './delivery.js'
 import { capacityPauseChannel } from './diagnostics.js'
 import { iterateConnections } from './iterate-connections.js'
 import { open, readOpenOptions } from './open.js'
@@ -43,7 +30,7 @@ import {
   readRequestOptions,
   unlimitedRequest,
 } from './options.js'
-import { type ConnectionSource, OwnedFd } from './owned-fd.js'
+import { OutstandingRequests } from './outstanding-requests.js'
 import { type InheritedOptions, readSocketOptions, setSocketOptions } from './sockopt.js'
 
 /**
@@ -85,8 +72,6 @@ export interface ListenerEvents {
 // Accepting takes about 8 us per connection, so a full batch occupies the event loop for about 0.5 ms.
 const defaultMaxBatch = 64
 
-const noErrors: readonly CodedError[] = []
-
 // This registry only emits a warning. The native handle is garbage collected together with its Listener, and then
 // closes the fd.
 const unclosed = new FinalizationRegistry((where: string) => {
@@ -106,10 +91,8 @@ const unclosed = new FinalizationRegistry((where: string) => {
  */
 export class Listener extends EventEmitter<ListenerEvents> implements AsyncIterable<Connection> {
   readonly #handle: ListenerHandle
-  readonly #address: AddressInfo | string
-  readonly #source: ConnectionSource
-  readonly #waiting = new Map<AcceptRef, Requester>()
-  readonly #delivery = new Delivery(this, this.#waiting)
+  readonly #address: BoundAddress
+  readonly #requests: OutstandingRequests
   readonly #holders = new Set<() => void>()
   #fd: number
   #closed: Promise<void> | undefined
@@ -136,11 +119,16 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     super()
     const { address, port, family } = check(binding.localAddress(fd), 'getsockname')
     this.#address = port === undefined ? address : ({ address, family, port } as AddressInfo)
-    const where = this.#where()
+    const where = textOf(this.#address)
     const { noDelay, keepAlive, keepAliveInitialDelay, highWaterMark } = options
-    this.#source = { where: `accepted on ${where}`, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark }
     this.#handle = newHandle()
-    this.#handle.deliver = (count, capacityErrno, delay) => this.#deliver(count, capacityErrno, delay)
+    this.#requests = new OutstandingRequests({
+      emitter: this,
+      handle: this.#handle,
+      address: this.#address,
+      source: { where: `accepted on ${where}`, noDelay, keepAlive, keepAliveInitialDelay, highWaterMark },
+      onCapacityPause: (error, delay) => this.#emitPause(error, delay),
+    })
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
     const error = this.#handle.open(fd, maxBatch, onFdLimit === 'reset')
     // EEXIST: another handle of this event loop, for example of a net.Server, already polls the fd.
@@ -218,12 +206,12 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * the request, and `cancel` does not cancel it. Throws the errors of `asyncAccept`.
    */
   static request(listener: Listener, requester: Requester): AcceptRef {
-    return listener.#ask(-1, requester)
+    return listener.#requests.askFor(unlimitedRequest, requester)
   }
 
   /** @internal Withdraws a request made with `request`. Returns false if its result has been or is being delivered. */
   static withdraw(listener: Listener, ref: AcceptRef): boolean {
-    return listener.#withdraw(ref)
+    return listener.#requests.withdraw(ref)
   }
 
   /**
@@ -259,7 +247,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    * ```
    */
   asyncAccept(timeout = -1): AcceptRef {
-    return this.#request(validate.timeout('timeout', timeout))
+    return this.#requests.ask(validate.timeout('timeout', timeout))
   }
 
   /**
@@ -275,7 +263,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
   accept(options?: AcceptOptions): Promise<Connection> {
     return new Promise((fulfil, fail) => {
       const request = options === undefined ? unlimitedRequest : readRequestOptions(options)
-      this.#askFor(request, callSiteOf(request, this.accept), { fulfil, fail, kind: 'promise' })
+      this.#requests.askFor(request, { fulfil, fail, kind: 'promise' }, callSiteOf(request, this.accept))
     })
   }
 
@@ -311,7 +299,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     validate.integer('ref', ref, 0, Number.MAX_SAFE_INTEGER)
     // A request with a requester, such as one of accept(), cannot be cancelled by ref: its promise would never settle.
     // A signal aborts accept() instead.
-    return !this.#waiting.has(ref) && this.#withdraw(ref)
+    return !this.#requests.hasRequester(ref) && this.#requests.withdraw(ref)
   }
 
   /**
@@ -401,107 +389,31 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return this.close()
   }
 
-  /** The address, for messages. */
-  #where(): string {
-    const address = this.#address
-    return typeof address === 'string' ? address.replace('\0', '@') : `${address.address} port ${address.port}`
-  }
-
-  #request(timeout: number): AcceptRef {
-    const ref = this.#handle.ask(timeout)
-    if (ref === 0) throw codedError('ERR_LISTENER_CLOSED')
-    if (ref < 0) throw systemError('accept4', ref)
-    trace?.('listener on %s: request %d, timeout %d ms', this.#where(), ref, timeout)
-    return ref
-  }
-
   #iterate(request: RequestOptions, site: CallSite | undefined, limit: number): AsyncIterableIterator<Connection> {
     return iterateConnections(
       {
-        ask: (requester) => this.#askFor(request, site, requester),
-        withdraw: (ref) => this.#withdraw(ref),
+        ask: (requester) => this.#requests.askFor(request, requester, site),
+        withdraw: (ref) => this.#requests.withdraw(ref),
         isClosed: () => this.#closed !== undefined,
       },
       limit,
     )
   }
 
-  // #ask and #askFor throw. accept() and the async iterator call them in a promise executor, which turns the exception
-  // into a rejection.
-  #ask(timeout: number, waiting: Requester): AcceptRef {
-    const ref = this.#request(timeout)
-    this.#waiting.set(ref, waiting)
-    return ref
-  }
-
-  // An abort of the signal withdraws the request, and `waiting` fails. The stacks of errors lead to `site`.
-  #askFor({ timeout, signal }: RequestOptions, site: CallSite | undefined, waiting: Requester): AcceptRef {
-    if (timeout < 0 && signal === undefined) return this.#ask(timeout, waiting)
-    if (signal?.aborted) throw abortError(signal)
-    let ref: AcceptRef = 0
-    let ended: (() => void) | undefined
-    if (signal !== undefined) {
-      // onAbort is called before the request is made: if it throws because the signal is invalid, there is nothing to
-      // undo.
-      ended = onAbort(signal, () => {
-        // #withdraw returns false if a connection has been accepted already. The promise then resolves to the
-        // connection despite the abort. Otherwise the connection would be lost.
-        if (this.#withdraw(ref)) waiting.fail(leadTo(site, plainAbortError(signal)), ref)
-      })
-    }
-    try {
-      ref = this.#ask(timeout, {
-        kind: waiting.kind,
-        fulfil: (connection) => {
-          waiting.fulfil(connection)
-          ended?.()
-        },
-        fail: (error) => {
-          waiting.fail(leadTo(site, this.#describe(error as CodedError, ref, timeout)), ref)
-          ended?.()
-        },
-        withdrawn: ended,
-      })
-      return ref
-    } catch (error) {
-      ended?.()
-      throw error
-    }
-  }
-
-  // Of many requests of one program, the error says which one timed out. Results of asyncAccept have the ref already,
-  // and a more detailed error would cost more than the rest of the timeout.
-  #describe(error: CodedError, ref: AcceptRef, timeout: number): CodedError {
-    if (error.code !== 'ERR_ACCEPT_TIMEOUT') return error
-    const detail = `request ${ref} on ${this.#where()}, after ${timeout} ms`
-    return withoutStacks(() => plainError('ERR_ACCEPT_TIMEOUT', detail, addressOf(this.#address)))
-  }
-
-  #withdraw(ref: AcceptRef): boolean {
-    if (!this.#handle.cancel(ref)) return false
-    const waiting = this.#waiting.get(ref)
-    this.#waiting.delete(ref)
-    waiting?.withdrawn?.()
-    trace?.('listener on %s: request %d withdrawn', this.#where(), ref)
-    return true
-  }
-
   #end(endHandle: () => unknown): Promise<void> {
     if (this.#closed !== undefined) return this.#closed
-    const refs = this.#handle.outstanding()
-    trace?.('listener on %s: closed, %d requests outstanding', this.#where(), refs.length)
+    const { refs } = this.#requests
+    trace?.('listener on %s: closed, %d requests outstanding', textOf(this.#address), refs.length)
     this.#fd = -1
     unclosed.unregister(this)
     this.#closed = new Promise((resolve) => {
       // The requests are rejected on the next tick: the caller does not expect its own requests to be rejected during
       // close().
       nextTick(() => {
-        const errors = withoutStacks(() => Array.from(refs, () => plainError('ERR_LISTENER_CLOSED')))
-        const last = () => {
+        this.#requests.reject(refs, () => {
           inOwnContext(() => runSafely(() => this.emit('close')))
           resolve()
-        }
-        this.#delivery.add({ refs, connections: [], errors, last }, false)
+        })
       })
     })
     // Holders are notified before the handle is closed. A holder may own a duplicate of the socket, and the path is
@@ -511,42 +423,9 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     return this.#closed
   }
 
-  // Handles all results of one readiness event. Must not throw. Application code must not run before all results have
-  // been read: it may run a nested turn of the event loop, in which the addon overwrites the results.
-  #deliver(count: number, capacityErrno: number, delay: number): void {
-    const refs: AcceptRef[] = []
-    const connections: Connection[] = []
-    const errnos: number[] = []
-    // Every accepted fd gets an owner before any other work. The results with an fd precede those with an error.
-    for (let i = 0; i < count; i++) {
-      const ref = completion.ref(i)
-      const result = completion.result(i)
-      refs.push(ref)
-      if (result < 0) {
-        errnos.push(result)
-        continue
-      }
-      const owned = new OwnedFd(result, ref, this.#source)
-      owned.readPeer(completion.view, completion.address(i), completion.addressLength(i))
-      connections.push(Connection.of(owned))
-    }
-    const errors = errnos.length === 0 ? noErrors : withoutStacks(() => errnos.map(errorOf))
-    if (trace !== undefined) this.#traceResults(refs, connections, errors)
-    const last = capacityErrno === 0 ? undefined : () => this.#emitPause(systemError('accept4', capacityErrno), delay)
-    this.#delivery.add({ refs, connections, errors, last }, true)
-  }
-
-  #traceResults(refs: readonly AcceptRef[], connections: readonly Connection[], errors: readonly CodedError[]): void {
-    refs.forEach((ref, i) => {
-      const connection = connections[i]
-      const result = connection === undefined ? errors[i - connections.length]?.code : `fd ${connection.fd}`
-      trace?.('listener on %s: result of request %d: %s', this.#where(), ref, result)
-    })
-  }
-
   #emitPause(error: SystemError, delay: number): void {
     const pause: CapacityPause = { error, delay, pending: this.pending }
-    trace?.('listener on %s: pause of %d ms, %d pending: %s', this.#where(), delay, pause.pending, error.code)
+    trace?.('listener on %s: pause of %d ms, %d pending: %s', textOf(this.#address), delay, pause.pending, error.code)
     inOwnContext(() => {
       if (capacityPauseChannel.hasSubscribers) {
         runSafely(() => capacityPauseChannel.publish({ listener: this, ...pause }))
@@ -569,11 +448,3 @@ function newHandle(): ListenerHandle {
 // Only a request with a timeout or a signal fails in normal operation. The stacks of its errors lead to `entry`'s caller.
 const callSiteOf = ({ timeout, signal }: RequestOptions, entry: (...args: never[]) => unknown): CallSite | undefined =>
   timeout < 0 && signal === undefined ? undefined : callSite(entry)
-
-// The properties that Node's errors have for an address.
-const addressOf = (address: AddressInfo | string): About =>
-  typeof address === 'string' ? { address, path: address } : { address: address.address, port: address.port }
-
-function errorOf(errno: number): CodedError {
-  return errno === -constants.errno.ETIMEDOUT ? plainError('ERR_ACCEPT_TIMEOUT') : systemError('accept4', errno)
-}
