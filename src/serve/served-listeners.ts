@@ -14,6 +14,11 @@ export class ServedListeners {
     this.first = listeners[0] as Listener
   }
 
+  /** What `util.inspect()` shows. */
+  get shown(): Record<string, unknown> {
+    return this.all.length === 1 ? { listener: this.first } : { listeners: this.all }
+  }
+
   /** Whether every listener is closed or detached. */
   get ended(): boolean {
     return this.all.every(({ fd }) => fd < 0)

@@ -97,9 +97,9 @@ export class Serving extends EventEmitter<ServingEvents> {
       paused: serving.#paused || undefined,
       connections: serving.connections,
       maxConnections: serving.#maxConnections,
-      maxRate: serving.maxRate,
+      maxRate: serving.maxRate === Number.POSITIVE_INFINITY ? undefined : serving.maxRate,
       server: serving.#server?.server.constructor.name,
-      listeners: serving.servedListeners,
+      ...serving.#listeners.shown,
     }))
   }
 

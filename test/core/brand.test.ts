@@ -24,7 +24,7 @@ describe('Two copies of the package in one process', () => {
       assert.equal(code, 0, stderr)
       const of = (name: string) => `Received a ${name} of another copy of async-accept, loaded from ${directory}/dist/`
       assert.deepEqual(stdout.trim().split('\n'), [
-        `serve: ERR_INVALID_ARG_TYPE The "listener" argument must be a Listener. ${of('Listener')}`,
+        `serve: ERR_INVALID_ARG_TYPE The "listener" argument must be a Listener or an array of them. ${of('Listener')}`,
         `spawnActivated: ERR_INVALID_ARG_TYPE The "passed.web" property must be a Listener or an array of Listeners. ${of('Listener')}`,
         `FdChannel.fromConnection: ERR_INVALID_ARG_TYPE The "connection" argument must be a Connection. ${of('Connection')}`,
         'Listener.fromFd: done',

@@ -56,6 +56,14 @@ describe('util.inspect', () => {
     assert.equal(shown(serving, { depth: 0 }), `Serving { state: 'closed', ${counts}[Listener] }`)
   })
 
+  it('shows that a Serving is paused, has a maxRate and several listeners', async () => {
+    const listeners = [await listen({ host: '127.0.0.1' }), await listen({ host: '127.0.0.1' })]
+    const serving = serve(listeners, () => {}, { maxRate: 7 }).pause()
+    cleanUp(() => serving.close())
+    const state = "state: 'serving', paused: true, connections: 0, maxConnections: Infinity, maxRate: 7"
+    assert.equal(shown(serving, { depth: 1 }), `Serving { ${state}, listeners: [ [Listener], [Listener] ] }`)
+  })
+
   it('shows an FdChannel and a ReceivedFd, also when they are closed', async () => {
     const { channel, fd } = FdChannel.pair({ maxMessage: 10 })
     const other = FdChannel.fromFd(fd)
