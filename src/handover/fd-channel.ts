@@ -42,7 +42,7 @@ interface PendingNext {
   reject(error: Error): void
 }
 
-const { EAGAIN, ECONNRESET, ENOMEM, ENOTCONN } = constants.errno
+const { EAGAIN, EBADF, ECONNRESET, ENOMEM, ENOTCONN } = constants.errno
 
 const unreachable = new FinalizationRegistry((fd: number) => binding.close(fd))
 
@@ -183,9 +183,10 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * If a message fails, later messages are still sent. If a message fails after a part of it was sent, every later
    * message fails too; after a timeout or an abort, with `ERR_CHANNEL_MESSAGE`.
    *
-   * Errors: `ERR_CHANNEL_CLOSED`, `ERR_CHANNEL_TIMEOUT`, `ABORT_ERR`, `ERR_CHANNEL_MESSAGE`, `EPIPE`, `EBADF` (one of
-   * the fds is not open), `EMFILE` (no fd is left for a duplicate), `EMSGSIZE` (the packet is longer than the send buffer
-   * of the socket), `ETOOMANYREFS` (too many fds are in flight), and Node's codes for an invalid argument.
+   * Errors: `ERR_CHANNEL_CLOSED`, `ERR_CHANNEL_TIMEOUT`, `ABORT_ERR`, `ERR_CHANNEL_MESSAGE`, `EPIPE`, `ECONNRESET` (once,
+   * if the peer has closed a seqpacket socket with unread messages), `EBADF` (one of the fds is not open), `EMFILE` (no
+   * fd is left for a duplicate), `EMSGSIZE` (the packet is longer than the send buffer of the socket), `ETOOMANYREFS`
+   * (too many fds are in flight), and Node's codes for an invalid argument.
    */
   async send(message: string | Uint8Array, fds: readonly number[] = [], options: SendOptions = {}): Promise<void> {
     if (typeof message !== 'string' && !ArrayBuffer.isView(message)) {
@@ -354,7 +355,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
         first.succeed()
         continue
       }
-      const error = () => systemError('sendmsg', sent as number)
+      const fd = sent === -EBADF ? first.closedFd : undefined
+      const error = () => systemError('sendmsg', sent as number, fd === undefined ? {} : { fd })
       if (first.begun) this.#endSending(error)
       first.fail(error())
     }
