@@ -73,7 +73,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   #unwatch: (() => void) | undefined
   #ended = false
   #failure: Error | undefined
-  // Set when a message has failed after a part of it was sent. Every later send() fails with an error that this creates.
+  // Set when a message has failed after a part of it was sent. It creates the error of every later send().
   #sendError: (() => Error) | undefined
   #closed = false
 
@@ -183,10 +183,10 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * If a message fails, later messages are still sent. If a message fails after a part of it was sent, every later
    * message fails too; after a timeout or an abort, with `ERR_CHANNEL_MESSAGE`.
    *
-   * Errors: `ERR_CHANNEL_CLOSED`, `ERR_CHANNEL_TIMEOUT`, `ABORT_ERR`, `ERR_CHANNEL_MESSAGE`, `EPIPE`, `ECONNRESET` (once,
-   * if the peer has closed a seqpacket socket with unread messages), `EBADF` (one of the fds is not open), `EMFILE` (no
-   * fd is left for a duplicate), `EMSGSIZE` (the packet is longer than the send buffer of the socket), `ETOOMANYREFS`
-   * (too many fds are in flight), and Node's codes for an invalid argument.
+   * Errors: `ERR_CHANNEL_CLOSED`, `ERR_CHANNEL_TIMEOUT`, `ABORT_ERR`, `ERR_CHANNEL_MESSAGE`, `EPIPE`, `ECONNRESET`
+   * (once, if the peer has closed a seqpacket socket with unread messages), `EBADF` (one of the fds is not open),
+   * `EMFILE` (no fd is left for a duplicate), `EMSGSIZE` (the packet is longer than the send buffer of the socket),
+   * `ETOOMANYREFS` (too many fds are in flight), and Node's codes for an invalid argument.
    */
   async send(message: string | Uint8Array, fds: readonly number[] = [], options: SendOptions = {}): Promise<void> {
     if (typeof message !== 'string' && !ArrayBuffer.isView(message)) {
@@ -344,8 +344,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     }
   }
 
-  // Messages are settled after they have left the queue: settling one may run application code, which may call send() or
-  // close().
+  // Messages are settled after they have left the queue: settling one may run application code, which may call send()
+  // or close().
   #flush(): void {
     for (let first = this.#outgoing[0]; first !== undefined; first = this.#outgoing[0]) {
       const sent = first.send(this.#fd)
