@@ -10,9 +10,9 @@ const signals = ['SIGINT', 'SIGTERM']
 
 if (first === 'parent') {
   const web = await Listener.listen({ port: second })
-  console.log(`parent on port ${web.port}`)
   const child = spawnActivated(process.execPath, [import.meta.filename], { web }, { stdio: 'inherit' })
   for (const signal of signals) process.on(signal, () => child.kill(signal))
+  console.log(`parent on port ${web.port}`)
 } else {
   const listeners = activatedListeners('web')
   const how = listeners.length > 0 ? 'was activated' : 'opened the socket'
@@ -20,14 +20,13 @@ if (first === 'parent') {
 
   const answer = (_, response) => response.end(`hello from process ${process.pid}, which ${how}\n`)
   const servings = listeners.map((listener) => serve(listener, http.createServer(answer)))
-  console.log(`${how}: http on port ${listeners[0].address().port}`)
-  notify({ ready: true, status: `serving ${listeners.length}` })
-  watchdog()
-
   for (const signal of signals) {
     process.once(signal, async () => {
       notify({ stopping: true })
       await Promise.all(servings.map((serving) => serving.drain({ timeout: 10_000, closeListener: true })))
     })
   }
+  console.log(`${how}: http on port ${listeners[0].address().port}`)
+  notify({ ready: true, status: `serving ${listeners.length}` })
+  watchdog()
 }

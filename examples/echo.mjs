@@ -2,10 +2,10 @@
 import { Listener } from 'async-accept'
 
 const listener = await Listener.listen({ port: process.argv[2] ?? 3000 })
-console.log(`echo on port ${listener.port}`)
 
 // Closing the listener ends the loop below. Open connections continue; a second signal ends the process.
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => listener.close())
+console.log(`echo on port ${listener.port}`)
 
 for await (const connection of listener) {
   const socket = connection.toSocket()

@@ -13,7 +13,6 @@ const limit = Number(process.argv[3] ?? 100)
 // Clients beyond the limit wait in the accept queue of the kernel.
 const serving = serve(listener, server, { maxConnections: limit, alarm: { threshold: limit } })
 serving.on('alarm', () => console.log(`limit reached; ${listener.backlog().queued} clients wait`))
-console.log(`http on port ${server.address().port}`)
 
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, async () => {
@@ -21,3 +20,4 @@ for (const signal of ['SIGINT', 'SIGTERM']) {
     console.log(`drained: ${idle} idle, ${unused} unused, ${finished} finished, ${destroyed} destroyed`)
   })
 }
+console.log(`http on port ${server.address().port}`)

@@ -108,7 +108,7 @@ const tests: Record<string, () => Promise<void>> = {
     assert.equal(alone.stderr, '')
 
     const parent = startExample('activated.mjs', ['parent', '0'])
-    const [, shared] = await parent.says(/^parent on port (\d+)\n/)
+    const [, shared] = await parent.says(/^parent on port (\d+)\n/m)
     await parent.says(new RegExp(`^was activated: http on port ${shared}\\n`, 'm'))
     const [, pid] = /^hello from process (\d+), which was activated\n$/.exec(await hello(shared)) ?? []
     assert.notEqual(Number(pid), parent.child.pid)
@@ -156,6 +156,31 @@ describe('examples', () => {
   })
 
   for (const [name, test] of Object.entries(tests)) it(`${name} works`, test)
+
+  const withHandlers: [string, ...string[]][] = [
+    ['echo.mjs', '0'],
+    ['http.mjs', '0'],
+    ['workers.mjs', '0', '1'],
+    ['activated.mjs', '0'],
+    ['activated.mjs', 'parent', '0'],
+    ['http2-machines.mjs', '--port', '0'],
+    ...large.map((name): [string, ...string[]] => [name, '0', ...(name === 'metrics.mjs' ? ['0'] : [])]),
+  ]
+
+  for (const [name, ...args] of withHandlers) {
+    it(`${name} ${args.join(' ')} ends as after a drain if a signal comes as soon as the port is printed`, async () => {
+      const preload = new URL('fixtures/signal-at-port.mjs', import.meta.url)
+      const { code, stderr } = await runNode(`examples/${name}`, args, ['env', `NODE_OPTIONS=--import=${preload}`])
+      assert.deepEqual([code, stderr], [0, ''])
+    })
+  }
+
+  it('with handlers of signals are all sent a signal by the tests above', () => {
+    const programs = examples.filter((name) =>
+      /SIGINT|onTermination/.test(readFileSync(new URL(name, directory), 'utf8')),
+    )
+    assert.deepEqual(programs, [...new Set(withHandlers.map(([name]) => name))].sort())
+  })
 
   for (const name of [...Object.keys(tests), ...large]) {
     const limit = large.includes(name) ? 60 : 40

@@ -175,4 +175,31 @@ describe('The page of examples/http2-machines.mjs in a browser', () => {
     assert.doesNotMatch(machines.stdout, /drain timeout/)
     await tab.waitFor(`document.getElementById('live').textContent === 'The server has stopped.'`)
   })
+
+  it('follows the next server on the port, and says when that one is lost', async function () {
+    const tab = await chromium(this)
+    const first = await startMachines()
+    await openPage(tab, first)
+    const says = (text: string) => tab.waitFor(`document.getElementById('live').textContent.startsWith('${text}')`)
+    first.signal('SIGINT')
+    await first.ended
+    await says('The server has stopped.')
+    const second = await startMachines(['--port', String(first.port)])
+    await says('Live')
+    second.signal('SIGKILL')
+    await says('Connection lost.')
+    assert.equal(tab.loads, 1)
+  })
+
+  it('says that there is no server when it resumes', async function () {
+    const tab = await chromium(this)
+    const machines = await startMachines()
+    await openPage(tab, machines)
+    machines.signal('SIGINT')
+    await tab.waitFor(`document.getElementById('live').textContent === 'The server has stopped.'`)
+    await tab.evaluate(`document.getElementById('pause').click()`)
+    await tab.waitFor(`document.getElementById('live').textContent === 'Paused.'`)
+    await tab.evaluate(`document.getElementById('pause').click()`)
+    await tab.waitFor(`document.getElementById('live').textContent === 'Connection lost. Trying again.'`)
+  })
 })

@@ -12,6 +12,7 @@ import {
   notifyBarrier,
   serve,
 } from '../src/index.js'
+import { channels } from './channels.js'
 import { pair } from './descriptors.js'
 import { cleanUp, listen } from './helpers.js'
 import { leaveNoFds } from './leaks.js'
@@ -33,6 +34,10 @@ const functions: Record<string, { call: (options: Options) => unknown; known: st
       return listener.accept(options)
     },
     known: 'timeout',
+  },
+  'Listener.connections': {
+    call: async (options) => (await listen({ host: '127.0.0.1' })).connections(options),
+    known: 'limit',
   },
   'Connection.fromFd': {
     call: async (options) => Connection.fromFd((await pair()).connection.fd, options),
@@ -74,6 +79,7 @@ const functions: Record<string, { call: (options: Options) => unknown; known: st
     known: 'maxMessage',
   },
   'FdChannel.connect': { call: (options) => FdChannel.connect('/nowhere', options), known: 'type' },
+  'FdChannel.send': { call: async (options) => channels('stream')[0].send('x', [], options), known: 'timeout' },
   'FdChannel.pair': { call: (options) => FdChannel.pair(options), known: 'maxMessage' },
 }
 

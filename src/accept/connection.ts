@@ -336,12 +336,13 @@ export class Connection {
    * Waits for the first `length` bytes, from 1 to 65,536, and returns them without consuming them (`MSG_PEEK`,
    * recv(2)). With `min`, waits only for that many bytes, and returns up to `length` bytes. Returns fewer bytes if the
    * peer ends its side earlier; for a seqpacket socket, returns at most the first packet. If the receive buffer
-   * (`SO_RCVBUF`, socket(7)) is too small, it is enlarged until the promise settles. Borrows the fd. Only one `peek`, `clientHello` or `proxyHeader` call may be pending.
+   * (`SO_RCVBUF`, socket(7)) is too small, it is enlarged until the promise settles. Borrows the fd. Only one `peek`,
+   * `clientHello` or `proxyHeader` call may be pending.
    *
    * Errors: `ERR_PEEK_TIMEOUT`, whose property `bytesAvailable` is the number of bytes that had arrived; `ABORT_ERR`,
-   * `ECONNRESET`, `ERR_PEEK_PENDING`, `ERR_OUT_OF_RANGE`; `ERR_CONNECTION_CLAIMED`, also if the connection is claimed during the wait; `ERR_PEEK_STOPPED` if the kernel shows
-   * no bytes behind urgent data (tcp(7)) or file descriptors (unix(7)); `ERR_PEEK_BUFFER` if `net.core.rmem_max` does
-   * not allow a large enough receive buffer.
+   * `ECONNRESET`, `ERR_PEEK_PENDING`, `ERR_OUT_OF_RANGE`; `ERR_CONNECTION_CLAIMED`, also if the connection is claimed
+   * during the wait; `ERR_PEEK_STOPPED` if the kernel shows no bytes behind urgent data (tcp(7)) or file descriptors
+   * (unix(7)); `ERR_PEEK_BUFFER` if `net.core.rmem_max` does not allow a large enough receive buffer.
    */
   async peek(length: number, options: PeekOptions = {}): Promise<Buffer> {
     validate.integer('length', length, 1, longestPeek)

@@ -2,7 +2,16 @@ import { constants } from 'node:os'
 import { Connection } from '../accept/connection.js'
 import { binding, type PeerCredentials, type ReceivedMessage } from '../core/binding.js'
 import { callSite } from '../core/call-site.js'
-import { abortError, check, codedError, fdError, invalidArgType, invalidArgValue, systemError } from '../core/errors.js'
+import {
+  abortError,
+  check,
+  codedError,
+  fdError,
+  invalidArgType,
+  invalidArgValue,
+  type SystemError,
+  systemError,
+} from '../core/errors.js'
 import { adopt, inspectStream } from '../core/inspect.js'
 import { onReady } from '../core/readiness.js'
 import { showAs } from '../core/show.js'
@@ -33,7 +42,7 @@ interface PendingNext {
   reject(error: Error): void
 }
 
-const { EAGAIN, ECONNRESET, ENOMEM, ENOTCONN } = constants.errno
+const { EAGAIN, EBADF, ECONNRESET, ENOMEM, ENOTCONN } = constants.errno
 
 const unreachable = new FinalizationRegistry((fd: number) => binding.close(fd))
 
@@ -64,8 +73,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   #unwatch: (() => void) | undefined
   #ended = false
   #failure: Error | undefined
-  // Set when a message has failed after a part of it was sent. Every later send() fails with this error.
-  #sendError: Error | undefined
+  // Set when a message has failed after a part of it was sent. It creates the error of every later send().
+  #sendError: (() => Error) | undefined
   #closed = false
 
   static {
@@ -174,9 +183,10 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * If a message fails, later messages are still sent. If a message fails after a part of it was sent, every later
    * message fails too; after a timeout or an abort, with `ERR_CHANNEL_MESSAGE`.
    *
-   * Errors: `ERR_CHANNEL_CLOSED`, `ERR_CHANNEL_TIMEOUT`, `ABORT_ERR`, `ERR_CHANNEL_MESSAGE`, `EPIPE`, `EBADF` (one of
-   * the fds is not open), `EMFILE` (no fd is left for a duplicate), `EMSGSIZE` (the packet is longer than the send buffer
-   * of the socket), `ETOOMANYREFS` (too many fds are in flight), and Node's codes for an invalid argument.
+   * Errors: `ERR_CHANNEL_CLOSED`, `ERR_CHANNEL_TIMEOUT`, `ABORT_ERR`, `ERR_CHANNEL_MESSAGE`, `EPIPE`, `ECONNRESET`
+   * (once, if the peer has closed a seqpacket socket with unread messages), `EBADF` (one of the fds is not open),
+   * `EMFILE` (no fd is left for a duplicate), `EMSGSIZE` (the packet is longer than the send buffer of the socket),
+   * `ETOOMANYREFS` (too many fds are in flight), and Node's codes for an invalid argument.
    */
   async send(message: string | Uint8Array, fds: readonly number[] = [], options: SendOptions = {}): Promise<void> {
     if (typeof message !== 'string' && !ArrayBuffer.isView(message)) {
@@ -245,7 +255,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
 
   #begin(outgoing: OutgoingFdMessage): 'settled' | 'waits' {
     if (this.#closed) throw codedError('ERR_CHANNEL_CLOSED')
-    if (this.#sendError !== undefined) throw this.#sendError
+    if (this.#sendError !== undefined) throw this.#sendError()
     this.#outgoing.push(outgoing)
     if (this.#outgoing.length === 1) {
       this.#flush()
@@ -256,17 +266,20 @@ export class FdChannel implements AsyncIterable<FdMessage> {
       this.#watch()
     } catch (error) {
       this.#outgoing.splice(this.#outgoing.indexOf(outgoing), 1)
-      if (outgoing.begun) this.#sendError = error as Error
+      const { syscall, errno } = error as SystemError
+      if (outgoing.begun) this.#sendError = () => systemError(syscall, errno)
       throw error
     }
     return 'waits'
   }
 
   #timeOut(outgoing: OutgoingFdMessage): void {
-    // The socket may have room that the event loop has not reported yet.
+    // The socket may have room that the event loop has not reported yet, or never reports: the kernel reports room when
+    // three quarters of the send buffer are free.
     this.#flush()
     const detail = outgoing.begun ? 'a part of it was sent' : undefined
     this.#giveUp(outgoing, codedError('ERR_CHANNEL_TIMEOUT', detail))
+    this.#watch()
   }
 
   #giveUp(outgoing: OutgoingFdMessage, error: Error): void {
@@ -274,7 +287,9 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     if (index < 0) return
     this.#outgoing.splice(index, 1)
     if (outgoing.begun) {
-      this.#endSending(codedError('ERR_CHANNEL_MESSAGE', 'a part of an earlier message was sent', { cause: error }))
+      this.#endSending(() =>
+        codedError('ERR_CHANNEL_MESSAGE', 'a part of an earlier message was sent', { cause: error }),
+      )
     }
     outgoing.fail(error)
     this.#watch()
@@ -329,8 +344,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     }
   }
 
-  // Messages are settled after they have left the queue: settling one may run application code, which may call send() or
-  // close().
+  // Messages are settled after they have left the queue: settling one may run application code, which may call send()
+  // or close().
   #flush(): void {
     for (let first = this.#outgoing[0]; first !== undefined; first = this.#outgoing[0]) {
       const sent = first.send(this.#fd)
@@ -340,21 +355,23 @@ export class FdChannel implements AsyncIterable<FdMessage> {
         first.succeed()
         continue
       }
-      const error = systemError('sendmsg', sent as number)
+      const fd = sent === -EBADF ? first.closedFd : undefined
+      const error = () => systemError('sendmsg', sent as number, fd === undefined ? {} : { fd })
       if (first.begun) this.#endSending(error)
-      first.fail(error)
+      first.fail(error())
     }
   }
 
   // A part of a message was sent on the stream. The peer would read later bytes as the rest of this message, so nothing
   // may follow.
-  #endSending(error: Error): void {
+  #endSending(error: () => Error): void {
     this.#sendError = error
     this.#rejectOutgoing(error)
   }
 
-  #rejectOutgoing(error: Error): void {
-    for (const outgoing of this.#outgoing.splice(0)) outgoing.fail(error)
+  // Each message gets an error of its own, because the stack of the error leads to the send() of the message.
+  #rejectOutgoing(error: () => Error): void {
+    for (const outgoing of this.#outgoing.splice(0)) outgoing.fail(error())
   }
 
   #read(): void {
@@ -453,7 +470,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     unreachable.unregister(this)
     binding.close(this.#fd)
     for (const fd of this.#fds.splice(0)) fd.close()
-    this.#rejectOutgoing(codedError('ERR_CHANNEL_CLOSED'))
+    this.#rejectOutgoing(() => codedError('ERR_CHANNEL_CLOSED'))
   }
 }
 

@@ -41,6 +41,11 @@ export class OutgoingFdMessage {
     return this.#sent > 0
   }
 
+  /** The first of its fds that is not open. */
+  get closedFd(): number | undefined {
+    return this.#fds.find((fd) => binding.checkOpen(fd) < 0)
+  }
+
   /** Sends as much as the socket accepts. Returns true when the whole message is sent, or a negative errno. */
   send(socket: number): boolean | number {
     while (this.#sent < this.#bytes.length) {

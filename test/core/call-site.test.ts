@@ -1,8 +1,16 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import type net from 'node:net'
-import { type CodedError, type Connection, codes, type Listener } from '../../src/index.js'
+import {
+  type CodedError,
+  type Connection,
+  type ConnectionsOptions,
+  codes,
+  type FdChannel,
+  type Listener,
+} from '../../src/index.js'
 import { certificates } from '../certificates.js'
+import { channels } from '../channels.js'
 import { pair } from '../descriptors.js'
 import { cleanUp, listen, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
@@ -152,6 +160,91 @@ describe('The error of an operation that waited', () => {
       listener.asyncAccept(1)
       await until(() => error !== undefined)
       assert.equal(error?.stack, `Error [ERR_ACCEPT_TIMEOUT]: ${codes.ERR_ACCEPT_TIMEOUT}`)
+    })
+  })
+
+  describe('of connections()', () => {
+    /** Calls connections(); its name in stacks is that of the caller. */
+    function theCaller(listener: Listener, options: ConnectionsOptions) {
+      const iterator = listener.connections(options)
+      return iterator
+    }
+
+    const failureOf = (next: Promise<unknown>) =>
+      next.then(
+        () => assert.fail('fulfilled'),
+        (error: CodedError) => error,
+      )
+
+    it('names the ref and the timeout of each request, and leads to the caller of connections()', async () => {
+      const listener = await listen({ host: '127.0.0.1' })
+      const iterator = theCaller(listener, { timeout: 1 })
+      for (const ref of [1, 2]) {
+        const error = await failureOf(iterator.next())
+        const detail = `request ${ref} on 127.0.0.1 port ${listener.port}, after 1 ms`
+        leadsToCaller(error, `Error [ERR_ACCEPT_TIMEOUT]: ${codes.ERR_ACCEPT_TIMEOUT}: ${detail}`)
+      }
+    })
+
+    it('leads to the caller of connections() after an abort, for each request', async () => {
+      const abort = new AbortController()
+      const iterator = theCaller(await listen({ host: '127.0.0.1' }), { signal: abort.signal })
+      const nexts = [iterator.next(), iterator.next()]
+      abort.abort()
+      const errors = await Promise.all(nexts.map(failureOf))
+      for (const error of errors) leadsToCaller(error, 'AbortError: The operation was aborted')
+      assert.notEqual(errors[0], errors[1])
+    })
+  })
+
+  describe('of send()', () => {
+    const large = Buffer.alloc(60_000)
+    /** Sends until messages must wait. The first of them is sent in part. */
+    const fill = (channel: FdChannel) =>
+      Promise.allSettled(Array.from({ length: 20 }, () => channel.send(large, [], { timeout: 20 })))
+
+    it('leads to the caller after the timeout', async () => {
+      const [channel] = channels('seqpacket')
+      fill(channel)
+      const error = await failure(() => channel.send('late', [], { timeout: 1 }))
+      leadsToCaller(error, `Error [ERR_CHANNEL_TIMEOUT]: ${codes.ERR_CHANNEL_TIMEOUT}`)
+    })
+
+    it('leads to the caller after an abort', async () => {
+      const [channel] = channels('seqpacket')
+      fill(channel)
+      const abort = new AbortController()
+      const sending = failure(() => channel.send('late', [], { signal: abort.signal }))
+      abort.abort()
+      leadsToCaller(await sending, 'AbortError: The operation was aborted')
+    })
+
+    it('leads to the caller of each message after an earlier one was sent in part', async () => {
+      const [channel] = channels('stream')
+      const filled = fill(channel)
+      function another<T>(operation: () => Promise<T>): Promise<T> {
+        const promise = operation()
+        return promise
+      }
+      const behind = failure(() => channel.send('behind it', [], { timeout: 60_000 }))
+      const last = another(() => channel.send('the last', [], { timeout: 60_000 }).catch((error) => error))
+      await filled
+      const error = await behind
+      const { stack } = error
+      leadsToCaller(error, `Error [ERR_CHANNEL_MESSAGE]: ${error.message}`)
+      const later = await another(() => channel.send('later', [], { timeout: 60_000 }).catch((error) => error))
+      for (const { stack } of [await last, later]) assert.match(stack, /\n {4}at another /)
+      assert.equal(error.stack, stack, 'it has not changed')
+    })
+
+    it('leads to the caller of each message when the channel is closed', async () => {
+      const [channel] = channels('stream')
+      fill(channel)
+      const sending = failure(() => channel.send('first', [], { timeout: 60_000 }))
+      const last = channel.send('last', [], { timeout: 60_000 }).catch((error) => error)
+      channel.close()
+      leadsToCaller(await sending, `Error [ERR_CHANNEL_CLOSED]: ${codes.ERR_CHANNEL_CLOSED}`)
+      assert.doesNotMatch((await last).stack, /theCaller/)
     })
   })
 

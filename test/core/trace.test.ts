@@ -32,6 +32,12 @@ describe('NODE_DEBUG=async-accept', () => {
     ])
   })
 
+  it('loses no connection if process.stderr.write of the application throws', async () => {
+    const environment = ['env', 'NODE_DEBUG=async-accept']
+    const { code, stdout, stderr } = await runNode('traced-in-vain.mjs', [], environment)
+    assert.deepEqual({ code, stdout }, { code: 0, stdout: 'accepted\n' }, stderr)
+  })
+
   it('writes nothing with another value', async () => {
     const { stderr } = await runNode('traced.mjs', [], ['env', 'NODE_DEBUG=other'])
     assert.equal(stderr, '')

@@ -257,6 +257,19 @@ for (const type of socketTypes) {
       )
       assert.equal(await nextText(b), 'one')
       assert.equal(await nextText(b), 'three')
+      await assert.rejects(a.send('four', [a.fd, 999_999, 888_888]), {
+        message: 'sendmsg EBADF: bad file descriptor, fd 999999',
+        fd: 999_999,
+      })
+    })
+
+    it('rejects messages after the peer has closed its socket with unread messages', async () => {
+      const [a, b] = channels(type)
+      await a.send('unread')
+      b.close()
+      const code = type === 'seqpacket' ? 'ECONNRESET' : 'EPIPE'
+      await assert.rejects(a.send('x'), { code, syscall: 'sendmsg' })
+      await assert.rejects(a.send('y'), { code: 'EPIPE', syscall: 'sendmsg' })
     })
 
     it('closes the fds of an unreachable message, and emits a warning', async () => {

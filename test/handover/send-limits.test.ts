@@ -180,6 +180,11 @@ describe('FdChannel.send of a message that is sent in part', () => {
     })
   }
 
+  it('does not keep the process alive after its rest was sent at the timeout', async () => {
+    const { code, stdout, stderr } = await runNode('sent-at-timeout.mjs')
+    assert.deepEqual([code, stdout, stderr], [0, 'sent\n', ''])
+  })
+
   it('says in the error of the timeout that a part was sent', async () => {
     const [a, b] = channels('stream')
     const large = Array.from({ length: waiting }, () => a.send(Buffer.alloc(60_000), [], { timeout: 20 }))

@@ -24,9 +24,13 @@ function say(text) {
 }
 
 function open() {
+  let stopping = false
   element('pause').textContent = 'Pause'
   source = new EventSource('/events')
-  source.onopen = () => say('Live: the page follows the server.')
+  source.onopen = () => {
+    stopping = false // another server may have started
+    say('Live: the page follows the server.')
+  }
   source.onmessage = ({ data }) => show(JSON.parse(data))
   source.onerror = () => {
     // The browser tries again after a lost connection, but not after an answer other than 200.
@@ -46,7 +50,6 @@ function close() {
   say('Paused.')
 }
 
-let stopping = false
 element('pause').onclick = () => (source ? close() : open())
 element('pause').hidden = false
 open()
