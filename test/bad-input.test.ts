@@ -149,6 +149,13 @@ describe('Argument validation', () => {
       return assert.rejects(promise, { code: 'ERR_INVALID_ARG_TYPE' })
     })
 
+    it('rejects a port as a string, and says that a number may take the place of the options', async () => {
+      await assert.rejects(Listener.listen('3000' as unknown as number), {
+        code: 'ERR_INVALID_ARG_TYPE',
+        message: /"options" argument must be an object or a port number\. Received type string \('3000'\)/,
+      })
+    })
+
     it('rejects an invalid port in place of the options', () =>
       refuses('options.port', [badPort(-1, 65536, 1.5, NaN, Infinity)], (port) => Listener.listen(port as number)))
 

@@ -5,7 +5,7 @@ import { nextTick } from 'node:process'
 import { type Backlog, binding, type ListenerHandle, type ListenerStats } from '../core/binding.js'
 import { brand } from '../core/brand.js'
 import { type CallSite, callSite } from '../core/call-site.js'
-import { check, codedError, fdError, runSafely, type SystemError, systemError } from '../core/errors.js'
+import { check, codedError, fdError, invalidArgType, runSafely, type SystemError, systemError } from '../core/errors.js'
 import { adopt, inspectStream } from '../core/inspect.js'
 import { showAs } from '../core/show.js'
 import { trace } from '../core/trace.js'
@@ -153,6 +153,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
    */
   static async listen(options: ListenOptions | number = {}): Promise<Listener> {
     const given = typeof options === 'number' ? { port: options } : options
+    if (typeof given !== 'object') throw invalidArgType('options', 'an object or a port number', options)
     validate.options('options', given, listenNames)
     const wanted = { ...readOpenOptions(given), ...readAcceptingOptions(given) }
     const fd = await open(wanted)
@@ -445,6 +446,7 @@ function newHandle(): ListenerHandle {
   }
 }
 
-// Only a request with a timeout or a signal fails in normal operation. The stacks of its errors lead to `entry`'s caller.
+// Only a request with a timeout or a signal fails in normal operation. The stacks of its errors lead to the caller of
+// `entry`.
 const callSiteOf = ({ timeout, signal }: RequestOptions, entry: (...args: never[]) => unknown): CallSite | undefined =>
   timeout < 0 && signal === undefined ? undefined : callSite(entry)

@@ -32,7 +32,8 @@ export interface RequestedListener {
 const noErrors: readonly CodedError[] = []
 
 /**
- * The outstanding requests of a listener: makes and withdraws them, and turns what the addon reports into their results.
+ * The outstanding requests of a listener: makes and withdraws them, and turns what the addon reports into their
+ * results.
  */
 export class OutstandingRequests {
   readonly #listener: RequestedListener
@@ -102,7 +103,9 @@ export class OutstandingRequests {
     return this.#waiting.has(ref)
   }
 
-  /** Withdraws a request. Returns false if its result has been or is being delivered, or if there is no such request. */
+  /**
+   * Withdraws a request. Returns false if its result has been or is being delivered, or if there is no such request.
+   */
   withdraw(ref: AcceptRef): boolean {
     if (!this.#handle.cancel(ref)) return false
     const requester = this.#waiting.get(ref)
