@@ -80,7 +80,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   readonly #alarms: Alarms
   readonly #admission: Admission
   readonly #cleanups: (() => void)[] = []
-  readonly #closed = deferred()
+  readonly #closed = deferred<void>()
   // As with net.Server, handlers run in the async context of the call that started listening. Each call of a handler
   // gets its own copy of that context.
   readonly #context = new AsyncResource('AsyncAcceptServing')
@@ -296,7 +296,12 @@ export class Serving extends EventEmitter<ServingEvents> {
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
     const checked = readDrainOptions(options)
-    this.#drained ??= this.#drainWith(checked)
+    if (this.#drained === undefined) {
+      // Set before the drain begins, because a handler of 'drain' may call this method again.
+      const { promise, resolve } = deferred<DrainReport>()
+      this.#drained = promise
+      resolve(this.#drainWith(checked))
+    }
     return this.#drained
   }
 
@@ -346,11 +351,12 @@ export class Serving extends EventEmitter<ServingEvents> {
     const before = this.#state
     if (stateOrder[state] <= stateOrder[before]) return
     this.#state = state
-    this.#announceState(before)
     if (before === 'serving') {
       this.#closeListener = closeListener
       this.#stopRequesting()
     }
+    // After that, because a subscriber may change the state again: it may close the Serving, for example.
+    this.#announceState(before)
     if (state === 'closed') this.#finish()
     else this.#advance()
   }
@@ -493,9 +499,9 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 }
 
-function deferred(): { promise: Promise<void>; resolve: () => void } {
-  let resolve: () => void = () => {}
-  const promise = new Promise<void>((fulfil) => {
+function deferred<T>(): { promise: Promise<T>; resolve: (value: T | PromiseLike<T>) => void } {
+  let resolve: (value: T | PromiseLike<T>) => void = () => {}
+  const promise = new Promise<T>((fulfil) => {
     resolve = fulfil
   })
   return { promise, resolve }
