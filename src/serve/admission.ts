@@ -41,8 +41,8 @@ export class Admission {
   readonly #waiting = new Set<{ served: ServedConnection; connection: Connection }>()
 
   /**
-   * `timeout` is in ms, and applies to the PROXY header, to the filter and to the handshake separately. 0 or negative: no
-   * timeout. `onSettled` is called after each wait, whether it succeeded or failed.
+   * `timeout` is in ms, for each of the PROXY header, the filter and the handshake. 0 or negative: no timeout.
+   * `onSettled` is called after each wait, whether it succeeded or failed.
    */
   constructor(timeout: number, onRefused: (refusal: Refusal) => void, onSettled: () => void) {
     this.#timeout = timeout

@@ -55,8 +55,8 @@ export function toFunction(
 }
 
 /**
- * Returns the class of the handles that a net.Server gets for the connections of a listening or connected socket. Throws
- * `ERR_SOCKET_TYPE` for a seqpacket socket.
+ * Returns the class of the handles that a net.Server gets for the connections of a listening socket, or for a connected
+ * socket. Throws `ERR_SOCKET_TYPE` for a seqpacket socket.
  */
 export function handleClassOfSocket(fd: number): HandleClass {
   const { domain, type } = inspect(fd)

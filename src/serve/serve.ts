@@ -9,12 +9,13 @@ import { Serving } from './serving.js'
 /**
  * Accepts the connections of one or more listeners and passes them to a server (`net`, `tls`, `http`, `https` or
  * `http2`), or to a function that takes a {@link Connection}. The server must not be listening yet. After this call, it
- * behaves as if it had called `listen()` itself: `listening` is true and `address()` returns the address. It applies its
- * options to each socket and counts it. `server.close()` ends serving and closes the listener.
+ * behaves as if it had called `listen()` itself: `listening` is true and `address()` returns the address. It applies
+ * its options to each socket and counts it. `server.close()` ends serving and closes the listener.
  *
  * With an array, the connections of all listeners go to one server, within one limit. When there is not room for a
- * connection of each, the listeners take turns. The server listens on the first: `address()` returns its address. If one of them is closed or detached, serving
- * continues on the others. If accept(2) fails permanently on one of them, serving ends.
+ * connection of each, the listeners take turns. The server listens on the first: `address()` returns its address. If
+ * one of them is closed or detached, serving continues on the others. If accept(2) fails permanently on one of them,
+ * serving ends.
  *
  * The caller still owns the listeners. The server or the function takes ownership of each connection.
  *

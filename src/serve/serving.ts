@@ -218,9 +218,9 @@ export class Serving extends EventEmitter<ServingEvents> {
   /**
    * Serves a connection that another process, thread or Serving accepted, as if this Serving had accepted it: the PROXY
    * header, `filter`, TLS and drain apply. It is served at once, also beyond a limit or while paused, because it cannot
-   * wait in an accept queue. It counts towards `maxConnections` and `maxRate`, so fewer clients are accepted. The Serving
-   * takes ownership; if this method throws, the caller still owns the connection. If another Serving has passed the
-   * connection to a function, it stops counting there.
+   * wait in an accept queue. It counts towards `maxConnections` and `maxRate`, so fewer clients are accepted. If a
+   * function of another Serving has it, it stops counting there. This Serving takes ownership. If this method throws,
+   * the caller still owns the connection.
    *
    * Errors: `ERR_SERVING_CLOSED` after the end of serving, `ERR_CONNECTION_CLAIMED`, `ERR_SOCKET_TYPE` (a seqpacket
    * socket, which only a function can serve), and Node's codes for an invalid argument.
