@@ -175,6 +175,8 @@ export class Admission {
     const { remoteAddress, remotePort } = connection
     const { aborted } = this.#abortController.signal
     served.close(aborted ? 'close' : end)
+    // A filter may have claimed the connection, which stays open then.
+    served.markSettled()
     if (!aborted) runSafely(() => this.#onRefused({ error, remoteAddress, remotePort }))
   }
 }

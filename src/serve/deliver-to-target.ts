@@ -17,13 +17,13 @@ export function toServer(server: ServerHandle, options: Tls, admission: Admissio
   // accept queue of a closed listener.
   if (options === undefined) {
     return (connection, served) => {
-      served.markDelivered()
+      served.markSettled()
       if (server.listening) server.passClient(toHandle(connection, served.handleClass as HandleClass))
       else connection.reset()
     }
   }
   return afterHandshake(admission, options, (socket, served) => {
-    served.markDelivered()
+    served.markSettled()
     if (server.listening) server.adopt(socket)
     else socket.destroy()
   })
@@ -37,7 +37,7 @@ export function toFunction(
   onError: (error: Error) => void,
 ): Deliver {
   const call: Deliver<never> = (argument, served) => {
-    served.markDelivered()
+    served.markSettled()
     const fail = (error: Error) => {
       // drain() has destroyed the connection, and the error is a consequence.
       if (served.destroyed) return
