@@ -15,7 +15,8 @@ export interface Refusal {
    * health checks do. `ERR_PEEK_TIMEOUT`: the header was not complete within `handshakeTimeout`.
    * `ERR_CONNECTION_FILTERED`: the option `filter` returned a falsy value, or threw or rejected; `cause` is then its
    * exception. `ERR_FILTER_TIMEOUT`: its promise did not settle within `handshakeTimeout`. `ERR_CONNECTION_CLAIMED`:
-   * the filter claimed the connection. If the TLS handshake failed: an error of `Connection.toTLS`.
+   * the filter, or a subscriber of the channel `async-accept.connection`, claimed the connection. If the TLS handshake
+   * failed: an error of `Connection.toTLS`.
    */
   error: Error
   /** The address of the client: from the PROXY header if one was read, else that of the peer. */

@@ -438,8 +438,15 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   #admit(connection: Connection, handleClass: HandleClass | undefined): void {
-    const served = new ServedConnection(connection, this.#connections, handleClass)
     this.#rateLimit.take()
+    // A subscriber of async-accept.connection has claimed it. Its end would not be reported, so it must not be counted.
+    if (connection.fd < 0) {
+      const { remoteAddress, remotePort } = connection
+      const error = codedError('ERR_CONNECTION_CLAIMED')
+      runSafely(() => this.emit('refused', { error, remoteAddress, remotePort }))
+      return
+    }
+    const served = new ServedConnection(connection, this.#connections, handleClass)
     this.#alarms.check(this.#connections.all.size)
     runSafely(() => this.#deliver(connection, served))
     this.#drain?.add(served)
