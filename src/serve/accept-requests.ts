@@ -53,8 +53,8 @@ export class AcceptRequests {
     try {
       while (this.#refs.size < wanted) this.#refs.add(Listener.request(this.listener, this.#requester))
     } catch {
-      // There is no memory for a request. Each connection that ends causes another attempt, but perhaps no connection is
-      // open. So a timer does too.
+      // There is no memory for a request. Each connection that ends causes another attempt. A timer does too, because
+      // perhaps no connection is open.
       this.#retryTimer ??= setTimeout(() => {
         this.#retryTimer = undefined
         this.#onRetry()

@@ -15,7 +15,8 @@ export interface Refusal {
    * health checks do. `ERR_PEEK_TIMEOUT`: the header was not complete within `handshakeTimeout`.
    * `ERR_CONNECTION_FILTERED`: the option `filter` returned a falsy value, or threw or rejected; `cause` is then its
    * exception. `ERR_FILTER_TIMEOUT`: its promise did not settle within `handshakeTimeout`. `ERR_CONNECTION_CLAIMED`:
-   * the filter claimed the connection. If the TLS handshake failed: an error of `Connection.toTLS`.
+   * the filter, or a subscriber of the channel `async-accept.connection`, claimed the connection. If the TLS handshake
+   * failed: an error of `Connection.toTLS`.
    */
   error: Error
   /** The address of the client: from the PROXY header if one was read, else that of the peer. */
@@ -41,7 +42,7 @@ export class Admission {
   readonly #waiting = new Set<{ served: ServedConnection; connection: Connection }>()
 
   /**
-   * `timeout` is in ms and applies to the PROXY header, to the filter and to the handshake separately; 0 or negative: none.
+   * `timeout` is in ms, for each of the PROXY header, the filter and the handshake. 0 or negative: no timeout.
    * `onSettled` is called after each wait, whether it succeeded or failed.
    */
   constructor(timeout: number, onRefused: (refusal: Refusal) => void, onSettled: () => void) {
@@ -175,6 +176,8 @@ export class Admission {
     const { remoteAddress, remotePort } = connection
     const { aborted } = this.#abortController.signal
     served.close(aborted ? 'close' : end)
+    // A filter may have claimed the connection, which stays open then.
+    served.markSettled()
     if (!aborted) runSafely(() => this.#onRefused({ error, remoteAddress, remotePort }))
   }
 }

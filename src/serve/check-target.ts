@@ -48,7 +48,10 @@ const mistakes: readonly Mistake[] = [
   },
 ]
 
-/** @internal Throws if a value cannot be served. For an application of a framework, the message contains the line to write. */
+/**
+ * @internal
+ * Throws if a value cannot be served. For an application of a framework, the message contains the line to write.
+ */
 export function checkTarget(target: unknown): asserts target is net.Server | ConnectionHandler | SecureHandler {
   if (target === null || (typeof target !== 'object' && !isFunction(target)) || Array.isArray(target)) {
     throw invalidArgType('target', 'a net.Server or a function', target)

@@ -17,13 +17,13 @@ export function toServer(server: ServerHandle, options: Tls, admission: Admissio
   // accept queue of a closed listener.
   if (options === undefined) {
     return (connection, served) => {
-      served.markDelivered()
+      served.markSettled()
       if (server.listening) server.passClient(toHandle(connection, served.handleClass as HandleClass))
       else connection.reset()
     }
   }
   return afterHandshake(admission, options, (socket, served) => {
-    served.markDelivered()
+    served.markSettled()
     if (server.listening) server.adopt(socket)
     else socket.destroy()
   })
@@ -37,7 +37,7 @@ export function toFunction(
   onError: (error: Error) => void,
 ): Deliver {
   const call: Deliver<never> = (argument, served) => {
-    served.markDelivered()
+    served.markSettled()
     const fail = (error: Error) => {
       // drain() has destroyed the connection, and the error is a consequence.
       if (served.destroyed) return
@@ -55,8 +55,8 @@ export function toFunction(
 }
 
 /**
- * Returns the class of the handles that a net.Server gets for the connections of a listening or connected socket. Throws
- * `ERR_SOCKET_TYPE` for a seqpacket socket.
+ * Returns the class of the handles that a net.Server gets for the connections of a listening socket, or for a connected
+ * socket. Throws `ERR_SOCKET_TYPE` for a seqpacket socket.
  */
 export function handleClassOfSocket(fd: number): HandleClass {
   const { domain, type } = inspect(fd)

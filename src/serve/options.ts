@@ -28,8 +28,8 @@ export interface CommonServeOptions {
    */
   maxConnections?: number
   /**
-   * The maximum number of connections per second: an integer. Further clients wait in the accept queue. After a pause of
-   * the clients, the connections of one second may come at once. 0: no connection is accepted. Default: `Infinity`.
+   * The maximum number of connections per second: an integer. Further clients wait in the accept queue. After an idle
+   * second, the connections of one second may come at once. 0: no connection is accepted. Default: `Infinity`.
    */
   maxRate?: number
   /** One or more thresholds for the number of connections. An 'alarm' event is emitted when one is reached. */

@@ -6,16 +6,17 @@ import { type AcceptHandlers, AcceptRequests, maxOutstanding } from './accept-re
  * The outstanding accept requests of a Serving on all its listeners. The listeners share one limit: the room, which is
  * the number of connections that may still be accepted.
  *
- * If there is room for at least one connection of each listener, each gets an equal part. Otherwise the listeners that
- * have not accepted for the longest time ask alone first. If they had no client in that time, all ask. Then there are
- * more requests than room. That exceeds no limit: the first connection withdraws the other requests in the callback that
- * delivers it, before libuv calls the next listener.
+ * If there is room for at least one connection of each listener, each gets an equal part of the requests. Otherwise the
+ * listeners that have not accepted for the longest time get one request each, for two turns of the event loop. If they
+ * have no client, every listener then gets one request. These are more requests than there is room. They exceed no
+ * limit: the callback that delivers the first connection withdraws the other requests, before libuv calls the next
+ * listener.
  */
 export class RequestPool {
   readonly #room: () => number
   /** In the order of their last accept: a listener that has just accepted is the last. */
   readonly #requests: AcceptRequests[]
-  /** Whether all listeners may ask although the room is too small for that. */
+  /** Whether every listener gets a request although there is not room for a connection of each. */
   #allAsk = false
   #turn: NodeJS.Immediate | undefined
 

@@ -1,20 +1,21 @@
 import type net from 'node:net'
 import type tls from 'node:tls'
 import { Listener } from '../accept/listener.js'
-import { codedError, invalidArgType, invalidArgValue } from '../core/errors.js'
+import { codedError, invalidArg, invalidArgType, invalidArgValue } from '../core/errors.js'
 import { checkTarget } from './check-target.js'
 import { type ConnectionHandler, readServeOptions, type SecureHandler, type ServeOptions } from './options.js'
 import { Serving } from './serving.js'
 
 /**
  * Accepts the connections of one or more listeners and passes them to a server (`net`, `tls`, `http`, `https` or
- * `http2`), or to a function that takes a {@link Connection}. The server must not be listening yet. After this call, it behaves as if it
- * had called `listen()` itself: `listening` is true and `address()` returns the address. It applies its options to each
- * socket and counts it. `server.close()` ends serving and closes the listener.
+ * `http2`), or to a function that takes a {@link Connection}. The server must not be listening yet. After this call, it
+ * behaves as if it had called `listen()` itself: `listening` is true and `address()` returns the address. It applies
+ * its options to each socket and counts it. `server.close()` ends serving and closes the listener.
  *
- * With an array of listeners, all feed one server within one limit, and each gets its turn when there is not room for
- * all. The server listens on the first: `address()` returns its address. If one of them is closed or detached, serving
- * continues on the others. If accept(2) fails permanently on one of them, serving ends.
+ * With an array, the connections of all listeners go to one server, within one limit. When there is not room for a
+ * connection of each, the listeners take turns. The server listens on the first: `address()` returns its address. If
+ * one of them is closed or detached, serving continues on the others. If accept(2) fails permanently on one of them,
+ * serving ends.
  *
  * The caller still owns the listeners. The server or the function takes ownership of each connection.
  *
@@ -59,7 +60,8 @@ function readListeners(listener: Listener | readonly Listener[]): readonly Liste
   if (listeners.length === 0) throw invalidArgValue('listener', 'must not be empty', listener)
   for (const [index, each] of listeners.entries()) {
     if (!Listener.isListener(each)) throw invalidArgType(`listener[${index}]`, 'a Listener', each)
-    if (listeners.indexOf(each) !== index) throw invalidArgValue('listener', 'must not contain a Listener twice', index)
+    if (listeners.indexOf(each) !== index)
+      throw invalidArg(`listener[${index}]`, 'is also an earlier element of the array')
   }
   return listeners
 }

@@ -22,7 +22,7 @@ export class ServedConnections {
   readonly all = new Set<ServedConnection>()
   /** Called when a connection has ended. */
   readonly onReleased: () => void
-  /** The number of connections that the server or function has not received yet. */
+  /** The number of connections that the server or function has yet to receive. */
   undelivered = 0
 
   constructor(onReleased: () => void) {
@@ -43,7 +43,7 @@ export class ServedConnection implements FdObserver {
   /** The class of the handle that a server gets; undefined when a function is served. */
   readonly handleClass: HandleClass | undefined
   readonly #connections: ServedConnections
-  #delivered = false
+  #settled = false
 
   constructor(connection: Connection, connections: ServedConnections, handleClass: HandleClass | undefined) {
     this.#connections = connections
@@ -60,10 +60,10 @@ export class ServedConnection implements FdObserver {
     return this.owned.fd < 0 || this.owned.observer !== this
   }
 
-  /** Called when the server or function receives the connection. */
-  markDelivered(): void {
-    if (this.#delivered) return
-    this.#delivered = true
+  /** Called when the server or function receives the connection, or when it is certain that it never will. */
+  markSettled(): void {
+    if (this.#settled) return
+    this.#settled = true
     this.#connections.undelivered--
   }
 
@@ -77,7 +77,7 @@ export class ServedConnection implements FdObserver {
 
   released(): void {
     if (!this.#connections.all.delete(this)) return
-    this.markDelivered()
+    this.markSettled()
     this.#connections.onReleased()
   }
 

@@ -80,7 +80,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   readonly #alarms: Alarms
   readonly #admission: Admission
   readonly #cleanups: (() => void)[] = []
-  readonly #closed = deferred()
+  readonly #closed = deferred<void>()
   // As with net.Server, handlers run in the async context of the call that started listening. Each call of a handler
   // gets its own copy of that context.
   readonly #context = new AsyncResource('AsyncAcceptServing')
@@ -218,9 +218,9 @@ export class Serving extends EventEmitter<ServingEvents> {
   /**
    * Serves a connection that another process, thread or Serving accepted, as if this Serving had accepted it: the PROXY
    * header, `filter`, TLS and drain apply. It is served at once, also beyond a limit or while paused, because it cannot
-   * wait in an accept queue. It counts towards `maxConnections` and `maxRate`, so fewer clients are accepted. The Serving
-   * takes ownership; if this method throws, the caller still owns the connection. If another Serving has passed the
-   * connection to a function, it stops counting there.
+   * wait in an accept queue. It counts towards `maxConnections` and `maxRate`, so fewer clients are accepted. If a
+   * function of another Serving has it, it stops counting there. This Serving takes ownership. If this method throws,
+   * the caller still owns the connection.
    *
    * Errors: `ERR_SERVING_CLOSED` after the end of serving, `ERR_CONNECTION_CLAIMED`, `ERR_SOCKET_TYPE` (a seqpacket
    * socket, which only a function can serve), and Node's codes for an invalid argument.
@@ -296,7 +296,12 @@ export class Serving extends EventEmitter<ServingEvents> {
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
     const checked = readDrainOptions(options)
-    this.#drained ??= this.#drainWith(checked)
+    if (this.#drained === undefined) {
+      // Set before the drain begins, because a handler of 'drain' may call this method again.
+      const { promise, resolve } = deferred<DrainReport>()
+      this.#drained = promise
+      resolve(this.#drainWith(checked))
+    }
     return this.#drained
   }
 
@@ -346,11 +351,12 @@ export class Serving extends EventEmitter<ServingEvents> {
     const before = this.#state
     if (stateOrder[state] <= stateOrder[before]) return
     this.#state = state
-    this.#announceState(before)
     if (before === 'serving') {
       this.#closeListener = closeListener
       this.#stopRequesting()
     }
+    // After that, because a subscriber may change the state again: it may close the Serving, for example.
+    this.#announceState(before)
     if (state === 'closed') this.#finish()
     else this.#advance()
   }
@@ -432,8 +438,15 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 
   #admit(connection: Connection, handleClass: HandleClass | undefined): void {
-    const served = new ServedConnection(connection, this.#connections, handleClass)
     this.#rateLimit.take()
+    // A subscriber of async-accept.connection has claimed it. Its end would not be reported, so it must not be counted.
+    if (connection.fd < 0) {
+      const { remoteAddress, remotePort } = connection
+      const error = codedError('ERR_CONNECTION_CLAIMED')
+      runSafely(() => this.emit('refused', { error, remoteAddress, remotePort }))
+      return
+    }
+    const served = new ServedConnection(connection, this.#connections, handleClass)
     this.#alarms.check(this.#connections.all.size)
     runSafely(() => this.#deliver(connection, served))
     this.#drain?.add(served)
@@ -493,9 +506,9 @@ export class Serving extends EventEmitter<ServingEvents> {
   }
 }
 
-function deferred(): { promise: Promise<void>; resolve: () => void } {
-  let resolve: () => void = () => {}
-  const promise = new Promise<void>((fulfil) => {
+function deferred<T>(): { promise: Promise<T>; resolve: (value: T | PromiseLike<T>) => void } {
+  let resolve: (value: T | PromiseLike<T>) => void = () => {}
+  const promise = new Promise<T>((fulfil) => {
     resolve = fulfil
   })
   return { promise, resolve }

@@ -231,6 +231,15 @@ describe('Serving.drain of a function', () => {
     return { listener, serving, errors }
   }
 
+  it("may be called in a handler of 'drain', which gets the same promise", async () => {
+    const serving = serve(await listen({ host: '127.0.0.1' }), http.createServer())
+    const drains: Promise<DrainReport>[] = []
+    serving.on('drain', () => drains.push(serving.drain()))
+    const drained = serving.drain()
+    await drained
+    assert.deepEqual([drains.length, drains[0] === drained], [1, true])
+  })
+
   it("emits 'drain', and waits until the last connection has ended", async () => {
     const sockets: net.Socket[] = []
     const { listener, serving } = await serveFunction((connection) => sockets.push(connection.toSocket()))

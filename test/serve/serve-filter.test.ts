@@ -283,6 +283,29 @@ describe('serve with filter', () => {
     assert.equal(server.listening, false)
   })
 
+  for (const verdict of ['an accepting', 'a refusing', 'a later']) {
+    it(`closes the server at once when a filter with ${verdict} verdict has made a socket of a connection`, async () => {
+      const server = net.createServer()
+      server.maxConnections = 2
+      const sockets: net.Socket[] = []
+      const { listener, serving, refusals } = await served(server, {
+        filter: (connection) => {
+          sockets.push(connection.toSocket())
+          return verdict === 'a later' ? Promise.resolve(true) : verdict === 'an accepting'
+        },
+      })
+      await connect(listener)
+      await until(() => refusals.length === 1)
+      // The connection is none of the server's.
+      assert.deepEqual([serving.connections, listener.pending], [1, 2])
+      const closed = serving.close()
+      assert.equal(server.listening, false)
+      assert.equal(serving.state, 'closing')
+      sockets[0]?.destroy()
+      await closed
+    })
+  }
+
   for (const [how, claim] of [
     ['closes', (connection: Connection) => connection.close()],
     ['makes a socket of', (connection: Connection) => connection.toSocket().destroy()],

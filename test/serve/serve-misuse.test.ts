@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
+import diagnostics from 'node:diagnostics_channel'
+import { once } from 'node:events'
 import http from 'node:http'
 import net from 'node:net'
 import { constants } from 'node:os'
@@ -11,8 +13,15 @@ import fastify from 'fastify'
 import { Hono } from 'hono'
 import Koa from 'koa'
 import { binding } from '../../src/core/binding.js'
-import { type CodedError, type ConnectionHandler, Listener, type ServeOptions, serve } from '../../src/index.js'
-import { cleanUp, listen, temporaryDirectory } from '../helpers.js'
+import {
+  type CodedError,
+  type Connection,
+  type ConnectionHandler,
+  Listener,
+  type ServeOptions,
+  serve,
+} from '../../src/index.js'
+import { cleanUp, codeOf, connect, listen, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 
 const aborted = AbortSignal.abort()
@@ -233,4 +242,43 @@ describe('serve with invalid arguments', () => {
     await serving.close()
     assert.equal(timeoutOf(), 5000)
   })
+})
+
+describe('A subscriber of async-accept.connection that claims a connection', () => {
+  leaveNoFds()
+
+  const claims: [how: string, claim: (connection: Connection) => unknown][] = [
+    ['closes it', (connection) => connection.close()],
+    ['makes a socket of it', (connection) => connection.toSocket()],
+  ]
+  const targets: [what: string, target: () => net.Server | (() => void), options?: ServeOptions][] = [
+    ['a function', () => () => assert.fail('it was delivered')],
+    ['a server', () => net.createServer(() => assert.fail('it was delivered'))],
+    ['a server with filter', () => net.createServer(), { filter: async () => true }],
+    ['a server with tls', () => net.createServer(), { tls: {} }],
+    ['a server with proxyProtocol', () => net.createServer(), { proxyProtocol: 'require', trust: ['127.0.0.1'] }],
+  ]
+  for (const [how, claim] of claims) {
+    for (const [what, target, options] of targets) {
+      it(`${how}: the connection of ${what} is refused, and does not count`, async () => {
+        const claimed: unknown[] = []
+        const onConnection = (message: unknown) => {
+          claimed.push(claim((message as { connection: Connection }).connection))
+        }
+        diagnostics.subscribe('async-accept.connection', onConnection)
+        cleanUp(() => diagnostics.unsubscribe('async-accept.connection', onConnection))
+        const listener = await listen({ host: '127.0.0.1' })
+        const serving = serve(listener, target(), { maxConnections: 1, ...options } as ServeOptions)
+        for (let count = 0; count < 3; count++) {
+          const refused = once(serving, 'refused')
+          await connect(listener)
+          const [{ error, remoteAddress }] = await refused
+          assert.deepEqual([codeOf(error), remoteAddress], ['ERR_CONNECTION_CLAIMED', '127.0.0.1'])
+          assert.equal(serving.connections, 0)
+        }
+        await serving.close()
+        for (const each of claimed) if (each instanceof net.Socket) each.destroy()
+      })
+    }
+  }
 })

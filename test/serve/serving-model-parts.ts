@@ -12,6 +12,8 @@ export type Plan =
   | 'drain'
   | 'lowerLimit'
   | 'lowerServerLimit'
+  | 'pause'
+  | 'lowerRate'
   | 'toThread'
   | 'hold'
   | 'detach'
@@ -116,6 +118,7 @@ export class ServingPart {
     const { real, model, events } = this
     const { state, live, errors } = model
     if (real.state !== state) return `state ${real.state}, expected ${state}`
+    if (real.paused !== model.paused) return `paused: ${real.paused}, expected ${model.paused}`
     if (real.connections !== live.size) return `${real.connections} connections, expected ${live.size}`
     const closed = state === 'closed' ? ['close'] : []
     if (events.length !== errors + closed.length) return `emitted ${events}, expected ${errors} errors ${closed}`

@@ -17,7 +17,7 @@ type Move = 'toThread' | 'toChild' | 'toDeadChild' | 'toDyingChild'
 export type Step =
   | { do: 'open'; place: 'tcp' | 'path'; maxBatch: number }
   | { do: 'newServer'; kind: ServerKind }
-  | { do: 'serve'; on: number; server: number | null; maxConnections: number | null }
+  | { do: 'serve'; on: number; also: number | null; server: number | null; maxConnections: number | null }
   | { do: 'connect'; on: number; count: number }
   | { do: 'leave'; which: number; how: 'reset' | 'close' }
   | { do: 'send'; which: number; what: 'part' | 'request' | 'held' }
@@ -32,6 +32,9 @@ export type Step =
   | { do: 'detach'; which: number; adopt: boolean }
   | { do: 'limit'; which: number; maxConnections: number | null }
   | { do: 'limitServer'; which: number; maxConnections: unknown }
+  | { do: 'limitRate'; which: number; maxRate: number | null }
+  | { do: 'pause' | 'resume'; which: number }
+  | { do: 'add'; which: number; to: number }
   | { do: 'ref' | 'unref' | 'removeAllListeners'; of: 'server' | 'listener'; which: number }
   | { do: 'ask'; on: number; way: 'event' | 'promise' }
   | { do: 'cancel'; on: number }
@@ -70,7 +73,7 @@ export class ServingRun extends ServingWorld {
       case 'move':
         return this.#move(step.which, step.where)
       case 'serve':
-        return this.#serve(step.on, step.server, step.maxConnections)
+        return this.#serve(step)
       case 'plan':
         return this.#plan(step)
       case 'closeServer':
@@ -103,6 +106,19 @@ export class ServingRun extends ServingWorld {
         if (server) this.limitServer(server, step.maxConnections)
         return
       }
+      case 'limitRate': {
+        const serving = of(this.servings, step.which)
+        if (serving) this.limitRate(serving, step.maxRate ?? Number.POSITIVE_INFINITY)
+        return
+      }
+      case 'pause':
+      case 'resume': {
+        const serving = of(this.servings, step.which)
+        if (serving) this.pause(serving, step.do === 'pause')
+        return
+      }
+      case 'add':
+        return this.#add(step.which, step.to)
       case 'ref':
       case 'unref':
         return of<ServerPart | ListenerPart>(step.of === 'server' ? this.servers : this.listeners, step.which)?.real[
@@ -267,6 +283,33 @@ export class ServingRun extends ServingWorld {
     await this.settle()
   }
 
+  /**
+   * Passes a connection to a serving: one that the application has accepted itself, one that a function holds, or a new
+   * one from elsewhere.
+   */
+  async #add(which: number, to: number): Promise<void> {
+    await this.settle()
+    const held = [...this.connections.values()].filter(
+      ({ raw, socket, model }) => raw !== undefined && socket === undefined && !model.ended && !model.ending,
+    )
+    const serving = of(this.servings, to)
+    if (serving === undefined) return
+    const part = of(held, which) ?? (await this.#acceptElsewhere())
+    const { raw } = part as { raw: Connection }
+    if (serving.model.state === 'serving') this.add(part, serving)
+    else assert.throws(() => serving.real.add(raw), { code: 'ERR_SERVING_CLOSED' })
+  }
+
+  /** Accepts a connection on a listener that no serving has. */
+  async #acceptElsewhere(): Promise<ConnectionPart> {
+    const listener = await Listener.listen({ host: '127.0.0.1' })
+    const accepted = listener.accept()
+    this.clients.push(await dial(listener.address() as net.AddressInfo))
+    const raw = await accepted
+    await listener.close()
+    return this.onElsewhere(raw, this.clients.length - 1)
+  }
+
   async #sendToDyingChild({ model, socket }: ConnectionPart): Promise<void> {
     const { serving, server } = model
     if (serving === undefined || serving.counted !== undefined || socket === undefined) return
@@ -278,26 +321,30 @@ export class ServingRun extends ServingWorld {
     await this.settle()
   }
 
-  #serve(on: number, which: number | null, maxConnections: number | null): void {
+  #serve({ on, also, server: which, maxConnections }: Omit<Extract<Step, { do: 'serve' }>, 'do'>): void {
     const listener = of(this.listeners, on)
+    const other = also === null ? undefined : of(this.listeners, also)
     const server = which === null ? undefined : of(this.servers, which)
     const full = this.servings.length >= most.servings
     if (full || listener === undefined || (which !== null && server === undefined) || server?.model.counted === false)
       return
     const limit = maxConnections ?? Number.POSITIVE_INFINITY
     const path = listener.real.address()
-    const refused = !listener.model.open
+    const parts = other === undefined || other === listener ? [listener] : [listener, other]
+    const refused = parts.some(({ model }) => !model.open)
       ? 'ERR_LISTENER_CLOSED'
       : server?.model.life
         ? 'ERR_SERVER_ALREADY_LISTEN'
         : undefined
+    const reals = parts.map(({ real }) => real)
     if (refused !== undefined) {
-      assert.throws(() => serve(listener.real, server?.real ?? (() => {})), { code: refused })
+      assert.throws(() => serve(reals, server?.real ?? (() => {})), { code: refused })
       return
     }
     const onConnection = (connection: Connection) => this.onConnection(part, connection)
-    const real = serve(listener.real, server?.real ?? onConnection, { maxConnections: limit })
-    const part = new ServingPart(real, this.model.serve(listener.model, server?.model, limit), this.problem)
+    const real = serve(reals, server?.real ?? onConnection, { maxConnections: limit })
+    const models = parts.map(({ model }) => model)
+    const part = new ServingPart(real, this.model.serve(models, server?.model, limit), this.problem)
     this.servings.push(part)
     if (server && typeof path === 'string') server.model.path = path
   }
@@ -312,7 +359,7 @@ export class ServingRun extends ServingWorld {
     if (server === undefined) return
     server.real.close()
     this.model.closeServer(server.model)
-    if (step.andThen === 'serve') this.#serve(step.on, step.which, null)
+    if (step.andThen === 'serve') this.#serve({ on: step.on, also: null, server: step.which, maxConnections: null })
     if (step.andThen === 'listen') this.#listenPlainly(server)
   }
 

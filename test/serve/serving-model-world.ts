@@ -29,6 +29,9 @@ export async function waitUntilNothingMissing(missing: () => string | undefined)
   }
 }
 
+// The rest of the batch that was accepted before these is still delivered.
+const plansThatStop: readonly Plan[] = ['closeServing', 'drain', 'lowerLimit', 'lowerServerLimit', 'pause', 'lowerRate']
+
 /** Selects an element by a number, modulo the count. */
 export const of = <T>(all: readonly T[], which: number): T | undefined => all[which % all.length]
 
@@ -45,6 +48,8 @@ export class ServingWorld {
   /** The client numbers of accepted connections, and that of the connection being delivered. */
   readonly #clientOf = new WeakMap<Connection, number>()
   #delivered = -1
+  /** Whether the connection that is being delivered was passed to `add()`. */
+  #adding = false
   readonly #bySocket = new WeakMap<net.Socket, ConnectionPart>()
   readonly #problems: unknown[] = []
 
@@ -122,12 +127,13 @@ export class ServingWorld {
     this.#noting(() => {
       const { life, kind, listenersRemoved, limit } = server.model
       assert.ok(life !== undefined && life !== 'plain', 'connection for a server that is not served')
-      const part = this.#accepted(this.#delivered, life.listener, life)
+      const part = this.#accepted(this.#delivered, life.first, life)
       part.socket = socket
       this.#bySocket.set(socket, part)
       socket.on('error', () => {})
       // The limit includes this connection.
-      if (!life.late) assert.ok(server.model.roomAt(server.count - 1) > 0, `limit ${limit}, count ${server.count}`)
+      if (!life.late && !this.#adding)
+        assert.ok(server.model.roomAt(server.count - 1) > 0, `limit ${limit}, count ${server.count}`)
       if (kind === 'net' || (kind === 'http' && listenersRemoved)) socket.resume()
       // The sockets of an http.Server are half-open.
       if (kind === 'http' && listenersRemoved) socket.on('end', () => socket.end())
@@ -142,7 +148,7 @@ export class ServingWorld {
     serving.plan = undefined
     let part: ConnectionPart | undefined
     this.#noting(() => {
-      part = this.#accepted(this.#clientOf.get(connection), serving.model.listener, serving.model)
+      part = this.#accepted(this.#clientOf.get(connection), serving.model.first, serving.model)
       part.raw = connection
       if (plan !== undefined && ['hold', 'detach', 'throw', 'reject'].includes(plan)) return
       part.socket = connection.toSocket().on('error', () => {})
@@ -170,6 +176,14 @@ export class ServingWorld {
     })
   }
 
+  /** Called when a listener that is no part of the model has accepted a connection for the application. */
+  protected onElsewhere(raw: Connection, client: number): ConnectionPart {
+    this.#clientOf.set(raw, client)
+    const part: ConnectionPart = { model: this.model.fromElsewhere(client), raw }
+    this.connections.set(part.model, part)
+    return part
+  }
+
   protected onRequest = (request: http.IncomingMessage, response: http.ServerResponse): void => {
     const part = this.#bySocket.get(request.socket)
     if (part) part.response = response
@@ -177,11 +191,12 @@ export class ServingWorld {
 
   #accepted(client: number | undefined, listener: ListenerModel, serving?: ServingModel): ConnectionPart {
     assert.ok(client !== undefined, 'delivered connection without an accept')
-    const model = this.model.accepted(client, listener, serving)
+    const model = this.model.accepted(client, listener, serving, this.#adding)
     const part = { model }
     this.connections.set(model, part)
     const real = this.servings.find((each) => each.model === serving)?.real
-    if (real && !serving?.late) assert.ok(real.connections <= (serving?.maxConnections ?? 0), 'maxConnections exceeded')
+    if (real && !serving?.late && !this.#adding)
+      assert.ok(real.connections <= (serving?.maxConnections ?? 0), 'maxConnections exceeded')
     return part
   }
 
@@ -197,8 +212,7 @@ export class ServingWorld {
       own.real.close()
       this.model.closeServer(own.model)
     }
-    // The rest of the batch that was accepted before these actions is still delivered.
-    serving.model.late ||= ['closeServing', 'drain', 'lowerLimit', 'lowerServerLimit'].includes(plan)
+    serving.model.late ||= plansThatStop.includes(plan)
     if (plan === 'closeServing') {
       serving.close()
       this.model.enter(serving.model, 'closing')
@@ -206,6 +220,20 @@ export class ServingWorld {
     if (plan === 'drain') this.drain(serving, { timeout: 3_600_000, closeListener: true })
     if (plan === 'lowerLimit') this.limit(serving, 0)
     if (plan === 'lowerServerLimit' && own) this.limitServer(own, 1)
+    if (plan === 'pause') this.pause(serving, true)
+    if (plan === 'lowerRate') this.limitRate(serving, 0)
+  }
+
+  /** Passes a connection that the application has to a serving. */
+  protected add({ model, raw }: ConnectionPart, to: ServingPart): void {
+    this.model.moved(model)
+    this.connections.delete(model)
+    this.#delivered = model.client
+    this.#adding = true
+    to.real.add(raw as Connection)
+    this.#adding = false
+    const now = this.model.connections.get(model.client)
+    if (now?.serving !== to.model) this.problem(new Error('a connection was not delivered within add()'))
   }
 
   protected destroy({ socket, raw, model }: ConnectionPart): void {
@@ -236,6 +264,18 @@ export class ServingWorld {
   protected limit(serving: ServingPart, maxConnections: number): void {
     serving.model.maxConnections = maxConnections
     serving.real.maxConnections = maxConnections
+  }
+
+  /** `maxRate`: 0, or a rate that is never reached. */
+  protected limitRate(serving: ServingPart, maxRate: number): void {
+    serving.model.withoutRate = maxRate === 0
+    serving.real.maxRate = maxRate
+  }
+
+  protected pause(serving: ServingPart, paused: boolean): void {
+    serving.model.paused = paused
+    if (paused) serving.real.pause()
+    else serving.real.resume()
   }
 
   protected limitServer(server: ServerPart, maxConnections: unknown): void {
@@ -290,9 +330,10 @@ export class ServingWorld {
       if (queued !== waiting.length || (capacity > 0 && queued > 0)) {
         return `listener ${i}: backlog ${queued}, expected ${waiting.length}, room for ${capacity}; ${model}`
       }
-      if (real.pending !== model.pending(listener))
-        return `${real.pending} requests, expected ${model.pending(listener)}; ${model}`
+      if (!model.mayHavePending(listener, real.pending)) return `listener ${i}: ${real.pending} requests; ${model}`
     }
+    const pending = this.listeners.reduce((sum, { real }) => sum + real.pending, 0)
+    if (pending !== model.pending) return `${pending} requests, expected ${model.pending}; ${model}`
     for (const [i, serving] of this.servings.entries()) {
       const missing = serving.missing()
       if (missing !== undefined) return `serving ${i}: ${missing}; ${model}`
@@ -311,7 +352,7 @@ export class ServingWorld {
     const at = this.servers.findIndex((each) => each.real === real)
     assert.equal(drops, 0, `server ${at} dropped clients`)
     assert.equal(real.listening, life !== undefined, `server ${at} is listening: ${real.listening}`)
-    const listener = this.listeners.find((each) => life !== 'plain' && each.model === life?.listener)
+    const listener = this.listeners.find((each) => life !== 'plain' && each.model === life?.first)
     // During a drain, a listener may close before its server.
     const address = listener === undefined ? (path ?? null) : listener.real.address()
     if (listener === undefined || address !== null) {
@@ -326,7 +367,11 @@ export class ServingWorld {
   async #finish(): Promise<void> {
     await this.settle()
     for (const server of this.servers) this.limitServer(server, undefined)
-    for (const serving of this.servings) this.limit(serving, Number.POSITIVE_INFINITY)
+    for (const serving of this.servings) {
+      this.limit(serving, Number.POSITIVE_INFINITY)
+      this.limitRate(serving, Number.POSITIVE_INFINITY)
+      this.pause(serving, false)
+    }
     await this.settle()
     for (const serving of this.servings) this.drain(serving, { timeout: 3_600_000, closeListener: false })
     for (const part of this.connections.values()) if (!part.model.ended && !part.model.stuck) this.destroy(part)

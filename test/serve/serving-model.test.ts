@@ -18,6 +18,8 @@ const plans = oneOf(
   'drain',
   'lowerLimit',
   'lowerServerLimit',
+  'pause',
+  'lowerRate',
   'toThread',
   'hold',
   'detach',
@@ -34,6 +36,7 @@ const steps = {
   serve: record({
     do: fc.constant('serve'),
     on: number,
+    also: fc.option(number, { nil: null, freq: 2 }),
     server: fc.option(number, { nil: null, freq: 3 }),
     maxConnections: limit,
   }),
@@ -62,6 +65,9 @@ const steps = {
   detach: record({ do: fc.constant('detach'), which: number, adopt: fc.boolean() }),
   limit: record({ do: fc.constant('limit'), which: number, maxConnections: limit }),
   limitServer: record({ do: fc.constant('limitServer'), which: number, maxConnections: serverLimit }),
+  limitRate: record({ do: fc.constant('limitRate'), which: number, maxRate: oneOf(0, 1_000_000_000, null) }),
+  pause: record({ do: oneOf('pause', 'resume', 'resume'), which: number }),
+  add: record({ do: fc.constant('add'), which: number, to: number }),
   ref: record({ do: oneOf('ref', 'unref'), of: serverOrListener, which: number }),
   removeAllListeners: record({ do: fc.constant('removeAllListeners'), of: serverOrListener, which: number }),
   ask: record({ do: fc.constant('ask'), on: number, way: oneOf('event', 'promise') }),
@@ -85,9 +91,12 @@ const life = {
   detach: 1,
   limit: 3,
   limitServer: 3,
+  limitRate: 2,
+  pause: 3,
+  add: 4,
   ref: 1,
   removeAllListeners: 1,
-  ask: 2,
+  ask: 3,
   cancel: 1,
 }
 
@@ -108,9 +117,9 @@ describe('Servings, servers and listeners', () => {
     const newPath = () => join(directory, `${paths++}`)
     // With fewer initial steps, most steps of a sequence would have no effect.
     const begun = fc
-      .tuple(steps.open, steps.newServer, steps.serve, steps.connect, turns)
-      .map(([open, newServer, serve, connect, rest]): Turn[] => [
-        ...[open, newServer, serve, connect].map((step) => ({ step, turns: false })),
+      .tuple(steps.open, steps.open, steps.newServer, steps.serve, steps.connect, turns)
+      .map(([open, other, newServer, serve, connect, rest]): Turn[] => [
+        ...[open, other, newServer, serve, connect].map((step) => ({ step, turns: false })),
         ...rest,
       ])
     await checkSequences<[Turn[]]>(context, { file, runs: 1000, share }, [begun], async (all) =>

@@ -49,13 +49,16 @@ export class ServerModel {
 
   roomAt(connections: number): number {
     let room = 0
-    while (room < most && !drops(this.limit as number, connections + room)) room++
+    while (room < mostRoom && !drops(this.limit as number, connections + room)) room++
     return room
   }
 }
 
-// The number of requests that a serving keeps outstanding.
+// The number of requests that a serving keeps outstanding on one listener.
 const most = 64
+
+// No serving has more listeners than that.
+const mostRoom = 3 * most
 
 // The condition on which net.Server drops a connection.
 const drops = (limit: number, connections: number): boolean =>
@@ -86,6 +89,9 @@ export class ConnectionModel {
 export class ServingModel {
   state: ServingState = 'serving'
   closeListener = false
+  paused = false
+  /** Whether its maxRate is 0. */
+  withoutRate = false
   readonly live = new Set<ConnectionModel>()
   /** A connection handler has changed what is accepted. More connections of the same batch may still be delivered. */
   late = false
@@ -95,14 +101,33 @@ export class ServingModel {
   errors = 0
 
   constructor(
-    readonly listener: ListenerModel,
+    /** One or more; the served server has the address of the first. */
+    readonly listeners: readonly ListenerModel[],
     readonly server: ServerModel | undefined,
     public maxConnections: number,
   ) {}
 
+  get first(): ListenerModel {
+    return this.listeners[0] as ListenerModel
+  }
+
+  get openListeners(): ListenerModel[] {
+    return this.listeners.filter(({ open }) => open)
+  }
+
+  /** The least and the largest number of requests on one of its open listeners, and their number on all. */
+  get requests(): { least: number; largest: number; all: number } {
+    const { room } = this
+    const { length: open } = this.openListeners
+    // When there is not room for a connection of each, the listeners take turns. If none has a client, all ask.
+    if (room === 0 || room < open) return { least: Math.min(room, 1), largest: Math.min(room, 1), all: room && open }
+    const all = Math.min(room, open * most)
+    return { least: Math.floor(all / open), largest: Math.ceil(all / open), all }
+  }
+
   /** How many more connections it accepts. */
   get room(): number {
-    if (this.state !== 'serving' || !this.listener.open) return 0
+    if (this.state !== 'serving' || this.paused || this.withoutRate || this.openListeners.length === 0) return 0
     return Math.max(0, Math.min(this.maxConnections - this.live.size, this.server?.room ?? Number.POSITIVE_INFINITY))
   }
 }
@@ -125,32 +150,61 @@ export class ServingsModel {
 
   /** Whether the state of a serving changes in the next tick. */
   get ending(): boolean {
-    return this.servings.some(({ state, live, listener }) => {
-      return state === 'serving' ? !listener.open : state !== 'closed' && live.size === 0
+    return this.servings.some(({ state, live, openListeners }) => {
+      return state === 'serving' ? openListeners.length === 0 : state !== 'closed' && live.size === 0
     })
   }
 
   /** How many clients would be accepted if they connected. */
   capacity(listener: ListenerModel): number {
-    const rooms = this.servings.filter((each) => each.listener === listener).map(({ room }) => room)
+    const rooms = this.#servingsOf(listener).map(({ room }) => room)
     return rooms.reduce((sum, room) => sum + room, listener.open ? listener.asked : 0)
   }
 
-  /** The number of outstanding requests, including those of servings. */
-  pending(listener: ListenerModel): number {
-    const rooms = this.servings.filter((each) => each.listener === listener).map(({ room }) => Math.min(room, most))
-    return rooms.reduce((sum, room) => sum + room, listener.asked)
+  /** Whether an open listener may have this number of outstanding requests, including those of servings. */
+  mayHavePending(listener: ListenerModel, pending: number): boolean {
+    const requests = this.#servingsOf(listener).map((each) => each.requests)
+    const least = requests.reduce((sum, each) => sum + each.least, listener.asked)
+    const largest = requests.reduce((sum, each) => sum + each.largest, listener.asked)
+    return least <= pending && pending <= largest
   }
 
-  serve(listener: ListenerModel, server: ServerModel | undefined, maxConnections: number): ServingModel {
-    const serving = new ServingModel(listener, server, maxConnections)
+  /** The number of outstanding requests on all listeners, including those of servings. */
+  get pending(): number {
+    const asked = this.listeners.reduce((sum, each) => sum + each.asked, 0)
+    return this.servings.reduce((sum, { requests }) => sum + requests.all, asked)
+  }
+
+  #servingsOf(listener: ListenerModel): ServingModel[] {
+    return this.servings.filter(({ listeners }) => listeners.includes(listener))
+  }
+
+  serve(listeners: readonly ListenerModel[], server: ServerModel | undefined, maxConnections: number): ServingModel {
+    const serving = new ServingModel(listeners, server, maxConnections)
     if (server !== undefined) server.life = serving
     this.servings.push(serving)
     return serving
   }
 
-  /** Moves a client from the backlog to the serving, or to an accept request of the application. */
-  accepted(client: ClientNumber, listener: ListenerModel, serving?: ServingModel): ConnectionModel {
+  /** Adds a connection that the application has from elsewhere. */
+  fromElsewhere(client: ClientNumber): ConnectionModel {
+    const connection = new ConnectionModel(client)
+    connection.reads = false
+    this.connections.set(client, connection)
+    return connection
+  }
+
+  /** Ends the part of its present owner in a connection that the application passes to `add()` of a serving. */
+  moved(connection: ConnectionModel): void {
+    this.end(connection)
+    this.connections.delete(connection.client)
+  }
+
+  /**
+   * Moves a client from the backlog to the serving, or to an accept request of the application. `added`: the serving
+   * gets the connection by `add()`.
+   */
+  accepted(client: ClientNumber, listener: ListenerModel, serving?: ServingModel, added = false): ConnectionModel {
     assert.ok(!this.connections.has(client), `client ${client} was accepted twice`)
     this.cutOff.delete(client)
     const server = serving?.server
@@ -159,6 +213,8 @@ export class ServingsModel {
       assert.ok(asked > 0, `client ${client} was accepted without a request of the application`)
     } else {
       assert.ok(serving.late || serving.state === 'serving', `client ${client} was accepted while ${serving.state}`)
+      const waits = serving.paused || serving.withoutRate
+      assert.ok(added || serving.late || !waits, `client ${client} was accepted while paused or with a maxRate of 0`)
       if (serving.counted !== undefined) serving.counted++
     }
     const connection = new ConnectionModel(client, serving, server)
@@ -196,9 +252,13 @@ export class ServingsModel {
     server.life = undefined
     if (life !== undefined && life !== 'plain') {
       this.enter(life, 'closing', true)
-      if (life.closeListener) this.closeListener(life.listener)
+      if (life.closeListener) this.#closeListeners(life)
     }
     if (server.connections.size === 0) server.closeEvents++
+  }
+
+  #closeListeners({ listeners }: ServingModel): void {
+    for (const each of listeners) this.closeListener(each)
   }
 
   closeListener(listener: ListenerModel): void {
@@ -233,7 +293,7 @@ export class ServingsModel {
     if (serving.state === 'draining' && serving.live.size === 0) serving.state = 'closing'
     if (serving.state !== 'closing') return
     if (serving.server?.life === serving) this.closeServer(serving.server)
-    if (serving.closeListener) this.closeListener(serving.listener)
+    if (serving.closeListener) this.#closeListeners(serving)
     if (serving.live.size === 0) serving.state = 'closed'
   }
 
@@ -250,7 +310,7 @@ export class ServingsModel {
 
   #turn(): void {
     for (const serving of this.servings) {
-      if (!serving.listener.open && serving.state === 'serving') this.enter(serving, 'closing', true)
+      if (serving.openListeners.length === 0 && serving.state === 'serving') this.enter(serving, 'closing', true)
     }
     for (const connection of this.connections.values()) {
       if (connection.ended) continue
@@ -269,7 +329,10 @@ export class ServingsModel {
   }
 
   toString(): string {
-    const servings = this.servings.map(({ state, live, room }) => `${state} ${live.size} room ${room}`)
+    const servings = this.servings.map((each) => {
+      const on = each.listeners.map((listener) => this.listeners.indexOf(listener))
+      return `${each.state}${each.paused ? ' paused' : ''} on ${on}: ${each.live.size} room ${each.room}`
+    })
     const queues = this.listeners.map(
       ({ open, queue, asked }) => `${open ? 'open' : 'closed'} [${queue.waiting}] +${asked}`,
     )

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import diagnostics from 'node:diagnostics_channel'
 import http from 'node:http'
-import { type Serving, type ServingStateMessage, serve } from '../../src/index.js'
+import { type DrainReport, type Serving, type ServingStateMessage, serve } from '../../src/index.js'
 import { captureExceptions, cleanUp, listen, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 
@@ -55,6 +55,35 @@ describe(`The diagnostics channel ${channel}`, () => {
     await serve(listener, () => {}).close()
     assert.deepEqual(states, ['serving', 'closing', 'closed'])
     assert.equal(listener.address(), null)
+  })
+
+  for (const [which, closeListener] of [
+    ['closes', true],
+    ['leaves open', false],
+  ] as const) {
+    it(`may have a subscriber that closes the Serving, and a drain still ${which} the listener`, async () => {
+      subscribe(({ serving, state }) => {
+        if (state === 'draining') void serving.close({ closeListener: !closeListener })
+      })
+      const listener = await listen({ host: '127.0.0.1' })
+      // While it is paused, no accept request delays the next states.
+      const serving = serve(listener, () => {}).pause()
+      await serving.drain({ closeListener })
+      assert.equal(listener.address() === null, closeListener)
+    })
+  }
+
+  it('may have a subscriber that drains the Serving, which drains once', async () => {
+    const drains: Promise<DrainReport>[] = []
+    subscribe(({ serving, state }) => {
+      if (state === 'draining') drains.push(serving.drain())
+    })
+    const serving = serve(await listen({ host: '127.0.0.1' }), http.createServer())
+    let events = 0
+    serving.on('drain', () => events++)
+    const drained = serving.drain()
+    await drained
+    assert.deepEqual([drains[0] === drained, drains.length, events], [true, 1, 1])
   })
 
   it('may have a subscriber that throws, or that enters a store, without an effect on the caller', async () => {
