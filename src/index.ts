@@ -18,7 +18,8 @@ export {
   activatedListeners,
   activation,
 } from './handover/activation.js'
-export { FdChannel, type FdChannelOptions, type SendOptions } from './handover/fd-channel.js'
+export type { FdChannelOptions, SendOptions } from './handover/channel-options.js'
+export { FdChannel } from './handover/fd-channel.js'
 export {
   type Notification,
   type NotifyOptions,

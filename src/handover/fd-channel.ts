@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { Connection } from '../accept/connection.js'
-import { binding, type PeerCredentials, type ReceivedMessage } from '../core/binding.js'
+import { binding, type PeerCredentials } from '../core/binding.js'
 import { callSite } from '../core/call-site.js'
 import {
   abortError,
@@ -16,43 +16,31 @@ import { adopt, inspectStream } from '../core/inspect.js'
 import { onReady } from '../core/readiness.js'
 import { showAs } from '../core/show.js'
 import * as validate from '../core/validate.js'
-import { headerLength, OutgoingFdMessage } from './outgoing-fd-message.js'
-import { type FdMessage, ReceivedFd } from './received-fd.js'
-
-export interface FdChannelOptions {
-  /** The maximum size in bytes of a message, sent or received: 1 to 1,048,576. Default: 65,536. */
-  maxMessage?: number
-}
-
-/** Options of `FdChannel.send`. */
-export interface SendOptions {
-  /**
-   * The timeout in ms from the call until the kernel has the whole message. Negative: no timeout. 0: send only if the
-   * socket has room. Default: -1.
-   */
-  timeout?: number
-  /** Gives the message up with `ABORT_ERR` when aborted. */
-  signal?: AbortSignal
-}
-
-type PairOptions = FdChannelOptions & { type?: 'stream' | 'seqpacket' }
+import {
+  defaultMaxMessage,
+  type FdChannelOptions,
+  type PairOptions,
+  readChannelOptions,
+  readPairOptions,
+  readSendOptions,
+  type SendOptions,
+} from './channel-options.js'
+import { IncomingFdMessages } from './incoming-fd-messages.js'
+import { OutgoingFdMessage } from './outgoing-fd-message.js'
+import type { FdMessage } from './received-fd.js'
 
 interface PendingNext {
   resolve(result: IteratorResult<FdMessage>): void
   reject(error: Error): void
 }
 
-const { EAGAIN, EBADF, ECONNRESET, ENOMEM, ENOTCONN } = constants.errno
+const { EAGAIN, EBADF, ENOMEM, ENOTCONN } = constants.errno
 
 const unreachable = new FinalizationRegistry((fd: number) => binding.close(fd))
 
-// A packet is received in one call, so its buffer has the maximum size, `maxReceived` (1 MiB). A unix socket sends no
-// packet longer than its send buffer, 208 KiB by default (net.core.wmem_default).
-const { maxFds, maxReceived } = binding
-const defaultMessage = 64 * 1024
+const { maxFds } = binding
 // The maximum number of received messages that wait for the application. Further messages stay in the kernel.
 const maxQueued = 16
-const excessFds = 'it has more fds than its header announces'
 
 /**
  * Sends and receives messages with fds (SCM_RIGHTS, unix(7)) over a connected unix socket, stream or seqpacket, between
@@ -66,10 +54,10 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   readonly #packets: boolean
   readonly #maxMessage: number
   readonly #outgoing: OutgoingFdMessage[] = []
-  readonly #incoming: FdMessage[] = []
+  readonly #incoming: IncomingFdMessages
+  /** The messages that the application has not taken yet. */
+  readonly #received: FdMessage[] = []
   readonly #pendingNexts: PendingNext[] = []
-  #bytes: Buffer = Buffer.alloc(0)
-  #fds: ReceivedFd[] = []
   #unwatch: (() => void) | undefined
   #ended = false
   #failure: Error | undefined
@@ -84,15 +72,16 @@ export class FdChannel implements AsyncIterable<FdMessage> {
       type: channel.#packets ? 'seqpacket' : 'stream',
       maxMessage: channel.#maxMessage,
       sending: channel.#outgoing.length,
-      received: channel.#incoming.length,
+      received: channel.#received.length,
     }))
   }
 
   // Takes ownership of `fd`. Must not throw, because the callers do not close the fd on failure.
-  private constructor(fd: number, type: number | undefined, { maxMessage = defaultMessage }: FdChannelOptions) {
+  private constructor(fd: number, type: number | undefined, { maxMessage = defaultMaxMessage }: FdChannelOptions) {
     this.#fd = fd
     this.#packets = type === binding.constants.SOCK_SEQPACKET
     this.#maxMessage = maxMessage
+    this.#incoming = new IncomingFdMessages(this.#packets, maxMessage)
     unreachable.register(this, fd, this)
   }
 
@@ -104,7 +93,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * `ERR_SOCKET_LISTENING`, `ERR_SOCKET_NOT_UNIX`, `ENOTCONN`, `ERR_FD_IN_USE`.
    */
   static fromFd(fd: number, options: FdChannelOptions = {}): FdChannel {
-    const checkedOptions = readOptions(options)
+    const checkedOptions = readChannelOptions(options)
     const type = typeOfConnected(fd)
     adopt(fd)
     return new FdChannel(fd, type, checkedOptions)
@@ -116,7 +105,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    * Errors: those of `fromFd`, `ERR_CONNECTION_CLAIMED`.
    */
   static fromConnection(connection: Connection, options: FdChannelOptions = {}): FdChannel {
-    const checkedOptions = readOptions(options)
+    const checkedOptions = readChannelOptions(options)
     if (!Connection.isConnection(connection)) throw invalidArgType('connection', 'a Connection', connection)
     return Connection.handOver(connection, (fd) => new FdChannel(fd, typeOfConnected(fd), checkedOptions))
   }
@@ -245,7 +234,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    */
   close(): void {
     this.#closeSocket()
-    for (const { fds } of this.#incoming.splice(0)) for (const fd of fds) fd.close()
+    for (const { fds } of this.#received.splice(0)) for (const fd of fds) fd.close()
     this.#settle()
   }
 
@@ -315,7 +304,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   #settle(): void {
     for (;;) {
       const done = this.#closed || this.#ended
-      const message = this.#pendingNexts.length > 0 ? this.#incoming.shift() : undefined
+      const message = this.#pendingNexts.length > 0 ? this.#received.shift() : undefined
       if (message === undefined && !done) return
       const next = this.#pendingNexts.shift()
       if (next === undefined) return
@@ -375,85 +364,24 @@ export class FdChannel implements AsyncIterable<FdMessage> {
   }
 
   #read(): void {
-    while (!this.#closed && !this.#ended && this.#incoming.length < maxQueued) {
-      if (this.#parseMessage()) continue
-      const received = this.#receive()
-      if (received === -EAGAIN) return
-      // The peer has closed its socket with unread messages. The kernel reports this once, before data from the peer.
-      if (received === -ECONNRESET) continue
-      // The kernel has kept the message. A later call can receive it.
-      if (received === -ENOMEM) {
-        for (const next of this.#pendingNexts.splice(0)) next.reject(systemError('recvmsg', received))
+    while (!this.#closed && !this.#ended && this.#received.length < maxQueued) {
+      let next: FdMessage | 'end' | number
+      try {
+        next = this.#incoming.next(this.#fd)
+      } catch (error) {
+        this.#fail(error as Error)
         return
       }
-      if (typeof received === 'number') this.#fail(systemError('recvmsg', received))
-      else this.#process(received)
-    }
-  }
-
-  #receive(): ReceivedMessage | number {
-    const received = binding.receiveMessage(this.#fd, this.#packets ? maxReceived : defaultMessage)
-    if (typeof received === 'number') return received
-    for (const fd of received.fds) {
-      this.#fds.push(ReceivedFd.of(fd))
-    }
-    return received
-  }
-
-  #process({ bytes, truncated }: ReceivedMessage): void {
-    if (truncated) this.#failMalformed('some of its bytes or fds were lost')
-    else if (bytes.length === 0) this.#end()
-    else if (!this.#packets) this.#bytes = this.#bytes.length === 0 ? bytes : Buffer.concat([this.#bytes, bytes])
-    else if (bytes.length > this.#maxMessage) this.#failMalformed(`it has more than ${this.#maxMessage} bytes`)
-    else this.#deliver(bytes, this.#fds.length)
-  }
-
-  #end(): void {
-    // At the end of the stream, every recvmsg(2) returns 0. For an empty packet, only one call returns 0. Two empty
-    // packets in succession count as the end.
-    const next = this.#packets ? this.#receive() : undefined
-    if (next === -ENOMEM) this.#fail(systemError('recvmsg', next))
-    else if (typeof next === 'number' || (next !== undefined && next.bytes.length > 0))
-      this.#failMalformed('it is empty')
-    else if (this.#bytes.length > 0 || this.#fds.length > 0)
-      this.#failMalformed('it is incomplete, and the peer has closed the socket')
-    this.#ended = true
-  }
-
-  /**
-   * Parses the first message in the bytes received on a stream, and delivers it. Returns true if it was complete or
-   * malformed, false if more bytes are needed.
-   */
-  #parseMessage(): boolean {
-    const bytes = this.#bytes
-    // The maximum number of fds that may have arrived so far. The fds of a message arrive with its first byte.
-    let maxArrived = bytes.length === 0 ? 0 : maxFds
-    if (bytes.length >= headerLength) {
-      const length = bytes.readUInt32BE(0)
-      maxArrived = bytes.readUInt32BE(4)
-      const end = headerLength + length
-      if (length === 0 || maxArrived > maxFds)
-        return this.#failMalformed(`its header says ${length} bytes and ${maxArrived} fds`)
-      if (length > this.#maxMessage) return this.#failMalformed(`it has more than ${this.#maxMessage} bytes`)
-      if (bytes.length >= end) {
-        if (this.#fds.length < maxArrived) return this.#failMalformed('it has fewer fds than its header announces')
-        if (this.#fds.length > maxArrived && bytes.length === end) return this.#failMalformed(excessFds)
-        this.#bytes = bytes.subarray(end)
-        this.#deliver(bytes.subarray(headerLength, end), maxArrived)
-        return true
+      if (next === 'end') this.#ended = true
+      else if (typeof next === 'object') this.#received.push(next)
+      else {
+        if (next === -ENOMEM) {
+          for (const pending of this.#pendingNexts.splice(0)) pending.reject(systemError('recvmsg', next))
+        }
+        return
       }
+      this.#settle()
     }
-    return this.#fds.length > maxArrived && this.#failMalformed(excessFds)
-  }
-
-  #deliver(data: Buffer, count: number): void {
-    this.#incoming.push({ data, fds: this.#fds.splice(0, count) })
-    this.#settle()
-  }
-
-  #failMalformed(what: string): true {
-    this.#fail(codedError('ERR_CHANNEL_MESSAGE', what))
-    return true
   }
 
   // Closes the channel. Complete messages that were received before are still delivered.
@@ -469,7 +397,7 @@ export class FdChannel implements AsyncIterable<FdMessage> {
     this.#unwatch = undefined
     unreachable.unregister(this)
     binding.close(this.#fd)
-    for (const fd of this.#fds.splice(0)) fd.close()
+    this.#incoming.close()
     this.#rejectOutgoing(() => codedError('ERR_CHANNEL_CLOSED'))
   }
 }
@@ -483,34 +411,4 @@ function typeOfConnected(fd: number): number | undefined {
   if (domain !== binding.constants.AF_UNIX) throw fdError('ERR_SOCKET_NOT_UNIX', fd)
   if (!connected) throw systemError('getpeername', -ENOTCONN, { fd })
   return type
-}
-
-const channelNames: validate.Names<FdChannelOptions> = { maxMessage: true }
-const sendNames: validate.Names<SendOptions> = { timeout: true, signal: true }
-const pairNames: validate.Names<PairOptions> = { ...channelNames, type: true }
-
-// Reads each option once, because a getter may return another value the next time.
-function readOptions(options: FdChannelOptions): FdChannelOptions {
-  validate.options('options', options, channelNames)
-  return { maxMessage: readMaxMessage(options) }
-}
-
-function readMaxMessage({ maxMessage }: FdChannelOptions): number | undefined {
-  validate.optionalInteger('options.maxMessage', maxMessage, 1, maxReceived)
-  return maxMessage
-}
-
-function readPairOptions(options: PairOptions): PairOptions {
-  validate.options('options', options, pairNames)
-  const maxMessage = readMaxMessage(options)
-  const { type } = options
-  validate.optionalOneOf('options.type', type, ['stream', 'seqpacket'])
-  return { maxMessage, type }
-}
-
-function readSendOptions(options: SendOptions): { timeout: number; signal: AbortSignal | undefined } {
-  validate.options('options', options, sendNames)
-  const { timeout = -1, signal }: SendOptions = options
-  validate.optionalSignal('options.signal', signal)
-  return { timeout: validate.timeout('options.timeout', timeout), signal }
 }
