@@ -156,6 +156,10 @@ void Listener::stop() {
 }
 
 void Listener::on_readable() {
+  // If the loop has waited for less time than it had worked before, connections come faster than one per turn.
+  const uint64_t now = uv_hrtime();
+  if (woken_at_ != 0 && now - polled_at_ < polled_at_ - woken_at_) expect_more_ = true;
+  woken_at_ = now;
   if (requests_.empty()) {
     disarm();
   } else {
@@ -178,12 +182,30 @@ void Listener::on_timer() {
   in_timer_ = false;
 }
 
-// Accepts queued connections, then rejects the requests whose deadline has passed. In this order, no request times out
-// while a connection can be accepted for it.
+// Accepts connections and delivers them. If the handlers have made further requests, and further connections are likely
+// to be in the accept queue, goes on in this turn of the loop: a turn costs more than an accept.
 void Listener::complete_requests() {
-  Completion* slots = host_->completions();
-  if (slots == nullptr) return disarm();
-  Batch batch = accept_batch(slots);
+  size_t room = options_.max_batch;
+  size_t accepted_again = 0;
+  for (bool first = true;; first = false) {
+    Completion* slots = host_->completions();
+    if (slots == nullptr) return disarm();
+    Batch batch = accept_batch(slots, room);
+    room -= batch.count;
+    if (!first) accepted_again += batch.count;
+    const bool more_wanted = batch.starved;
+    if (!deliver(batch, slots)) return;
+    if (!more_wanted || !expect_more_ || room == 0 || requests_.empty()) {
+      if (!first) expect_more_ = accepted_again > 0;
+      break;
+    }
+  }
+  update();
+}
+
+// Delivers a batch, and rejects the requests whose deadline has passed. In this order, no request times out while a
+// connection can be accepted for it. Returns false if the listener was closed, or nothing can be delivered any more.
+bool Listener::deliver(Batch batch, Completion* slots) {
   // A fatal error rejects the requests that exist now. Requests that are added during deliver() wait for a later event.
   const Ref newest = requests_.last_ref();
   const uint64_t now = now_ms();
@@ -202,20 +224,22 @@ void Listener::complete_requests() {
       fail(ref, -ETIMEDOUT);
       stats_.timed_out++;
     }
-    if (batch.count == 0 && batch.capacity.error == 0) break;
+    if (batch.count == 0 && batch.capacity.error == 0) return true;
     bool full = batch.count == kMaxBatch;
     host_->deliver(this, batch.count, batch.capacity);
-    if (closing_) return;
+    if (closing_) return false;
+    if (!full) return true;
     batch.count = 0;
     batch.capacity = {};
-    if (!full) break;
     slots = host_->completions();
-    if (slots == nullptr) return disarm();
+    if (slots == nullptr) {
+      disarm();
+      return false;
+    }
   }
-  update();
 }
 
-Listener::Batch Listener::accept_batch(Completion* slots) {
+Listener::Batch Listener::accept_batch(Completion* slots, size_t room) {
   Batch batch;
   batch.error = poll_error_;
   poll_error_ = 0;
@@ -232,7 +256,7 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
   if (!requests_.empty()) sys::set_nonblock(fd_);
   size_t retries = 0;
   while (!requests_.empty()) {
-    if (batch.count == options_.max_batch) {
+    if (batch.count == room) {
       batch.more = true;
       break;
     }
@@ -253,6 +277,7 @@ Listener::Batch Listener::accept_batch(Completion* slots) {
       resume_at_ = 0;
       at_limit_ = false;
       retries = 0;
+      batch.starved = requests_.empty();
       if (options_.reset_at_limit && spare_ < 0) spare_ = sys::open_null();
       continue;
     }
@@ -353,7 +378,9 @@ void Listener::check_fd_before_poll() {
   if (closing_ || uv_is_active(reinterpret_cast<uv_handle_t*>(&prepare_))) return;
   uv_prepare_start(&prepare_, [](uv_prepare_t* handle) {
     uv_prepare_stop(handle);
-    listener_of(handle)->check_fd();
+    Listener* listener = listener_of(handle);
+    listener->check_fd();
+    listener->polled_at_ = uv_hrtime();
   });
 }
 

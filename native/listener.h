@@ -108,8 +108,9 @@ class Listener {
  private:
   struct Batch {
     size_t count = 0;
-    int error = 0;      // a fatal error: no later request can succeed
-    bool more = false;  // max_batch was reached, so the accept queue may not be empty
+    int error = 0;         // a fatal error: no later request can succeed
+    bool more = false;     // max_batch was reached, so the accept queue may not be empty
+    bool starved = false;  // the requests were used up, so the accept queue may not be empty
     Capacity capacity;
   };
 
@@ -119,7 +120,8 @@ class Listener {
   void on_readable();
   void on_timer();
   void complete_requests();
-  Batch accept_batch(Completion* slots);
+  Batch accept_batch(Completion* slots, size_t room);
+  bool deliver(Batch batch, Completion* slots);
   Capacity at_capacity(int error);
   bool reset_queued();
   void update();
@@ -141,11 +143,14 @@ class Listener {
   RequestQueue requests_;
   Stats stats_ = {};
   uint64_t timer_at_ = RequestQueue::kNoDeadline;
-  uint64_t resume_at_ = 0;  // the end of the capacity pause, or 0 if there is none
-  uint32_t delay_ = 0;      // the length of the last capacity pause, or 0 if an accept has succeeded since
-  int spare_ = -1;          // the spare fd of reset_at_limit, or a negative number if there is none
-  bool at_limit_ = false;   // the fd limit was reported, and no accept has succeeded since
-  int poll_error_ = 0;      // the error that prevents polling, as a negative errno, or 0
+  uint64_t resume_at_ = 0;    // the end of the capacity pause, or 0 if there is none
+  uint32_t delay_ = 0;        // the length of the last capacity pause, or 0 if an accept has succeeded since
+  int spare_ = -1;            // the spare fd of reset_at_limit, or a negative number if there is none
+  bool at_limit_ = false;     // the fd limit was reported, and no accept has succeeded since
+  int poll_error_ = 0;        // the error that prevents polling, as a negative errno, or 0
+  uint64_t woken_at_ = 0;     // when the listener was last readable, on the clock of uv_hrtime(), or 0
+  uint64_t polled_at_ = 0;    // when the loop last polled after a new request
+  bool expect_more_ = false;  // connections are likely to be queued when the requests of a turn are used up
   bool armed_ = false;
   bool in_timer_ = false;
   bool held_ = false;
