@@ -18,7 +18,7 @@ export {
   activatedListeners,
   activation,
 } from './handover/activation.js'
-export type { FdChannelOptions, SendOptions } from './handover/channel-options.js'
+export type { FdChannelOptions, FdChannelSocketOptions, SendOptions } from './handover/channel-options.js'
 export { FdChannel } from './handover/fd-channel.js'
 export {
   type Notification,

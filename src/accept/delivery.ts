@@ -12,7 +12,7 @@ export type AcceptResult =
   | { ref: AcceptRef; connection: Connection; error?: undefined }
   | { ref: AcceptRef; connection?: undefined; error: CodedError }
 
-/** The part of a Listener that delivers results. */
+/** @internal The part of a Listener that delivers results. */
 export interface AcceptEmitter {
   emit(event: 'accept', result: AcceptResult): boolean
 }

@@ -1,6 +1,7 @@
 import { binding } from '../core/binding.js'
 import * as validate from '../core/validate.js'
 
+/** Options of a channel. */
 export interface FdChannelOptions {
   /** The maximum size in bytes of a message, sent or received: 1 to 1,048,576. Default: 65,536. */
   maxMessage?: number
@@ -17,15 +18,18 @@ export interface SendOptions {
   signal?: AbortSignal
 }
 
-/** @internal Options of `FdChannel.pair` and `FdChannel.connect`. */
-export type PairOptions = FdChannelOptions & { type?: 'stream' | 'seqpacket' }
+/** Options of `FdChannel.connect` and `FdChannel.pair`. */
+export interface FdChannelSocketOptions extends FdChannelOptions {
+  /** The type of the socket. Default: `'stream'`. */
+  type?: 'stream' | 'seqpacket'
+}
 
 /** @internal */
 export const defaultMaxMessage = 64 * 1024
 
 const channelNames: validate.Names<FdChannelOptions> = { maxMessage: true }
 const sendNames: validate.Names<SendOptions> = { timeout: true, signal: true }
-const pairNames: validate.Names<PairOptions> = { ...channelNames, type: true }
+const pairNames: validate.Names<FdChannelSocketOptions> = { ...channelNames, type: true }
 
 /** @internal Returns a checked copy of the options. Reads each option once. */
 export function readChannelOptions(options: FdChannelOptions): FdChannelOptions {
@@ -39,7 +43,7 @@ function readMaxMessage({ maxMessage }: FdChannelOptions): number | undefined {
 }
 
 /** @internal Returns a checked copy of the options. Reads each option once. */
-export function readPairOptions(options: PairOptions): PairOptions {
+export function readFdChannelSocketOptions(options: FdChannelSocketOptions): FdChannelSocketOptions {
   validate.options('options', options, pairNames)
   const maxMessage = readMaxMessage(options)
   const { type } = options

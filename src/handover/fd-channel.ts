@@ -19,9 +19,9 @@ import * as validate from '../core/validate.js'
 import {
   defaultMaxMessage,
   type FdChannelOptions,
-  type PairOptions,
+  type FdChannelSocketOptions,
   readChannelOptions,
-  readPairOptions,
+  readFdChannelSocketOptions,
   readSendOptions,
   type SendOptions,
 } from './channel-options.js'
@@ -116,10 +116,10 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    *
    * Errors: those of socket(2) and connect(2).
    */
-  static connect(path: string, options: PairOptions = {}): FdChannel {
+  static connect(path: string, options: FdChannelSocketOptions = {}): FdChannel {
     validate.optionalString('path', path)
     if (path === undefined) throw invalidArgType('path', 'of type string', path)
-    const checkedOptions = readPairOptions(options)
+    const checkedOptions = readFdChannelSocketOptions(options)
     const { AF_UNIX } = binding.constants
     const type = socketType(checkedOptions.type)
     const fd = binding.socket(AF_UNIX as number, type)
@@ -136,8 +136,8 @@ export class FdChannel implements AsyncIterable<FdMessage> {
    *
    * Errors: those of socketpair(2).
    */
-  static pair(options: PairOptions = {}): { channel: FdChannel; fd: number } {
-    const checkedOptions = readPairOptions(options)
+  static pair(options: FdChannelSocketOptions = {}): { channel: FdChannel; fd: number } {
+    const checkedOptions = readFdChannelSocketOptions(options)
     const type = socketType(checkedOptions.type)
     const [own, peer] = check(binding.socketPair(type), 'socketpair')
     binding.release(peer)
