@@ -6,24 +6,15 @@ import net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { type Connection, type ConnectionFilter, type Refusal, type ServeOptions, serve } from '../../src/index.js'
+import { type Connection, type ConnectionFilter, type Refusal, serve } from '../../src/index.js'
 import { certificates } from '../certificates.js'
 import { captureExceptions, cleanUp, codeOf, connect, gone, listen, temporaryDirectory, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { lookedBefore } from '../looked-before.js'
+import { served } from './collecting-refusals.js'
 
 const host = '127.0.0.1'
 const hello = () => http.createServer((_, response) => response.end('hello'))
-
-/** Serves until the test ends, and collects the 'refused' events. */
-async function served(target: net.Server | ((connection: Connection) => unknown), options: ServeOptions) {
-  const listener = await listen({ host })
-  const serving = serve(listener, target, options)
-  const refusals: Refusal[] = []
-  serving.on('refused', (refusal) => refusals.push(refusal))
-  cleanUp(() => serving.drain({ timeout: 0 }))
-  return { listener, serving, refusals }
-}
 
 /** Connects a client, and returns the code of the error that ends it. */
 async function errorOf(options: net.NetConnectOpts, words = ''): Promise<string | undefined> {

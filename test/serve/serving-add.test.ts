@@ -8,29 +8,18 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import tls from 'node:tls'
 import { binding } from '../../src/core/binding.js'
-import { Connection, Listener, type Refusal, type ServeOptions, serve } from '../../src/index.js'
+import { Connection, Listener, type ServeOptions } from '../../src/index.js'
 import { certificates } from '../certificates.js'
 import { channels } from '../channels.js'
 import { captureExceptions, cleanUp, codeOf, connect, gone, listen, temporaryDirectory, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { lookedBefore } from '../looked-before.js'
+import { served } from './collecting-refusals.js'
 
 const host = '127.0.0.1'
 const request = 'GET / HTTP/1.0\r\n\r\n'
 const header = 'PROXY TCP4 203.0.113.9 192.0.2.1 5555 80\r\n'
 const answering = () => http.createServer((_, response) => response.end('hello'))
-
-type Target = net.Server | ((connection: Connection) => unknown)
-
-/** Serves until the test ends, and collects the 'refused' events. */
-async function served(target: Target, options?: ServeOptions) {
-  const listener = await listen({ host })
-  const serving = serve(listener, target, options)
-  const refusals: Refusal[] = []
-  serving.on('refused', (refusal) => refusals.push(refusal))
-  cleanUp(() => serving.drain({ timeout: 0 }))
-  return { listener, serving, refusals }
-}
 
 /** A connection that was accepted elsewhere, and its client. */
 async function accepted(from?: Listener) {
