@@ -11,10 +11,13 @@ export interface AskedPort {
   /** The IP address; null if the call has no host. */
   address: string | null
   ipv6Only: boolean
+  /** Whether the call has `exclusive` or `reusePort`. Then only the map gives it a socket. */
+  exclusive?: boolean
 }
 
 export interface AskedPath {
   path: string
+  exclusive?: boolean
 }
 
 /** The address of an inherited socket. */
@@ -33,8 +36,9 @@ export function describeAsked(asked: Asked): string {
 /** The key of `ASYNC_ACCEPT_INHERIT` for what was asked. An abstract name begins with '@' there. */
 export const mapKey = (asked: Asked): string => ('path' in asked ? asked.path.replace('\0', '@') : String(asked.port))
 
-/** Whether a socket accepts at most the clients that a socket at the asked address would accept. */
+/** Whether a socket accepts at most the clients that a socket at the asked address would accept, and may be shared. */
 export function isWithin({ address, dualStack }: SocketAddress, asked: Asked): boolean {
+  if (asked.exclusive) return false
   if ('path' in asked) return typeof address === 'string' && isSamePath(address, asked.path)
   if (typeof address === 'string' || address.port !== asked.port) return false
   const isIpv6 = address.family === 'IPv6'

@@ -46,7 +46,7 @@ export function interceptListen(handler: ListenHandler): void {
     // With a handle, the server listens on a socket that exists already. serve() calls this method in this way.
     if (this._handle) return listen2.apply(this, args)
     if (typeof fd === 'number' && fd >= 0) handler.onListenFd(fd)
-    const asked = exclusive.has(this) ? undefined : readAsked(address, port, flags)
+    const asked = readAsked(address, port, flags, exclusive.has(this))
     const served = asked && handler.onListen(this, asked)
     if (served === undefined) return listen2.apply(this, args)
     if (served === true) {
@@ -83,10 +83,15 @@ function replace(prototype: Internals, name: '_listen2' | 'listen', method: (...
   Object.defineProperty(prototype, name, { ...Object.getOwnPropertyDescriptor(prototype, name), value: method })
 }
 
-function readAsked(address: string | null, port: number | null, flags = 0): Asked | undefined {
-  if (port === -1 && typeof address === 'string') return { path: address }
+function readAsked(
+  address: string | null,
+  port: number | null,
+  flags: number | undefined,
+  exclusive: boolean,
+): Asked | undefined {
+  if (port === -1 && typeof address === 'string') return { path: address, exclusive }
   if (typeof port !== 'number' || port <= 0) return undefined
-  return { port, address, ipv6Only: (flags & IPV6_ONLY) !== 0 }
+  return { port, address, ipv6Only: ((flags ?? 0) & IPV6_ONLY) !== 0, exclusive }
 }
 
 // Node 22 and earlier have no `reusePort`. They would ignore it and fail with EADDRINUSE.

@@ -118,6 +118,13 @@ describe('A server with the preload', () => {
     assert.ok(program.stdout.includes(JSON.stringify(['web', web.address()])), program.stdout)
   })
 
+  it('gets mapped sockets also for an exclusive port', async () => {
+    const web = await listenOnLoopback()
+    const env = { ASYNC_ACCEPT_INHERIT: '3000=web' }
+    startServers("serverOf('exclusive').listen({ port: 3000, exclusive: true })", { web }, env)
+    assert.equal(await answer(web), 'exclusive')
+  })
+
   it('gets the socket of its unix path', async () => {
     const path = join(temporaryDirectory(), 'app.sock')
     const web = await listen({ path })
