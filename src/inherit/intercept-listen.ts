@@ -36,10 +36,14 @@ const IPV6_ONLY = 1
 /** The servers whose last listen() call asked for a socket that is not shared. */
 const exclusive = new WeakSet<object>()
 
-/** Calls `handler` for every listen() call in this thread that makes Node open a listening socket. */
+/**
+ * Calls `handler` for every listen() call in this thread that makes Node open a listening socket. Throws if the methods
+ * of net.Server cannot be replaced.
+ */
 export function interceptListen(handler: ListenHandler): void {
   const prototype = serverPrototype()
   if (prototype === undefined) return
+  if (Object.isFrozen(prototype)) throw new Error('an earlier preload has frozen net.Server.prototype')
   const { _listen2: listen2, listen } = prototype
   replace(prototype, '_listen2', function (this: Internals, ...args) {
     const [address, port, addressType, backlog, fd, flags] = args

@@ -15,8 +15,8 @@ import { listenOnLoopback, preload, startPreloaded } from './preloaded.js'
 const program = "console.log('started'); process.exit()"
 
 /** Runs a program with `fds` as fd 3 and up; with its own pid as LISTEN_PID unless `env` sets it. */
-async function run(fds: readonly number[], env: NodeJS.ProcessEnv, code = program) {
-  const script = 'LISTEN_PID' in env ? 'exec "$@"' : 'LISTEN_PID=$$ exec "$@"'
+async function run(fds: readonly number[], env: NodeJS.ProcessEnv, code = program, limit = 'true') {
+  const script = 'LISTEN_PID' in env ? 'exec "$@"' : `${limit}; LISTEN_PID=$$ exec "$@"`
   return ended(
     ours(
       spawn('/bin/sh', ['-c', script, 'sh', process.execPath, ...preload, '-e', code], {
@@ -82,6 +82,16 @@ describe('The preload, in a wrong environment,', () => {
     const { code, stdout, stderr } = await run([fd], { LISTEN_FDS: '1', ASYNC_ACCEPT_ADDON: '/no/such/addon.node' })
     assert.deepEqual({ code, stdout }, { code: 2, stdout: '' })
     assert.match(stderr, /^async-accept\/inherit: the native addon could not be loaded: .*\n$/)
+  })
+
+  it('ends with one line when an earlier preload has frozen the prototype of servers', async () => {
+    const web = await listenOnLoopback()
+    const frozen =
+      "import net from 'node:net'; import 'node:http'; import 'node:http2'; Object.freeze(net.Server.prototype)"
+    const flags = ['--import', `data:text/javascript,${encodeURIComponent(frozen)}`]
+    const running = startPreloaded(program, { web }, { flags })
+    assert.deepEqual([await running.ended, running.stdout], [2, ''])
+    assert.equal(running.stderr, 'async-accept/inherit: an earlier preload has frozen net.Server.prototype\n')
   })
 
   it('ends with one line, or starts the program, whatever the variables contain', async function () {
@@ -210,6 +220,30 @@ describe('The preload, with a difficult program,', () => {
       assert.equal(await running.ended, 0)
     })
   }
+
+  it("emits 'error' when the process has no free fd, and serves when it has", async () => {
+    const { fd, port } = await listenOnLoopback()
+    const code = `
+      const fs = require('node:fs')
+      const net = require('node:net')
+      const log = (...what) => console.log(JSON.stringify(what))
+      const open = () => fs.readdirSync('/proc/self/fd').length
+      const before = open()
+      const filled = []
+      try { for (;;) filled.push(fs.openSync('/dev/null')) } catch {}
+      const server = net.createServer().on('error', ({ code, syscall, port }) => {
+        log(code, syscall, port, server.listening)
+        for (const fd of filled) fs.closeSync(fd)
+        log(open() - before)
+        server.listen(port, () => { log(server.address().port); server.close() })
+      })
+      // Room for a part of what a server needs.
+      for (let free = 0; free < 1; free++) fs.closeSync(filled.pop())
+      server.listen(${port})
+    `
+    const { stdout, stderr } = await run([fd], { LISTEN_FDS: '1' }, code, 'ulimit -n 64')
+    assert.equal(stdout, `["EMFILE","listen",${port},false]\n[0]\n[${port}]\n`, stderr)
+  })
 
   it('lets a program end that never listens, with a warning', async () => {
     const web = await listenOnLoopback()

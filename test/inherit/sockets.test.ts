@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { writeFileSync } from 'node:fs'
+import { statSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
@@ -66,6 +66,7 @@ describe('A server with the preload', () => {
     await program.says(/"both"/)
     assert.equal(await answer(ipv4), 'both')
     assert.equal(await answer(ipv6), 'both')
+    assert.ok(program.stdout.includes(JSON.stringify(['both', ipv4.address()])), program.stdout)
   })
 
   it('gets only the socket of the host that it asks for', async function () {
@@ -134,6 +135,28 @@ describe('A server with the preload', () => {
     program.signal('SIGTERM')
     assert.equal(await program.ended, 0)
     assert.ok(await connect(web), 'the path is still there')
+  })
+
+  it('leaves the mode of the path as it is', async () => {
+    const path = join(temporaryDirectory(), 'app.sock')
+    const web = await listen({ path, mode: 0o640 })
+    const options = JSON.stringify({ path, readableAll: true, writableAll: true })
+    const program = startServers(`serverOf('path').listen(${options})`, { web })
+    await program.says(/"path"/)
+    assert.equal(statSync(path).mode & 0o777, 0o640)
+  })
+
+  it('gets no socket in the child process of --watch, whose pid is another one', async () => {
+    const web = await listenOnLoopback()
+    const file = join(temporaryDirectory(), 'listens.cjs')
+    writeFileSync(
+      file,
+      `require('net').createServer().listen(${web.port}).on('error', ({ code }) => console.log(code))`,
+    )
+    const program = startPreloaded(file, { web }, { flags: ['--watch'] })
+    await program.says(/EADDRINUSE/)
+    program.signal('SIGTERM')
+    await program.ended
   })
 
   it('can be closed and listen again, with clients that connect between', async () => {
