@@ -7,6 +7,7 @@ import type { BoundAddress } from '../accept/bound-address.js'
 export type Asked = AskedPort | AskedPath
 
 export interface AskedPort {
+  /** 0: any free port, which is never that of an inherited socket. */
   port: number
   /** The IP address; null if the call has no host. */
   address: string | null
@@ -30,7 +31,8 @@ export interface SocketAddress {
 /** Describes what was asked for, in messages. */
 export function describeAsked(asked: Asked): string {
   if ('path' in asked) return `path ${asked.path.replace('\0', '@')}`
-  return asked.address === null ? `port ${asked.port}` : `port ${asked.port} of ${asked.address}`
+  const port = asked.port === 0 ? 'any free port' : `port ${asked.port}`
+  return asked.address === null ? port : `${port} of ${asked.address}`
 }
 
 /** The key of `ASYNC_ACCEPT_INHERIT` for what was asked. An abstract name begins with '@' there. */

@@ -94,7 +94,7 @@ function readAsked(
   exclusive: boolean,
 ): Asked | undefined {
   if (port === -1 && typeof address === 'string') return { path: address, exclusive }
-  if (typeof port !== 'number' || port <= 0) return undefined
+  if (typeof port !== 'number' || port < 0) return undefined
   return { port, address, ipv6Only: ((flags ?? 0) & IPV6_ONLY) !== 0, exclusive }
 }
 

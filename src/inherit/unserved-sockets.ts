@@ -1,10 +1,8 @@
 import { type Asked, describeAsked, mapKey } from './asked-address.js'
 import { describeSocket, type InheritedSockets } from './inherited-sockets.js'
 
-// ms from the last listen() to the warning, and from the start if there is none. A program may first connect to a
-// database.
-const delayAfterListen = 2_000
-const delayAfterStart = 10_000
+// ms from the start, or from the last listen(), to the warning. A program may first connect to a database.
+const delay = 10_000
 
 /** Emits a process warning about inherited sockets that no listen() has taken. Their clients wait in vain. */
 export class UnservedSockets {
@@ -15,7 +13,7 @@ export class UnservedSockets {
 
   constructor(sockets: InheritedSockets) {
     this.#sockets = sockets
-    this.#timer = this.#startTimer(delayAfterStart)
+    this.#timer = this.#startTimer()
     // A program whose own listen() fails with EADDRINUSE often exits before the timer.
     process.once('exit', (code) => {
       if (code === 0 || this.#asked.size > 0) this.#warn((warning) => process.emit('warning', warning))
@@ -26,10 +24,10 @@ export class UnservedSockets {
   note(asked: Asked): void {
     this.#asked.set(describeAsked(asked), asked)
     clearTimeout(this.#timer)
-    this.#timer = this.#startTimer(delayAfterListen)
+    this.#timer = this.#startTimer()
   }
 
-  #startTimer(delay: number): NodeJS.Timeout {
+  #startTimer(): NodeJS.Timeout {
     return setTimeout(() => this.#warn((warning) => process.emitWarning(warning)), delay).unref()
   }
 
@@ -39,7 +37,7 @@ export class UnservedSockets {
     if (first === undefined || this.#warned) return
     this.#warned = true
     const asked = [...this.#asked.keys()].join(', ')
-    const [key = '3000'] = [...this.#asked.values()].map(mapKey)
+    const [key = '3000'] = [...this.#asked.values()].map(mapKey).filter((each) => each !== '0')
     const message =
       `No listen() has taken these inherited sockets: ${unserved.map(describeSocket).join(', ')}. ` +
       `The program has listened on: ${asked || 'nothing'}. ` +

@@ -261,14 +261,4 @@ describe('The preload, with a difficult program,', () => {
     assert.equal(await running.ended, 1)
     assert.doesNotMatch(running.stderr, /AsyncAccept/)
   })
-
-  it('warns while the program runs', async function () {
-    this.timeout(60_000)
-    const web = await listenOnLoopback()
-    const code = `
-      process.on('warning', ({ code, message }) => { console.log(code, message); process.exit() })
-      require('node:net').createServer().listen(0, () => require('node:net').createServer().listen('/tmp/none/none').on('error', () => {}))`
-    const running = startPreloaded(code, { web })
-    await running.says(/^ASYNC_ACCEPT_UNTAKEN_FD No listen\(\) .* has listened on: path \/tmp\/none\/none\. /m)
-  })
 })
