@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { openSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import { binding } from '../../src/core/binding.js'
 import type { Listener } from '../../src/index.js'
@@ -220,6 +221,17 @@ describe('The preload, with a difficult program,', () => {
       assert.equal(await running.ended, 0)
     })
   }
+
+  it('serves under the permission model, with the documented grants', async () => {
+    const web = await listen({ port: 0 })
+    const has = (flag: string) => process.allowedNodeEnvironmentFlags.has(flag)
+    const model = has('--permission') ? '--permission' : '--experimental-permission'
+    const network = has('--allow-net') ? ['--allow-net'] : []
+    const readable = `--allow-fs-read=${fileURLToPath(new URL('../..', import.meta.url))}`
+    const flags = [model, '--allow-addons', readable, ...network, '--no-warnings']
+    const env = { PORT: String(web.port), NODE_OPTIONS: '' }
+    await serves(web, startPreloaded(`${listens}, () => console.log('ready'))`, { web }, { env, flags }))
+  })
 
   it("emits 'error' when the process has no free fd, and serves when it has", async () => {
     const { fd, port } = await listenOnLoopback()
