@@ -15,6 +15,7 @@ Questions: ${questions.join(', ')} (default: all).
   --node <path>         measure with this Node instead of the current one; can be repeated
   --rounds <n>          number of measurements of each contender
   --connections <n>     number of connections of each measurement
+  --self                measure only how exact the ratios are: a contender against itself (accept, tls, http)
   --smoke               one round with tiny sizes, to show that the benchmarks run
   --json                print the results as JSON on stdout
   --write               write the results into docs/benchmarks.md
@@ -33,6 +34,7 @@ function options() {
         node: { type: 'string', multiple: true },
         rounds: { type: 'string' },
         connections: { type: 'string' },
+        self: { type: 'boolean' },
         smoke: { type: 'boolean' },
         json: { type: 'boolean' },
         write: { type: 'boolean' },
@@ -57,6 +59,8 @@ for (const name of ['rounds', 'connections']) {
   values[name] = Number(values[name])
 }
 if (values.write && values.smoke) fail('--write cannot be used with --smoke, whose results mean nothing')
+
+if (values.self && values.write) fail('--write cannot be used with --self, which measures no contender')
 
 const names = positionals.length > 0 ? positionals : questions
 const nodes = (values.node ?? [process.execPath]).map((path) => {
@@ -85,7 +89,7 @@ say(`${machine}; Node ${versions}\n`)
 const results = {}
 for (const name of names) {
   const question = await import(`./${name}.mjs`)
-  const sizes = { ...(values.smoke ? question.smoke : question.defaults), ...given }
+  const sizes = { ...(values.smoke ? question.smoke : question.defaults), ...given, self: values.self }
   const answers = []
   for (const { path, version } of nodes) {
     const major = Number.parseInt(version, 10)
