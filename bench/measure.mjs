@@ -31,7 +31,9 @@ export function compile(name) {
   const program = scratch(name)
   if (compiled.has(program)) return program
   const source = fileOf(`native/${name}.c`)
-  const { status, error } = spawnSync('cc', ['-O2', '-Wall', '-Wextra', '-o', program, source], { stdio: 'inherit' })
+  const { status, error } = spawnSync('cc', ['-O2', '-Wall', '-Wextra', '-o', program, source, '-lm'], {
+    stdio: 'inherit',
+  })
   if (error) throw error
   if (status !== 0) throw new Error(`cc ${source} failed`)
   compiled.add(program)
@@ -60,6 +62,9 @@ export function cores() {
 }
 
 const pinned = (role, command) => (cores() ? ['taskset', '-c', String(cores()[role]), ...command] : command)
+
+/** The prefix of a command that shall not be pinned: a server of several threads or processes. */
+export const onAllCpus = () => (cores() ? ['taskset', '-c', cpus().join(',')] : [])
 
 const running = new Set()
 process.on('exit', () => {

@@ -2,7 +2,10 @@
 const format = (cell) => {
   if (typeof cell !== 'object') return String(cell)
   const { median, least, most, digits } = cell
-  const text = (value) => (digits === 0 ? Math.round(value).toLocaleString('en') : value.toFixed(digits))
+  const text = (value) => {
+    if (value === Infinity) return '∞'
+    return digits === 0 ? Math.round(value).toLocaleString('en') : value.toFixed(digits)
+  }
   return least === undefined ? text(median) : `${text(median)} (${text(least)} to ${text(most)})`
 }
 

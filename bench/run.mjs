@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util'
 import { cores, fileOf } from './measure.mjs'
 import { checkTable, markdown, replaceBetweenMarkers, table } from './report.mjs'
 
-const questions = ['accept', 'tls', 'outstanding', 'http', 'overload', 'held', 'skewed', 'wake']
+const questions = ['accept', 'tls', 'outstanding', 'http', 'first-byte', 'overload', 'held', 'skewed', 'spread', 'wake']
 
 const help = `npm run bench -- [options] [question...]
 
@@ -15,7 +15,7 @@ Questions: ${questions.join(', ')} (default: all).
   --node <path>         measure with this Node instead of the current one; can be repeated
   --rounds <n>          number of measurements of each contender
   --connections <n>     number of connections of each measurement
-  --self                measure only how exact the ratios are: a contender against itself (accept, tls, http)
+  --self                measure only how exact the ratios are: a contender against itself (accept, tls, http, first-byte)
   --smoke               one round with tiny sizes, to show that the benchmarks run
   --json                print the results as JSON on stdout
   --write               write the results into docs/benchmarks.md

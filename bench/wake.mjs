@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import net from 'node:net'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
 import { Listener } from 'async-accept'
-import { cores, cpus, fileOf, load } from './measure.mjs'
+import { cores, cpus, fileOf, load, onAllCpus } from './measure.mjs'
 import { cpuCells, cpuColumns, serversInPairs } from './pairs.mjs'
 
 const counts = [1, 2, 4, 8, 16]
@@ -53,7 +53,7 @@ const places = () => {
   if (cores() === null) return [{ where: `on ${all.length} cores, shared with the load`, prefix: [] }]
   return [
     { where: 'on one core', prefix: [] },
-    { where: `on ${all.length} cores, one of them shared with the load`, prefix: ['taskset', '-c', all.join(',')] },
+    { where: `on ${all.length} cores, one of them shared with the load`, prefix: onAllCpus() },
   ]
 }
 
