@@ -175,7 +175,10 @@ export async function measure({ node, major, self, connections, warmUp, rounds, 
     tables.push({
       title: `${name}: CPU per connection`,
       columns: ['contender', ...cpuColumns, 'ratio to C', 'ratio to net.Server', 'connections/s'],
-      bars: ['CPU, us'],
+      bars:
+        kind === 'tcp'
+          ? { columns: ['CPU, us'], ours: ([label]) => label in implementations && label !== baseline.name }
+          : undefined,
       rows: [
         ...[bound, baseline, ...compared].map((contender) => [
           version(contender),

@@ -108,7 +108,7 @@ export async function measure({ node, self, seconds, warmUp, rounds, slices, pro
     tables.push({
       title: `${perSecond.toLocaleString('en')} connections per second: time to the first byte, us`,
       columns: ['contender', '50 %', 'ratio', '99 %', 'ratio'],
-      bars: ['50 %', '99 %'],
+      bars: { columns: ['50 %', '99 %'] },
       rows,
     })
   }

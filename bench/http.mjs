@@ -185,7 +185,12 @@ export async function measure({ node, self, rounds, slices, progress, ...sizes }
       checks.push({ what, measured, most: 1 })
       if (measured > 1) losses.push(`${what}: ${measured.toFixed(2)}`)
     }
-    tables.push({ title: `${title}: CPU per request`, columns, rows, bars: ['CPU, us'] })
+    tables.push({
+      title: `${title}: CPU per request`,
+      columns,
+      rows,
+      bars: { columns: ['CPU, us'], ours: ([label]) => label.endsWith('serve') },
+    })
   }
   losses.push(...missing.map((tool) => `not measured: ${tool} not found`))
   return { tables, checks, losses }

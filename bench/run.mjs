@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { parseArgs } from 'node:util'
 import { cores, fileOf } from './measure.mjs'
+import { barPlot } from './plot.mjs'
 import { checkTable, markdown, replaceBetweenMarkers, table } from './report.mjs'
 
 const questions = ['accept', 'tls', 'outstanding', 'http', 'first-byte', 'overload', 'held', 'skewed', 'spread', 'wake']
@@ -18,7 +19,7 @@ Questions: ${questions.join(', ')} (default: all).
   --self                measure only how exact the ratios are: a contender against itself (accept, tls, http, first-byte)
   --smoke               one round with tiny sizes, to show that the benchmarks run
   --json                print the results as JSON on stdout
-  --write               write the results into docs/benchmarks.md
+  --write               write the results into docs/benchmarks.md, and their pictures into docs/
 `
 
 function fail(text) {
@@ -109,6 +110,9 @@ if (values.json) console.log(JSON.stringify({ machine, date: new Date().toISOStr
 
 function write(name, question, answers) {
   const path = fileOf('../docs/benchmarks.md')
+  // The picture shows the newest Node.
+  const drawBars = (all) => barPlot(`${question.title}, Node ${all.at(-1).version}`, all.at(-1).tables)
+  const { file, draw } = question.plot ?? { file: `benchmark-${name}.svg`, draw: drawBars }
   const extra = Object.entries(given).map(([option, value]) => ` --${option} ${value}`)
   const command = `npm run bench -- ${name}${extra.join('')}${(values.node ?? []).map(() => ' --node <path>').join('')}`
   const head = [
@@ -116,7 +120,7 @@ function write(name, question, answers) {
     `Machine: ${machine}; Node ${versions}`,
     `Date: ${new Date().toISOString().slice(0, 10)}`,
   ].join('\\\n')
-  const text = `${head}\n\n${markdown(question, answers)}`
+  const text = `${head}\n\n${markdown(question, answers, file)}`
   writeFileSync(path, replaceBetweenMarkers(readFileSync(path, 'utf8'), name, text))
-  if (question.plot) writeFileSync(fileOf(`../docs/${question.plot.file}`), question.plot.draw(answers))
+  writeFileSync(fileOf(`../docs/${file}`), draw(answers))
 }
