@@ -60,3 +60,6 @@ if (cluster.isWorker) {
   else pull(Listener.fromFd(fd, { ...options, maxBatch: 1 }), waysToWait[way])
   tell(0)
 }
+
+// A process that its parent no longer needs. Threads end with their process.
+process.once('disconnect', () => process.exit(0))
