@@ -177,7 +177,11 @@ export async function measure({ node, major, self, connections, warmUp, rounds, 
       columns: ['contender', ...cpuColumns, 'ratio to C', 'ratio to net.Server', 'connections/s'],
       bars:
         kind === 'tcp'
-          ? { columns: ['CPU, us'], ours: ([label]) => label in implementations && label !== baseline.name }
+          ? {
+              columns: ['CPU, us'],
+              title: `${name}: CPU per connection, us`,
+              ours: ([label]) => label in implementations && label !== baseline.name,
+            }
           : undefined,
       rows: [
         ...[bound, baseline, ...compared].map((contender) => [

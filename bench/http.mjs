@@ -189,7 +189,11 @@ export async function measure({ node, self, rounds, slices, progress, ...sizes }
       title: `${title}: CPU per request`,
       columns,
       rows,
-      bars: { columns: ['CPU, us'], ours: ([label]) => label.endsWith('serve') },
+      bars: {
+        columns: ['CPU, us'],
+        title: `${title}: CPU per request, us`,
+        ours: ([label]) => label.endsWith('serve'),
+      },
     })
   }
   losses.push(...missing.map((tool) => `not measured: ${tool} not found`))
@@ -210,5 +214,5 @@ export const about = [
   '',
   'A keep-alive request costs the same either way: strace shows one read and one write, and no code of this package',
   'runs for it. So the keep-alive rows measure noise. When no other process uses the core, processes of the same',
-  'program differ by 2 to 3 %. When another process uses a quarter of it, each request costs a fifth more.',
+  'program differ by a few percent. When other processes use it, too, each request costs more.',
 ].join('\n')

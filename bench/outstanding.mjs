@@ -141,6 +141,7 @@ export async function measure({ node, rounds, progress }) {
         columns,
         rows,
         bars: {
+          title: 'ns per request',
           columns: ['request, ns', 'cancel, ns', 'time out, ns'],
           of: ([, count]) => count === counts.at(-1).toLocaleString('en'),
           label: ([way, count]) => `${way}, ${count}`,

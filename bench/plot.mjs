@@ -95,7 +95,8 @@ export function percentilePlot({ title, curves }) {
 
 const barHeight = 14
 const barsRight = 640
-const letter = 7
+// An upper bound of the mean width of a letter, which depends on the fonts of the reader.
+const letter = 7.7
 
 /** The bars of a row, one for each column, from `start` to the right. */
 function drawRow({ label, ours, cells }, { start, most, y }) {
@@ -121,14 +122,16 @@ function drawRow({ label, ours, cells }, { start, most, y }) {
 }
 
 /**
- * Draws each table that has `bars`: { columns, of?(row), label?(row), ours?(row) }, the names of the columns that are
- * drawn, whether and under which name a row is drawn, and whether it is a contender of this package.
+ * Draws the tables that have `bars`, one or more of { columns, title?, of?(row), label?(row), ours?(row) }: the names of
+ * the columns that share a scale, what they show, whether and under which name a row is drawn, and whether it is a
+ * contender of this package.
  */
 export function barPlot(title, tables) {
   const drawn = [text(title, [20, 34], 'start', ' font-size="17"')]
   let y = 48
-  for (const { title: name, columns, rows, bars } of tables.filter((each) => each.bars)) {
-    const { of = () => true, label = (row) => row[0], ours = () => true } = bars
+  const panels = tables.flatMap(({ bars = [], ...table }) => [bars].flat().map((each) => ({ ...table, bars: each })))
+  for (const { title: name, columns, rows, bars } of panels) {
+    const { of = () => true, label = (row) => row[0], ours = () => true, title: shown = name } = bars
     const places = bars.columns.map((column) => columns.indexOf(column))
     const all = rows.filter(of).map((row) => ({
       label: label(row),
@@ -141,9 +144,7 @@ export function barPlot(title, tables) {
     const most = Math.min(Math.max(...ends, ...medians), 1.5 * Math.max(...medians)) || 1
     const start = 24 + letter * Math.max(...all.map((row) => row.label.length))
     y += 34
-    drawn.push(
-      text(`${name}${places.length === 1 ? `: ${bars.columns[0]}` : ''}`, [20, y], 'start', ' font-weight="600"'),
-    )
+    drawn.push(text(shown, [20, y], 'start', ' font-weight="600"'))
     y += 12
     if (places.length > 1) {
       let next = start
@@ -163,5 +164,12 @@ export function barPlot(title, tables) {
   }
   y += 24
   drawn.push(text('Bars: median. Lines: minimum to maximum.', [20, y], 'start'))
+  if (panels.some(({ bars }) => bars.ours)) {
+    const key = { f0: 'async-accept', other: 'compared with' }
+    for (const [i, [colour, meaning]] of Object.entries(key).entries()) {
+      drawn.push(`<rect x="${360 + 120 * i}" y="${y - 11}" width="12" height="12" class="${colour}"/>`)
+      drawn.push(text(meaning, [378 + 120 * i, y], 'start'))
+    }
+  }
   return svg(title, y + 18, drawn)
 }

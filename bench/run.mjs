@@ -123,4 +123,10 @@ function write(name, question, answers) {
   const text = `${head}\n\n${markdown(question, answers, file)}`
   writeFileSync(path, replaceBetweenMarkers(readFileSync(path, 'utf8'), name, text))
   writeFileSync(fileOf(`../docs/${file}`), draw(answers))
+  // The README has markers for the pictures of some questions.
+  const readme = fileOf('../README.md')
+  const front = readFileSync(readme, 'utf8')
+  const picture = `picture of ${name}`
+  if (!front.includes(`<!-- ${picture} -->`)) return
+  writeFileSync(readme, replaceBetweenMarkers(front, picture, `![${question.title}](docs/${file})`))
 }

@@ -151,7 +151,11 @@ export async function measure({ node, connections, rounds, counts, progress }) {
       tables.push({
         title: `${connections} connections on ${kind}, ${title}`,
         columns: [`way, ${kind}`, 'fewest', 'most', 'most / fewest', 'most / mean', 'longest wait, ms'],
-        bars: { columns: ['most / mean'], ours: ([label]) => !label.startsWith('cluster') },
+        bars: {
+          columns: ['most / mean'],
+          title: `most / mean, on ${kind}, ${title}`,
+          ours: ([label]) => !label.startsWith('cluster'),
+        },
         rows,
       })
     }

@@ -100,7 +100,7 @@ export async function measure({ node, self, progress, ...sizes }) {
         title: 'TLS 1.3: CPU per handshake',
         columns,
         rows,
-        bars: { columns: ['CPU, us'], ours: ([label]) => label === ours.name },
+        bars: { columns: ['CPU, us'], title: 'CPU per handshake, us', ours: ([label]) => label === ours.name },
       },
     ],
     checks: [exactnessCheck('TLS 1.3', results, baselineAgain)],

@@ -72,7 +72,7 @@ export async function measure({ node, progress, ...sizes }) {
     tables.push({
       title: `CPU of all threads ${where}, per connection`,
       columns: ['idle threads', ...cpuColumns, 'ratio to one thread', 'connections/s'],
-      bars: { columns: ['CPU, us'], label: ([count]) => `${count} idle` },
+      bars: { columns: ['CPU, us'], title: `CPU per connection, us, ${where}`, label: ([count]) => `${count} idle` },
       rows: contenders.map(({ name }) => [
         name,
         ...cpuCells(results, name, 0),
