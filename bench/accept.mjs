@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import net from 'node:net'
 import { Listener } from 'async-accept'
-import { compile, fileOf, load, scratch } from './measure.mjs'
+import { compile, fileOf, load, Server, scratch } from './measure.mjs'
 import { again, cpuCells, cpuColumns, exactnessCheck, ofSelf, serversInPairs } from './pairs.mjs'
 import { inRuntime, runtime } from './runtimes.mjs'
 
@@ -140,10 +140,26 @@ let sockets = 0
 export const defaults = { connections: 8192, warmUp: 20_480, rounds: 5, slices: 3 }
 export const smoke = { connections: 512, warmUp: 256, rounds: 1, slices: 1 }
 
+/** Returns the other runtimes that cannot be installed or started. */
+async function whatIsMissing() {
+  const missing = []
+  for (const { name, runtime: of, command } of others) {
+    try {
+      const { missing: why } = runtime(of)
+      if (why) throw new Error(why)
+      const server = await Server.start(command('tcp', '127.0.0.1'))
+      await server.stop()
+    } catch ({ message }) {
+      missing.push({ name, why: message })
+    }
+  }
+  return missing
+}
+
 export async function measure({ node, major, self, connections, warmUp, rounds, slices, progress }) {
   const storm = compile('storm')
-  const missing = others.filter((other) => runtime(other.runtime).missing)
-  const present = others.filter((other) => !missing.includes(other))
+  const missing = self ? [] : await whatIsMissing()
+  const present = others.filter(({ name }) => !missing.some((other) => other.name === name))
   const references = [baseline, bound]
   const compared = ofSelf(self, [
     baselineAgain,
@@ -153,7 +169,7 @@ export async function measure({ node, major, self, connections, warmUp, rounds, 
   const version = ({ name, runtime: of }) => (of ? `${name} ${runtime(of).version}` : name)
   const tables = []
   const checks = []
-  const losses = missing.map((other) => `not measured: ${other.name} (${runtime(other.runtime).missing})`)
+  const losses = missing.map(({ name, why }) => `not measured: ${name} (${why})`)
   for (const { name, kind, clients } of self ? loads.slice(0, 1) : loads) {
     const results = await serversInPairs({
       contenders: compared,
@@ -191,7 +207,7 @@ export async function measure({ node, major, self, connections, warmUp, rounds, 
           { ...results.ratio(contender.name, baseline.name), digits: 2 },
           { median: results.of(contender.name, 'rate').median, digits: 0 },
         ]),
-        ...(self ? [] : missing).map(({ name }) => [name, 'not measured', ...Array(5).fill('-')]),
+        ...missing.map(({ name }) => [name, 'not measured', ...Array(5).fill('-')]),
       ],
     })
     checks.push(exactnessCheck(name, results, baselineAgain))

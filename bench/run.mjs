@@ -9,6 +9,9 @@ import { checkTable, markdown, replaceBetweenMarkers, table } from './report.mjs
 
 const questions = ['accept', 'tls', 'outstanding', 'http', 'first-byte', 'overload', 'held', 'skewed', 'spread', 'wake']
 
+// The questions that can measure a contender against itself.
+const withSelf = ['accept', 'tls', 'http', 'first-byte']
+
 const help = `npm run bench -- [options] [question...]
 
 Questions: ${questions.join(', ')} (default: all).
@@ -16,7 +19,8 @@ Questions: ${questions.join(', ')} (default: all).
   --node <path>         measure with this Node instead of the current one; can be repeated
   --rounds <n>          number of measurements of each contender
   --connections <n>     number of connections of each measurement
-  --self                measure only how exact the ratios are: a contender against itself (accept, tls, http, first-byte)
+  --self                measure only how exact the ratios are: a contender against itself
+                        (${withSelf.join(', ')})
   --smoke               one round with tiny sizes, to show that the benchmarks run
   --json                print the results as JSON on stdout
   --write               write the results into docs/benchmarks.md, and their pictures into docs/
@@ -61,9 +65,11 @@ for (const name of ['rounds', 'connections']) {
 }
 if (values.write && values.smoke) fail('--write cannot be used with --smoke, whose results mean nothing')
 
+const unable = positionals.find((name) => values.self && !withSelf.includes(name))
+if (unable) fail(`--self cannot be used with ${unable}`)
 if (values.self && values.write) fail('--write cannot be used with --self, which measures no contender')
 
-const names = positionals.length > 0 ? positionals : questions
+const names = positionals.length > 0 ? positionals : values.self ? withSelf : questions
 const nodes = (values.node ?? [process.execPath]).map((path) => {
   try {
     return { path, version: execFileSync(path, ['-p', 'process.versions.node'], { encoding: 'utf8' }).trim() }

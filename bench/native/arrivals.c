@@ -38,7 +38,7 @@ struct client {
 static struct sockaddr_in server = {.sin_family = AF_INET};
 static int epoll, failures;
 static long open_clients, answers;
-static double *took;
+static double* took;
 
 static double now(void) {
   struct timespec time;
@@ -46,32 +46,32 @@ static double now(void) {
   return time.tv_sec + time.tv_nsec / 1e9;
 }
 
-static void fail(const char *what) {
+static void fail(const char* what) {
   perror(what);
   exit(1);
 }
 
-static void end(struct client *client, int failed) {
+static void end(struct client* client, int failed) {
   failures += failed;
   close(client->fd);
   open_clients--;
 }
 
-static void connect_client(struct client *client, long number) {
+static void connect_client(struct client* client, long number) {
   client->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (client->fd < 0) fail("socket");
   open_clients++;
   const int on = 1;
   setsockopt(client->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
   struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f010001 + number % SOURCES)};
-  if (bind(client->fd, (struct sockaddr *)&source, sizeof source) != 0) fail("bind");
+  if (bind(client->fd, (struct sockaddr*)&source, sizeof source) != 0) fail("bind");
   struct epoll_event interest = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = client};
   if (epoll_ctl(epoll, EPOLL_CTL_ADD, client->fd, &interest) != 0) fail("epoll_ctl");
   client->connected = now();
-  if (connect(client->fd, (struct sockaddr *)&server, sizeof server) != 0 && errno != EINPROGRESS) end(client, 1);
+  if (connect(client->fd, (struct sockaddr*)&server, sizeof server) != 0 && errno != EINPROGRESS) end(client, 1);
 }
 
-static void advance(struct client *client, uint32_t events) {
+static void advance(struct client* client, uint32_t events) {
   if ((events & EPOLLOUT) && !client->sent) {
     client->sent = 1;
     if (send(client->fd, request, sizeof request - 1, MSG_NOSIGNAL) != sizeof request - 1) return end(client, 1);
@@ -90,12 +90,12 @@ static void advance(struct client *client, uint32_t events) {
   }
 }
 
-static int ascending(const void *left, const void *right) {
-  double a = *(const double *)left, b = *(const double *)right;
+static int ascending(const void* left, const void* right) {
+  double a = *(const double*)left, b = *(const double*)right;
   return (a > b) - (a < b);
 }
 
-int main(int count, char **arguments) {
+int main(int count, char** arguments) {
   if (count != 5) {
     fprintf(stderr, "usage: %s <ipv4> <port> <count> <per second>\n", arguments[0]);
     return 2;
@@ -108,7 +108,7 @@ int main(int count, char **arguments) {
   getrlimit(RLIMIT_NOFILE, &fd_limit);
   fd_limit.rlim_cur = fd_limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &fd_limit);
-  struct client *all = calloc(clients, sizeof *all);
+  struct client* all = calloc(clients, sizeof *all);
   took = calloc(clients, sizeof *took);
   epoll = epoll_create1(EPOLL_CLOEXEC);
   int timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
@@ -135,10 +135,12 @@ int main(int count, char **arguments) {
       break;
     }
     for (int i = 0; i < ready; i++) {
-      struct client *client = events[i].data.ptr;
+      struct client* client = events[i].data.ptr;
       uint64_t expirations;
-      if (client != NULL) advance(client, events[i].events);
-      else if (read(timer, &expirations, sizeof expirations) < 0 && errno != EAGAIN) fail("read");
+      if (client != NULL)
+        advance(client, events[i].events);
+      else if (read(timer, &expirations, sizeof expirations) < 0 && errno != EAGAIN)
+        fail("read");
     }
   }
   qsort(took, answers, sizeof *took, ascending);
