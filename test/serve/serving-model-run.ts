@@ -296,8 +296,11 @@ export class ServingRun extends ServingWorld {
     if (serving === undefined) return
     const part = of(held, which) ?? (await this.#acceptElsewhere())
     const { raw } = part as { raw: Connection }
-    if (serving.model.state === 'serving') this.add(part, serving)
-    else assert.throws(() => serving.real.add(raw), { code: 'ERR_SERVING_CLOSED' })
+    if (serving.model.state === 'serving') {
+      this.add(part, serving)
+      // A handler may have ended the serving. No other connection is undelivered, so the server closes within add().
+      this.model.follow(serving.model)
+    } else assert.throws(() => serving.real.add(raw), { code: 'ERR_SERVING_CLOSED' })
   }
 
   /** Accepts a connection on a listener that no serving has. */
