@@ -9,7 +9,7 @@ import { leaveNoFds } from '../leaks.js'
 import { lookedBefore } from '../looked-before.js'
 import { startExample } from '../running-example.js'
 
-const restarts = 100
+const restarts = Number(process.env.RESTARTS ?? 100)
 
 /** Makes requests one after the other until `end()`, and throws when one fails. */
 class Client {
