@@ -1,4 +1,3 @@
-import cluster from 'node:cluster'
 import type net from 'node:net'
 import { constants } from 'node:os'
 import { type BoundAddress, textOf } from '../accept/bound-address.js'
@@ -80,8 +79,6 @@ export class InheritedSockets {
    * another server listens on one of them. Does not throw.
    */
   serve(server: net.Server, asked: Asked): true | Error | undefined {
-    // A worker of `cluster` is a process of its own, and would not get the connections.
-    if (acceptsForCluster(server)) return undefined
     const sockets = this.#matching(asked)
     if (sockets.length === 0) return undefined
     if (sockets.some(isInUse)) return systemError('listen', -constants.errno.EADDRINUSE)
@@ -135,12 +132,4 @@ function unknownName(name: string, passed: readonly Activated[]): Error {
   const names = [...new Set(passed.map((each) => `'${each.name}'`))].join(', ')
   const known = names === '' ? 'none was passed' : `the names of those that were passed: ${names}`
   return new Error(`ASYNC_ACCEPT_INHERIT names '${name}', but no listening stream socket has this name; ${known}`)
-}
-
-// With the scheduling policy of a cluster that is its default, the primary listens for its workers by a server whose
-// only handler fails, and takes the handle from the server.
-function acceptsForCluster(server: net.Server): boolean {
-  if (!cluster.isPrimary || Object.keys(cluster.workers ?? {}).length === 0) return false
-  const handlers = server.listeners('connection')
-  return handlers.length === 1 && handlers[0]?.name === 'fail'
 }

@@ -5,6 +5,7 @@
 // callback and the signal. So everything before that is Node's own, in every version, and a program or a tracer may
 // replace listen() at any time. If a later Node does not call `_listen2`, no server gets an inherited socket, and the
 // warning about unserved sockets says so.
+import cluster from 'node:cluster'
 import net from 'node:net'
 import type { Asked } from './asked-address.js'
 
@@ -50,7 +51,8 @@ export function interceptListen(handler: ListenHandler): void {
     // With a handle, the server listens on a socket that exists already. serve() calls this method in this way.
     if (this._handle) return listen2.apply(this, args)
     if (typeof fd === 'number' && fd >= 0) handler.onListenFd(fd)
-    const asked = readAsked(address, port, flags, exclusive.has(this))
+    // Workers of `cluster` are other processes, and would not get the connections.
+    const asked = acceptsForCluster(this) ? undefined : readAsked(address, port, flags, exclusive.has(this))
     const served = asked && handler.onListen(this, asked)
     if (served === undefined) return listen2.apply(this, args)
     if (served === true) {
@@ -116,4 +118,12 @@ function keepMode(handle: unknown): void {
   if (typeof handle === 'object' && handle !== null) {
     Object.defineProperty(handle, 'fchmod', { value: () => 0, configurable: true })
   }
+}
+
+// With the scheduling policy of a cluster that is its default, the primary listens for its workers by a server whose
+// only handler fails, and takes the handle from the server.
+function acceptsForCluster(server: net.Server): boolean {
+  if (!cluster.isPrimary || Object.keys(cluster.workers ?? {}).length === 0) return false
+  const handlers = server.listeners('connection')
+  return handlers.length === 1 && handlers[0]?.name === 'fail'
 }
