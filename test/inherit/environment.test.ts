@@ -22,7 +22,8 @@ async function run(fds: readonly number[], env: NodeJS.ProcessEnv, code = progra
     ours(
       spawn('/bin/sh', ['-c', script, 'sh', process.execPath, ...preload, '-e', code], {
         stdio: ['ignore', 'pipe', 'pipe', ...fds],
-        env: plainEnvironment(env),
+        // Node 22 reads these certificates in a thread, which holds an fd for some time after the start.
+        env: plainEnvironment({ NODE_EXTRA_CA_CERTS: undefined, ...env }),
       }),
     ),
   )
