@@ -3,7 +3,9 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import net from 'node:net'
 import { Listener } from 'async-accept'
-import { compile, fileOf, inRounds, load, scratch, underLoad } from './measure.mjs'
+import { compile, fileOf, load, Server, scratch } from './measure.mjs'
+import { again, cpuCells, cpuColumns, exactnessCheck, ofSelf, serversInPairs } from './pairs.mjs'
+import { inRuntime, runtime } from './runtimes.mjs'
 
 // The number of outstanding requests of contenders that make more than one.
 const outstanding = 64
@@ -84,16 +86,32 @@ const what = {
   'for await': 'one loop over the listener, so one outstanding request; the same work',
   'toSocket, callback': 'as callback, but `toSocket().destroy()`',
   'toSocket, accept()': 'as accept(), but `toSocket().destroy()`',
+  Bun: '`Bun.listen()`, which reads remoteAddress and calls `end()`, with bursts of 512, its backlog',
+  Deno:
+    'one loop over `await listener.accept()` of `Deno.listen()`, which reads remoteAddr; `close()`. For a client that ' +
+    'has reset, accept() rejects with NotConnected, so the first table includes the cost of these errors',
+  'Python, asyncio': 'one loop over `loop.sock_accept()`; `close()`',
 }
 
 const whereOf = (kind, place) => (kind === 'tcp' ? { host: '127.0.0.1', port: 0 } : { path: place })
 
-export const contenders = [
-  { name: 'C, epoll' },
-  ...Object.entries(implementations).map(([name, implementation]) => ({
-    name,
-    serve: (kind, place) => implementation(whereOf(kind, place)),
-  })),
+export const contenders = Object.entries(implementations).map(([name, implementation]) => ({
+  name,
+  serve: (kind, place) => implementation(whereOf(kind, place)),
+}))
+
+const bound = { name: 'C, epoll', command: (...args) => [compile('epoll-server'), ...args] }
+const baseline = contenders.find(({ name }) => name === 'net.Server')
+const baselineAgain = again(baseline)
+
+const others = [
+  { name: 'Bun', runtime: 'Bun', command: (...args) => inRuntime('Bun', './accept-runtimes.mjs', ...args) },
+  { name: 'Deno', runtime: 'Deno', command: (...args) => inRuntime('Deno', './accept-runtimes.mjs', ...args) },
+  {
+    name: 'Python, asyncio',
+    runtime: 'Python',
+    command: (...args) => [...runtime('Python').command, fileOf('accept-asyncio.py'), ...args],
+  },
 ]
 
 const loads = [
@@ -117,45 +135,83 @@ const targets = (major) => [
 let sockets = 0
 
 // A shorter warm-up would favour async-accept: on Node 26, net.Server needs 20,000 connections to reach its final
-// speed, and async-accept a tenth of that.
-export const defaults = { connections: 40_960, warmUp: 20_480, rounds: 7 }
-export const smoke = { connections: 512, warmUp: 256, rounds: 1 }
+// speed, and async-accept a tenth of that. A measurement of fewer connections would be too short: net.Server collects
+// its garbage about once in 8192 connections, so every second measurement of 4096 costs a fifth more.
+export const defaults = { connections: 8192, warmUp: 20_480, rounds: 5, slices: 3 }
+export const smoke = { connections: 512, warmUp: 256, rounds: 1, slices: 1 }
 
-export async function measure({ node, major, connections, warmUp, rounds, progress }) {
+/** Returns the other runtimes that cannot be installed or started. */
+async function whatIsMissing() {
+  const missing = []
+  for (const { name, runtime: of, command } of others) {
+    try {
+      const { missing: why } = runtime(of)
+      if (why) throw new Error(why)
+      const server = await Server.start(command('tcp', '127.0.0.1'))
+      await server.stop()
+    } catch ({ message }) {
+      missing.push({ name, why: message })
+    }
+  }
+  return missing
+}
+
+export async function measure({ node, major, self, connections, warmUp, rounds, slices, progress }) {
   const storm = compile('storm')
-  const epollServer = compile('epoll-server')
+  const missing = self ? [] : await whatIsMissing()
+  const present = others.filter(({ name }) => !missing.some((other) => other.name === name))
+  const references = [baseline, bound]
+  const compared = ofSelf(self, [
+    baselineAgain,
+    ...contenders.filter((contender) => contender !== baseline),
+    ...(self ? [] : present),
+  ])
+  const version = ({ name, runtime: of }) => (of ? `${name} ${runtime(of).version}` : name)
   const tables = []
   const checks = []
-  const losses = []
-  for (const { name, kind, clients } of loads) {
-    const makeLoad = ({ address, pid }, count) => {
-      const server = kind === 'tcp' ? ['tcp', '127.0.0.1', address.port] : ['unix', address.path]
-      return load([storm, ...server, pid, count, burst, clients])
-    }
-    const commandOf = ({ name, serve }, where) =>
-      serve ? [node, fileOf('serve.mjs'), './accept.mjs', name, kind, where] : [epollServer, kind, where]
-    const results = await inRounds(
-      contenders,
+  const losses = missing.map(({ name, why }) => `not measured: ${name} (${why})`)
+  for (const { name, kind, clients } of self ? loads.slice(0, 1) : loads) {
+    const results = await serversInPairs({
+      contenders: compared,
+      references,
       rounds,
-      (contender) => {
+      slices,
+      warmUp,
+      connections,
+      commandOf: ({ name, program = name, command }) => {
         const where = kind === 'tcp' ? '127.0.0.1' : scratch(`${sockets++}.sock`)
-        return underLoad(commandOf(contender, where), makeLoad, { warmUp, connections })
+        return command ? command(kind, where) : [node, fileOf('serve.mjs'), './accept.mjs', program, kind, where]
       },
-      (text) => progress(`${name}: ${text}`),
-    )
+      makeLoad: ({ address, pid }, count) => {
+        const server = kind === 'tcp' ? ['tcp', '127.0.0.1', address.port] : ['unix', address.path]
+        return load([storm, ...server, pid, count, Math.min(burst, address.backlog ?? burst), clients])
+      },
+      progress: (text) => progress(`${name}: ${text}`),
+    })
     tables.push({
       title: `${name}: CPU per connection`,
-      columns: ['contender', 'CPU, us', 'user', 'system', 'ratio to C', 'ratio to net.Server', 'connections/s'],
-      rows: contenders.map(({ name }) => [
-        name,
-        { ...results.of(name, 'cpu'), digits: 1 },
-        { median: results.of(name, 'user').median, digits: 1 },
-        { median: results.of(name, 'system').median, digits: 1 },
-        { ...results.ratio(name, 'C, epoll'), digits: 2 },
-        { ...results.ratio(name, 'net.Server'), digits: 2 },
-        { median: results.of(name, 'rate').median, digits: 0 },
-      ]),
+      columns: ['contender', ...cpuColumns, 'ratio to C', 'ratio to net.Server', 'connections/s'],
+      bars:
+        kind === 'tcp'
+          ? {
+              columns: ['CPU, us'],
+              title: `${name}: CPU per connection, us`,
+              ours: ([label]) => label in implementations && label !== baseline.name,
+            }
+          : undefined,
+      rows: [
+        ...[bound, baseline, ...compared].map((contender) => [
+          version(contender),
+          ...cpuCells(results, contender.name, 1),
+          { ...results.ratio(contender.name, bound.name), digits: 2 },
+          { ...results.ratio(contender.name, baseline.name), digits: 2 },
+          { median: results.of(contender.name, 'rate').median, digits: 0 },
+        ]),
+        ...missing.map(({ name }) => [name, 'not measured', ...Array(5).fill('-')]),
+      ],
     })
+    checks.push(exactnessCheck(name, results, baselineAgain))
+    if (self) continue
     for (const target of targets(major)) {
       if (target.load !== name) continue
       const { median } = results.ratio(target.contender, target.to)
@@ -165,8 +221,8 @@ export async function measure({ node, major, connections, warmUp, rounds, progre
         most: target.most,
       })
     }
-    for (const { name: contender } of contenders.slice(2)) {
-      const { median } = results.ratio(contender, 'net.Server')
+    for (const { name: contender } of contenders.filter((contender) => contender !== baseline)) {
+      const { median } = results.ratio(contender, baseline.name)
       if (median > 1) losses.push(`${name}: ${contender} uses ${median.toFixed(2)} times the CPU of net.Server`)
     }
   }

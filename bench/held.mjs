@@ -174,6 +174,7 @@ export async function measure({ node, connections, rounds, progress }) {
     tables: [
       {
         title: `${connections.toLocaleString('en')} clients in each state, per client`,
+        bars: { columns: ['memory, KiB'], title: 'memory of the server per client, KiB' },
         columns: ['state', 'memory, KiB', 'maximum unread in the kernel, KiB'],
         rows,
       },

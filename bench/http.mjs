@@ -8,7 +8,8 @@ import https from 'node:https'
 import { promisify } from 'node:util'
 import { Listener, serve } from 'async-accept'
 import { generate } from 'selfsigned'
-import { cores, fileOf, Server, summarize } from './measure.mjs'
+import { cores, cpuBetween, fileOf, Server, summarize } from './measure.mjs'
+import { again, cpuCells, cpuColumns, exactnessCheck, inPairs } from './pairs.mjs'
 
 const run = promisify(execFile)
 const pinned = cores() ? ['taskset', '-c', cores().load] : []
@@ -103,9 +104,9 @@ const loads = [
 ]
 
 // `warmUp` and `slice` are minimum durations in seconds. h2load repeats `requests`, or `connections` with one request
-// each, until they have elapsed. In the first seconds the cost per request halves. Several processes are measured
-// instead of many slices of one, because the layout of code and memory differs between processes.
-export const defaults = { warmUp: 2, slice: 1, slices: 2, requests: 16_384, connections: 512, rounds: 3 }
+// each, until they have elapsed. In the first seconds the cost per request halves, and the next second still costs a
+// tenth more, in which other threads compile. So one measurement is discarded after the warm-up.
+export const defaults = { warmUp: 3, slice: 1, slices: 4, requests: 16_384, connections: 512, rounds: 3 }
 export const smoke = { warmUp: 0, slice: 0, slices: 1, requests: 256, connections: 32, rounds: 1 }
 
 // In seconds. On a busy machine a cold server may send no response within one second, the minimum duration of wrk. The
@@ -133,87 +134,85 @@ async function slice(server, load, seconds, sizes) {
     enough = elapsed >= seconds && rate > 0
   } while (!enough)
   const after = await server.mark()
-  const requests = after.connections - before.connections
-  const cpu = (after.user + after.system - before.user - before.system) / requests
-  return { cpu, rate: summarize(rates).median }
-}
-
-/** Measures both ways under one load, in concurrent processes that are loaded in turn. Returns pairs of slices. */
-async function inTurn(node, load, sizes) {
-  const running = []
-  for (const way of Object.keys(ways)) {
-    const server = await Server.start([node, fileOf('serve.mjs'), './http.mjs', nameOf(load.server, way)])
-    running.push({ way, server })
-    if (sizes.warmUp > 0) await slice(server, load, sizes.warmUp, sizes)
-  }
-  const pairs = []
-  for (let i = 0; i < sizes.slices; i++) {
-    const pair = {}
-    for (const { way, server } of running) pair[way] = await slice(server, load, sizes.slice, sizes)
-    pairs.push(pair)
-    // Alternates the order, because the speed of the machine may drift.
-    running.reverse()
-  }
-  for (const { server } of running) await server.stop()
-  return pairs
+  return { ...cpuBetween(before, after), rate: summarize(rates).median }
 }
 
 const has = (tool) => !spawnSync(tool, ['--version']).error
 
-export async function measure({ node, rounds, progress, ...sizes }) {
+export async function measure({ node, self, rounds, slices, progress, ...sizes }) {
   const missing = ['wrk', 'h2load'].filter((tool) => !has(tool))
   for (const tool of missing) console.error(`${tool} not found: its rows are omitted`)
   const tables = []
   const checks = []
+  const losses = []
   for (const { title, loads: all } of loads) {
     const rows = []
     for (const load of all) {
       if (missing.includes(load.tool)) continue
-      const pairs = []
-      for (let round = 1; round <= rounds; round++) {
-        progress(`${title}, ${load.server}: round ${round} of ${rounds}`)
-        pairs.push(...(await inTurn(node, load, sizes)))
-      }
-      const of = (way, figure) => summarize(pairs.map((pair) => pair[way][figure]))
-      const ratio = summarize(pairs.map(({ serve, listen }) => serve.cpu / listen.cpu))
-      rows.push([
-        load.server,
-        { ...of('listen', 'cpu'), digits: 1 },
-        { ...of('serve', 'cpu'), digits: 1 },
-        { ...ratio, digits: 2 },
-        { median: of('listen', 'rate').median, digits: 0 },
-        { median: of('serve', 'rate').median, digits: 0 },
-      ])
-      // Rounded as printed: a third digit is noise.
-      const measured = Number(ratio.median.toFixed(2))
-      checks.push({
-        what: `${title}: ${load.server}, serve() relative to listen(), CPU per request`,
-        measured,
-        most: 1,
+      const [listen, serve] = Object.keys(ways).map((way) => ({ name: nameOf(load.server, way) }))
+      const compared = self ? again(listen) : serve
+      const results = await inPairs({
+        contenders: [compared],
+        references: [listen],
+        rounds,
+        slices,
+        start: async ({ name, program = name }) => {
+          const server = await Server.start([node, fileOf('serve.mjs'), './http.mjs', program])
+          if (sizes.warmUp > 0) {
+            await slice(server, load, sizes.warmUp, sizes)
+            await slice(server, load, sizes.slice, sizes)
+          }
+          return server
+        },
+        measure: (server) => slice(server, load, sizes.slice, sizes),
+        progress: (text) => progress(`${title}: ${text}`),
       })
+      for (const { name } of [listen, compared]) {
+        rows.push([
+          name,
+          ...cpuCells(results, name, 1),
+          { ...results.ratio(name, listen.name), digits: 2 },
+          { median: results.of(name, 'rate').median, digits: 0 },
+        ])
+      }
+      if (self) {
+        checks.push(exactnessCheck(title, results, compared))
+        continue
+      }
+      // Rounded as printed: a third digit is noise.
+      const measured = Number(results.ratio(compared.name, listen.name).median.toFixed(2))
+      const what = `${title}: ${load.server}, serve() relative to listen(), CPU per request`
+      checks.push({ what, measured, most: 1 })
+      if (measured > 1) losses.push(`${what}: ${measured.toFixed(2)}`)
     }
-    tables.push({ title, columns, rows })
+    tables.push({
+      title: `${title}: CPU per request`,
+      columns,
+      rows,
+      bars: {
+        columns: ['CPU, us'],
+        title: `${title}: CPU per request, us`,
+        ours: ([label]) => label.endsWith('serve'),
+      },
+    })
   }
-  const missed = checks.filter(({ measured, most }) => measured > most)
-  return {
-    tables,
-    checks,
-    losses: [
-      ...missed.map(({ what, measured }) => `${what}: ${measured.toFixed(2)}`),
-      ...missing.map((tool) => `not measured: ${tool} not found`),
-    ],
-  }
+  losses.push(...missing.map((tool) => `not measured: ${tool} not found`))
+  return { tables, checks, losses }
 }
 
-const columns = ['server', 'listen: CPU, us', 'serve: CPU, us', 'ratio', 'listen: requests/s', 'serve: requests/s']
+const columns = ['server', ...cpuColumns, 'ratio to listen', 'requests/s']
 
 export const title = 'HTTP through serve()'
 export const about = [
   'The same server with its own `listen()` and through `serve()`. Each response has a body of six bytes. In a round,',
-  `both servers run concurrently, are warmed up for ${defaults.warmUp} seconds, and are loaded in turn,`,
-  `${defaults.slices} times for about a second each. The ratio is that of the CPU per request in two consecutive`,
-  'seconds. wrk loads HTTP/1 servers with 64 connections, with `Connection: close` for one request per connection.',
-  `h2load loads HTTP/2 servers with 16 connections of 16 streams, or repeatedly with ${defaults.connections}`,
-  'concurrent connections that make one request each. TLS uses an EC P-256 key and full handshakes. On loopback, the',
-  'server is also charged for work that its packets cause at the clients.',
+  `both servers run concurrently, are warmed up for ${defaults.warmUp + defaults.slice} seconds, and are loaded in turn, for about a second`,
+  'each. The ratio is that of the CPU per request in two consecutive seconds. wrk loads HTTP/1 servers with 64',
+  'connections, with `Connection: close` for one request per connection. h2load loads HTTP/2 servers with 16',
+  `connections of 16 streams, or repeatedly with ${defaults.connections} concurrent connections that make one request each. TLS`,
+  'uses an EC P-256 key and full handshakes. On loopback, the server is also charged for work that its packets cause at',
+  'the clients.',
+  '',
+  'A keep-alive request costs the same either way: strace shows one read and one write, and no code of this package',
+  'runs for it. So the keep-alive rows measure noise. When no other process uses the core, processes of the same',
+  'program differ by a few percent. When other processes use it, too, each request costs more.',
 ].join('\n')

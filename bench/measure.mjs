@@ -24,13 +24,19 @@ export function scratch(name) {
   return join(directory, name)
 }
 
-/** Compiles bench/native/<name>.c, and returns the path of the program. */
+const compiled = new Set()
+
+/** Compiles bench/native/<name>.c once, and returns the path of the program. */
 export function compile(name) {
   const program = scratch(name)
+  if (compiled.has(program)) return program
   const source = fileOf(`native/${name}.c`)
-  const { status, error } = spawnSync('cc', ['-O2', '-Wall', '-Wextra', '-o', program, source], { stdio: 'inherit' })
+  const { status, error } = spawnSync('cc', ['-O2', '-Wall', '-Wextra', '-o', program, source, '-lm'], {
+    stdio: 'inherit',
+  })
   if (error) throw error
   if (status !== 0) throw new Error(`cc ${source} failed`)
+  compiled.add(program)
   return program
 }
 
@@ -56,6 +62,9 @@ export function cores() {
 }
 
 const pinned = (role, command) => (cores() ? ['taskset', '-c', String(cores()[role]), ...command] : command)
+
+/** The prefix of a command that shall not be pinned: a server of several threads or processes. */
+export const onAllCpus = () => (cores() ? ['taskset', '-c', cpus().join(',')] : [])
 
 const running = new Set()
 process.on('exit', () => {
@@ -83,6 +92,10 @@ export class Server {
     this.#lines = lines
   }
 
+  get command() {
+    return this.#child.spawnargs.join(' ')
+  }
+
   get pid() {
     return this.#child.pid
   }
@@ -101,7 +114,7 @@ export class Server {
 
   async #say() {
     const { value, done } = await this.#lines.next()
-    if (done) throw new Error(`${this.#child.spawnargs.join(' ')} exited prematurely`)
+    if (done) throw new Error(`${this.command} exited prematurely`)
     return JSON.parse(value)
   }
 }
@@ -113,32 +126,29 @@ export async function load(command) {
   return JSON.parse(stdout)
 }
 
-/**
- * Returns the CPU per connection (us) and the connections per second of a server under `makeLoad(server, connections)`,
- * which returns { connections, failures, seconds }.
- */
-export async function underLoad(command, makeLoad, { warmUp, connections }) {
-  const server = await Server.start(command)
-  const expect = (what, { connections: count, failures = 0 }, wanted) => {
-    if (count !== wanted || failures !== 0) {
-      throw new Error(`${command.join(' ')}: ${what} ${count} of ${wanted} connections, ${failures} failures`)
-    }
+/** Loads a server, and returns its CPU per connection (us) and the connections per second. */
+export async function underLoad(server, makeLoad, connections) {
+  const expect = (what, { connections: count, failures = 0 }) => {
+    if (count === connections && failures === 0) return
+    throw new Error(`${server.command}: ${what} ${count} of ${connections} connections, ${failures} failures`)
   }
-  expect('warm-up made', await makeLoad(server, warmUp), warmUp)
   const before = await server.mark()
   const result = await makeLoad(server, connections)
   const after = await server.mark()
-  await server.stop()
-  expect('load made', result, connections)
-  expect('server saw', { connections: after.connections - before.connections }, connections)
-  const each = (name) => (after[name] - before[name]) / connections
-  return {
-    user: each('user'),
-    system: each('system'),
-    cpu: each('user') + each('system'),
-    rate: connections / result.seconds,
-  }
+  expect('load made', result)
+  expect('server saw', { connections: after.connections - before.connections })
+  return { ...cpuBetween(before, after), rate: connections / result.seconds }
 }
+
+/** Returns the CPU per connection (us) between two marks of a server. */
+export function cpuBetween(before, after) {
+  const each = (name) => (after[name] - before[name]) / (after.connections - before.connections)
+  return { user: each('user'), system: each('system'), cpu: each('user') + each('system') }
+}
+
+/** Returns a percentile of sorted values. */
+export const percentile = (sorted, percent) =>
+  sorted[Math.min(sorted.length - 1, Math.floor((sorted.length * percent) / 100))]
 
 /** Returns the median, the minimum (`least`) and the maximum (`most`). */
 export function summarize(values) {
@@ -146,23 +156,4 @@ export function summarize(values) {
   const middle = sorted.length >> 1
   const median = sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
   return { median, least: sorted[0], most: sorted.at(-1) }
-}
-
-/**
- * Calls `measure(contender)` for each contender in turn, in several rounds. The speed of the machine varies over time,
- * so each ratio is taken within one round, and the median of these ratios is reported.
- */
-export async function inRounds(contenders, rounds, measure, progress) {
-  const results = new Map(contenders.map(({ name }) => [name, []]))
-  for (let round = 1; round <= rounds; round++) {
-    for (const contender of contenders) {
-      progress(`round ${round} of ${rounds}, ${contender.name}`)
-      results.get(contender.name).push(await measure(contender))
-    }
-  }
-  return {
-    of: (name, figure) => summarize(results.get(name).map((result) => result[figure])),
-    ratio: (name, to, figure = 'cpu') =>
-      summarize(results.get(name).map((result, round) => result[figure] / results.get(to)[round][figure])),
-  }
 }

@@ -135,7 +135,19 @@ export async function measure({ node, rounds, progress }) {
   ]
   const missed = checks.filter(({ measured, most }) => measured > most)
   return {
-    tables: [{ title: 'Per request', columns, rows }],
+    tables: [
+      {
+        title: 'Per request',
+        columns,
+        rows,
+        bars: {
+          title: 'ns per request',
+          columns: ['request, ns', 'cancel, ns', 'time out, ns'],
+          of: ([, count]) => count === counts.at(-1).toLocaleString('en'),
+          label: ([way, count]) => `${way}, ${count}`,
+        },
+      },
+    ],
     checks,
     losses: missed.map(({ what, most, measured }) => `${what}: ${Math.round(measured)}, target ${most}`),
   }

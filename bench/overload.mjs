@@ -110,6 +110,7 @@ export async function measure({ node, connections, rounds, progress }) {
     tables: [
       {
         title: `${connections.toLocaleString('en')} clients, limit ${room.toLocaleString('en')}`,
+        bars: { columns: ['answered', 'lost'] },
         columns: ['contender', 'answered', 'lost', 'peak connections', 'last response after, ms'],
         rows: contenders.map(({ name }) => [
           name,

@@ -1,8 +1,11 @@
 // Formats results for the terminal and for docs/benchmarks.md.
-const format = (cell) => {
+export const format = (cell) => {
   if (typeof cell !== 'object') return String(cell)
   const { median, least, most, digits } = cell
-  const text = (value) => (digits === 0 ? Math.round(value).toLocaleString('en') : value.toFixed(digits))
+  const text = (value) => {
+    if (value === Infinity) return '∞'
+    return digits === 0 ? Math.round(value).toLocaleString('en') : value.toFixed(digits)
+  }
   return least === undefined ? text(median) : `${text(median)} (${text(least)} to ${text(most)})`
 }
 
@@ -35,9 +38,10 @@ export const checkTable = (checks) => ({
   ]),
 })
 
-/** Formats the answers to one question, on one or more versions of Node. */
-export function markdown({ about, title }, answers) {
-  const lines = [`## ${title}`, '', about, '']
+/** Formats the answers to one question, on one or more versions of Node. `picture` is the file of its SVG. */
+export function markdown({ about, title }, answers, picture) {
+  const drawn = `${title}, Node ${answers.at(-1).version}`
+  const lines = [`## ${title}`, '', about, '', `![${drawn}](${picture})`, '']
   for (const { version, rounds, tables, checks, losses } of answers) {
     lines.push(
       `### ${title}, Node ${version}`,

@@ -4,9 +4,13 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { parseArgs } from 'node:util'
 import { cores, fileOf } from './measure.mjs'
+import { barPlot } from './plot.mjs'
 import { checkTable, markdown, replaceBetweenMarkers, table } from './report.mjs'
 
-const questions = ['accept', 'tls', 'outstanding', 'http', 'overload', 'held', 'skewed', 'wake']
+const questions = ['accept', 'tls', 'outstanding', 'http', 'first-byte', 'overload', 'held', 'skewed', 'spread', 'wake']
+
+// The questions that can measure a contender against itself.
+const withSelf = ['accept', 'tls', 'http', 'first-byte']
 
 const help = `npm run bench -- [options] [question...]
 
@@ -15,9 +19,11 @@ Questions: ${questions.join(', ')} (default: all).
   --node <path>         measure with this Node instead of the current one; can be repeated
   --rounds <n>          number of measurements of each contender
   --connections <n>     number of connections of each measurement
+  --self                measure only how exact the ratios are: a contender against itself
+                        (${withSelf.join(', ')})
   --smoke               one round with tiny sizes, to show that the benchmarks run
   --json                print the results as JSON on stdout
-  --write               write the results into docs/benchmarks.md
+  --write               write the results into docs/benchmarks.md, and their pictures into docs/
 `
 
 function fail(text) {
@@ -33,6 +39,7 @@ function options() {
         node: { type: 'string', multiple: true },
         rounds: { type: 'string' },
         connections: { type: 'string' },
+        self: { type: 'boolean' },
         smoke: { type: 'boolean' },
         json: { type: 'boolean' },
         write: { type: 'boolean' },
@@ -58,7 +65,11 @@ for (const name of ['rounds', 'connections']) {
 }
 if (values.write && values.smoke) fail('--write cannot be used with --smoke, whose results mean nothing')
 
-const names = positionals.length > 0 ? positionals : questions
+const unable = positionals.find((name) => values.self && !withSelf.includes(name))
+if (unable) fail(`--self cannot be used with ${unable}`)
+if (values.self && values.write) fail('--write cannot be used with --self, which measures no contender')
+
+const names = positionals.length > 0 ? positionals : values.self ? withSelf : questions
 const nodes = (values.node ?? [process.execPath]).map((path) => {
   try {
     return { path, version: execFileSync(path, ['-p', 'process.versions.node'], { encoding: 'utf8' }).trim() }
@@ -85,7 +96,7 @@ say(`${machine}; Node ${versions}\n`)
 const results = {}
 for (const name of names) {
   const question = await import(`./${name}.mjs`)
-  const sizes = { ...(values.smoke ? question.smoke : question.defaults), ...given }
+  const sizes = { ...(values.smoke ? question.smoke : question.defaults), ...given, self: values.self }
   const answers = []
   for (const { path, version } of nodes) {
     const major = Number.parseInt(version, 10)
@@ -105,6 +116,9 @@ if (values.json) console.log(JSON.stringify({ machine, date: new Date().toISOStr
 
 function write(name, question, answers) {
   const path = fileOf('../docs/benchmarks.md')
+  // The picture shows the newest Node.
+  const drawBars = (all) => barPlot(`${question.title}, Node ${all.at(-1).version}`, all.at(-1).tables)
+  const { file, draw } = question.plot ?? { file: `benchmark-${name}.svg`, draw: drawBars }
   const extra = Object.entries(given).map(([option, value]) => ` --${option} ${value}`)
   const command = `npm run bench -- ${name}${extra.join('')}${(values.node ?? []).map(() => ' --node <path>').join('')}`
   const head = [
@@ -112,7 +126,13 @@ function write(name, question, answers) {
     `Machine: ${machine}; Node ${versions}`,
     `Date: ${new Date().toISOString().slice(0, 10)}`,
   ].join('\\\n')
-  const text = `${head}\n\n${markdown(question, answers)}`
+  const text = `${head}\n\n${markdown(question, answers, file)}`
   writeFileSync(path, replaceBetweenMarkers(readFileSync(path, 'utf8'), name, text))
-  if (question.plot) writeFileSync(fileOf(`../docs/${question.plot.file}`), question.plot.draw(answers))
+  writeFileSync(fileOf(`../docs/${file}`), draw(answers))
+  // The README has markers for the pictures of some questions.
+  const readme = fileOf('../README.md')
+  const front = readFileSync(readme, 'utf8')
+  const picture = `picture of ${name}`
+  if (!front.includes(`<!-- ${picture} -->`)) return
+  writeFileSync(readme, replaceBetweenMarkers(front, picture, `![${question.title}](docs/${file})`))
 }

@@ -3,7 +3,8 @@ import { once } from 'node:events'
 import tls from 'node:tls'
 import { Listener } from 'async-accept'
 import { generate } from 'selfsigned'
-import { fileOf, inRounds, load, underLoad } from './measure.mjs'
+import { fileOf, load } from './measure.mjs'
+import { again, cpuCells, cpuColumns, exactnessCheck, ofSelf, serversInPairs } from './pairs.mjs'
 
 // The number of concurrent handshakes, on each side.
 const outstanding = 16
@@ -69,27 +70,40 @@ async function makeHandshakes(port, count) {
   console.log(JSON.stringify({ connections: count, failures, seconds: (performance.now() - start) / 1000 }))
 }
 
-export const defaults = { connections: 1000, warmUp: 300, rounds: 7 }
-export const smoke = { connections: 40, warmUp: 10, rounds: 1 }
+const [baseline, ours] = contenders
+const baselineAgain = again(baseline)
 
-export async function measure({ node, connections, warmUp, rounds, progress }) {
-  const makeLoad = ({ address }, count) => load([node, fileOf('tls.mjs'), 'load', address.port, count])
-  const results = await inRounds(
-    contenders,
-    rounds,
-    ({ name }) => underLoad([node, fileOf('serve.mjs'), './tls.mjs', name], makeLoad, { warmUp, connections }),
+export const defaults = { connections: 400, warmUp: 600, rounds: 5, slices: 4 }
+export const smoke = { connections: 40, warmUp: 10, rounds: 1, slices: 1 }
+
+export async function measure({ node, self, progress, ...sizes }) {
+  const compared = ofSelf(self, [baselineAgain, ours])
+  const results = await serversInPairs({
+    ...sizes,
+    contenders: compared,
+    references: [baseline],
+    commandOf: ({ name, program = name }) => [node, fileOf('serve.mjs'), './tls.mjs', program],
+    makeLoad: ({ address }, count) => load([node, fileOf('tls.mjs'), 'load', address.port, count]),
     progress,
-  )
-  const rows = contenders.map(({ name }) => [
+  })
+  const rows = [baseline, ...compared].map(({ name }) => [
     name,
-    { ...results.of(name, 'cpu'), digits: 0 },
-    { ...results.ratio(name, 'tls.Server'), digits: 2 },
+    ...cpuCells(results, name, 0),
+    { ...results.ratio(name, baseline.name), digits: 2 },
     { median: results.of(name, 'rate').median, digits: 0 },
   ])
-  const { median } = results.ratio('toTLS', 'tls.Server')
+  const median = self ? 0 : results.ratio(ours.name, baseline.name).median
+  const columns = ['contender', ...cpuColumns, 'ratio to tls.Server', 'connections/s']
   return {
-    tables: [{ title: 'TLS 1.3', columns: ['contender', 'CPU, us', 'ratio to tls.Server', 'connections/s'], rows }],
-    checks: [],
+    tables: [
+      {
+        title: 'TLS 1.3: CPU per handshake',
+        columns,
+        rows,
+        bars: { columns: ['CPU, us'], title: 'CPU per handshake, us', ours: ([label]) => label === ours.name },
+      },
+    ],
+    checks: [exactnessCheck('TLS 1.3', results, baselineAgain)],
     losses: median > 1 ? [`toTLS uses ${median.toFixed(2)} times the CPU of tls.Server`] : [],
   }
 }

@@ -3,7 +3,8 @@ import { once } from 'node:events'
 import net from 'node:net'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
 import { Listener } from 'async-accept'
-import { cores, cpus, fileOf, inRounds, load, underLoad } from './measure.mjs'
+import { cores, cpus, fileOf, load, onAllCpus } from './measure.mjs'
+import { cpuCells, cpuColumns, serversInPairs } from './pairs.mjs'
 
 const counts = [1, 2, 4, 8, 16]
 const nameOf = (count) => String(count)
@@ -44,38 +45,38 @@ async function connectInTurn(port, count) {
   console.log(JSON.stringify({ connections: count, failures, seconds: (performance.now() - start) / 1000 }))
 }
 
-export const defaults = { connections: 2000, warmUp: 500, rounds: 7 }
-export const smoke = { connections: 40, warmUp: 10, rounds: 1 }
+export const defaults = { connections: 2000, warmUp: 500, rounds: 5, slices: 2 }
+export const smoke = { connections: 40, warmUp: 10, rounds: 1, slices: 1 }
 
 const places = () => {
   const all = cpus()
   if (cores() === null) return [{ where: `on ${all.length} cores, shared with the load`, prefix: [] }]
   return [
     { where: 'on one core', prefix: [] },
-    { where: `on ${all.length} cores, one of them shared with the load`, prefix: ['taskset', '-c', all.join(',')] },
+    { where: `on ${all.length} cores, one of them shared with the load`, prefix: onAllCpus() },
   ]
 }
 
-export async function measure({ node, connections, warmUp, rounds, progress }) {
-  const makeLoad = ({ address }, count) => load([node, fileOf('wake.mjs'), 'load', address.port, count])
+export async function measure({ node, progress, ...sizes }) {
+  const [one, ...more] = contenders
   const tables = []
   for (const { where, prefix } of places()) {
-    const results = await inRounds(
-      contenders,
-      rounds,
-      ({ name }) =>
-        underLoad([...prefix, node, fileOf('serve.mjs'), './wake.mjs', name], makeLoad, { warmUp, connections }),
-      (text) => progress(`${where}: ${text} threads`),
-    )
+    const results = await serversInPairs({
+      ...sizes,
+      contenders: more,
+      references: [one],
+      commandOf: ({ name }) => [...prefix, node, fileOf('serve.mjs'), './wake.mjs', name],
+      makeLoad: ({ address }, count) => load([node, fileOf('wake.mjs'), 'load', address.port, count]),
+      progress: (text) => progress(`${where}: ${text} threads`),
+    })
     tables.push({
       title: `CPU of all threads ${where}, per connection`,
-      columns: ['idle threads', 'CPU, us', 'user', 'system', 'ratio to one thread', 'connections/s'],
+      columns: ['idle threads', ...cpuColumns, 'ratio to one thread', 'connections/s'],
+      bars: { columns: ['CPU, us'], title: `CPU per connection, us, ${where}`, label: ([count]) => `${count} idle` },
       rows: contenders.map(({ name }) => [
         name,
-        { ...results.of(name, 'cpu'), digits: 0 },
-        { median: results.of(name, 'user').median, digits: 0 },
-        { median: results.of(name, 'system').median, digits: 0 },
-        { ...results.ratio(name, nameOf(1)), digits: 2 },
+        ...cpuCells(results, name, 0),
+        { ...results.ratio(name, one.name), digits: 2 },
         { median: results.of(name, 'rate').median, digits: 0 },
       ]),
     })

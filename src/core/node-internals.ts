@@ -1,5 +1,5 @@
 // Access to undocumented parts of Node: the handle of a socket or server, and the connection list of an http.Server.
-// serve/server-handle.ts is the only other file that uses such parts. All of them are the same in Node 20 to 26.
+// Only serve/server-handle.ts and inherit/intercept-listen.ts use such parts, too. All are the same in Node 20 to 26.
 // Callers document what they do if a future version differs.
 import type http from 'node:http'
 import net from 'node:net'

@@ -62,8 +62,24 @@ let passedFds: readonly Activated[] | undefined
 export function activation(options: ActivationOptions = {}): readonly Activated[] {
   const passed = loadActivation(options)
   untakenFds?.markAllTaken()
+  listTaken = true
   return passed
 }
+
+let listTaken = false
+
+/**
+ * @internal Returns the passed fds to a caller that takes copies of them and emits its own warnings. The program may
+ * still take the fds.
+ */
+export function inheritedFds(): readonly Activated[] {
+  const passed = loadActivation({})
+  untakenFds?.markAllTaken()
+  return passed
+}
+
+/** @internal Whether the program itself has taken a passed fd, or has the whole list. */
+export const isTakenByProgram = (fd: number): boolean => listTaken || listeners.has(fd)
 
 let untakenFds: UntakenFds | undefined
 

@@ -109,6 +109,17 @@ const fieldNames = Object.fromEntries(Object.keys(fields).map((name) => [name, t
  * full), and Node's codes for an invalid argument.
  */
 export function notify(state: Notification, options: NotifyOptions = {}): boolean {
+  for (const name of Object.keys(Object(state))) notifiedFields.add(name)
+  return sendState(state, options)
+}
+
+const notifiedFields = new Set<string>()
+
+/** @internal Whether the program has called `notify` with this field, or `watchdog`. */
+export const hasNotified = (field: keyof Notification): boolean => notifiedFields.has(field)
+
+/** @internal As `notify`, for a caller other than the program. */
+export function sendState(state: Notification, options: NotifyOptions = {}): boolean {
   validate.options('state', state, fieldNames, 'field')
   validate.options('options', options, notifyNames)
   validate.optionalBoolean('options.unsetEnvironment', options.unsetEnvironment)

@@ -256,18 +256,17 @@ const getsocknameOf = (address: net.AddressInfo) => (out: HandleAddress) => {
   return 0
 }
 
+// Does what listen({ _handle }) does for a TCP handle. That call would pass through a listen() that a framework or a
+// tracer has replaced, and for a Pipe it would create another handle from the fd.
 function listenOn(server: net.Server, handle: NativeServerHandle, address: net.AddressInfo | string): void {
   const internal = internals(server)
+  internal._listeningId++
+  internal._handle = handle
+  internal._listen2(null, -1, -1)
   if (typeof address === 'string') {
-    // listen({ _handle }) accepts a TCP handle only. For a Pipe it would create another handle from the fd.
-    internal._listeningId++
-    internal._handle = handle
-    internal._listen2(null, -1, -1)
     internal._pipeName = address
     internal._connectionKey = `-1:${address}:-1`
   } else {
-    // Call the method of the class: a framework may have replaced server.listen() by a method that calls `serve`.
-    net.Server.prototype.listen.call(server, { _handle: handle } as net.ListenOptions)
     // The key under which a child process counts the sockets of this server that it has received.
     internal._connectionKey = `${address.family === 'IPv6' ? 6 : 4}:${address.address}:${address.port}`
   }

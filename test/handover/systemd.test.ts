@@ -207,7 +207,7 @@ describe('Under systemd', function () {
 
   it('the units of examples/activated serve clients', async () => {
     const [web, each] = [reservedPort(), reservedPort()]
-    const units = exampleUnits({ 'web.socket': web, 'each.socket': each })
+    const units = exampleUnits('activated', { 'web.socket': web, 'each.socket': each })
     manager.units(units)
     manager.control('start', 'web.socket', 'each.socket')
     cleanUp(() => manager.control('stop', 'web.socket', 'each.socket', 'web.service', 'each@*.service'))
@@ -221,13 +221,49 @@ describe('Under systemd', function () {
     manager.control('stop', 'web.service')
     assert.equal(manager.show('web.service', 'Result'), 'success')
   })
+
+  it('the units of examples/inherit serve an unchanged server, which restarts and ends without a refused client', async () => {
+    const [port, admin] = [reservedPort(), path()]
+    const units = exampleUnits('inherit', { 'app.socket': port })
+    for (const [name, text] of Object.entries(units)) {
+      // A manager of a user has no dynamic users.
+      const changed = text.replace('DynamicUser=yes\n', '').replaceAll('/run/app-admin.sock', admin)
+      units[name] = changed
+        .replace('server.mjs 3000', `server.mjs ${port}`)
+        .replace('IDLE_TIMEOUT=300', 'IDLE_TIMEOUT=0.5')
+    }
+    manager.units(units)
+    manager.control('start', 'app.socket')
+    cleanUp(() => manager.control('stop', 'app.socket', 'app.service'))
+    const get = async () => (await fetch(`http://127.0.0.1:${port}/a`, { headers: { connection: 'close' } })).text()
+    assert.equal(await get(), 'hello /a\n')
+    await until(() => manager.show('app.service', 'ActiveState') === 'active')
+    const ofAdmin = temporary(net.connect(admin))
+    ofAdmin.end('GET / HTTP/1.0\r\n\r\n')
+    assert.match(await text(ofAdmin), /\d connections\n$/)
+
+    let restarting = true
+    const clients = (async () => {
+      let answered = 0
+      for (; restarting; answered++) assert.equal(await get(), 'hello /a\n')
+      return answered
+    })()
+    for (let restart = 0; restart < 3; restart++) manager.control('restart', 'app.service')
+    restarting = false
+    assert.ok((await clients) > 0)
+
+    // It is idle, and the next client starts it again.
+    await until(() => manager.show('app.service', 'ActiveState') === 'inactive')
+    assert.equal(manager.show('app.service', 'Result'), 'success')
+    assert.equal(await get(), 'hello /a\n')
+  })
 })
 
-describe('The units of examples/activated', () => {
+describe('The units of the examples', () => {
   it('pass systemd-analyze verify', function () {
     needs(this, 'systemd-analyze', '--version')
     const directory = temporaryDirectory()
-    const units = exampleUnits()
+    const units = { ...exampleUnits('activated'), ...exampleUnits('inherit') }
     for (const [name, lines] of Object.entries(units)) writeFileSync(join(directory, name), lines)
     const files = Object.keys(units).map((name) => join(directory, name))
     const { status, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', ...files], { encoding: 'utf8' })
@@ -235,14 +271,14 @@ describe('The units of examples/activated', () => {
   })
 })
 
-/** Reads the units of examples/activated, and replaces the installation paths in them with those of this machine. */
-function exampleUnits(ports: Record<string, number> = {}): Record<string, string> {
+/** Reads the units of an example, and replaces the installation paths in them with those of this machine. */
+function exampleUnits(example: string, ports: Record<string, number> = {}): Record<string, string> {
   const root = fileURLToPath(new URL('../..', import.meta.url))
-  const names = readdirSync(join(root, 'examples/activated')).filter((name) => /\.(socket|service)$/.test(name))
+  const names = readdirSync(join(root, 'examples', example)).filter((name) => /\.(socket|service)$/.test(name))
   const changed = (name: string) =>
-    readFileSync(join(root, 'examples/activated', name), 'utf8')
+    readFileSync(join(root, 'examples', example, name), 'utf8')
       .replace('/usr/bin/node', process.execPath)
-      .replace('/opt/async-accept/', root)
+      .replace(/\/opt\/async-accept\/?/, root)
       .replace(/^ListenStream=.*$/m, (line) => (name in ports ? `ListenStream=127.0.0.1:${ports[name]}` : line))
   return Object.fromEntries(names.map((name) => [name, changed(name)]))
 }

@@ -4,7 +4,8 @@ import { once } from 'node:events'
 import { cpSync, existsSync, readFileSync, rmSync } from 'node:fs'
 import net from 'node:net'
 import { join, posix } from 'node:path'
-import { cleanUp, startNode } from '../helpers.js'
+import { spawnActivated } from '../../src/index.js'
+import { cleanUp, listen, nodeEnvironment, startNode } from '../helpers.js'
 import { RunningExample } from '../running-example.js'
 import { asModule, install, output, packedFiles, project, run } from './packed.js'
 
@@ -48,6 +49,23 @@ describe('The package', function () {
     for (const file of ['program.mjs', 'program.cjs']) {
       assert.equal(await answer(join(directory, file)), 'hello ::ffff:127.0.0.1\nis anybody there?\n')
     }
+  })
+
+  it('gives inherited sockets to a program in whose project it is installed', async () => {
+    const directory = project({
+      'package.json': '{ "name": "user" }',
+      'server.js': `require('node:http').createServer((_, response) => response.end('answered')).listen(process.env.PORT)`,
+    })
+    install(directory)
+    const web = await listen({ host: '127.0.0.1' })
+    const words = ['--import', 'async-accept/inherit', 'server.js']
+    const env = { ...nodeEnvironment(), PORT: String(web.port) }
+    const child = spawnActivated(process.execPath, words, { web }, { cwd: directory, env, stdio: 'inherit' })
+    const ended = once(child, 'exit')
+    cleanUp(() => child.kill('SIGKILL'))
+    assert.equal(await (await fetch(`http://127.0.0.1:${web.port}`)).text(), 'answered')
+    child.kill('SIGTERM')
+    assert.deepEqual(await ended, [0, null])
   })
 
   it('has every file that its documents link to', () => {

@@ -1,0 +1,19 @@
+// The preload: `node --import async-accept/inherit server.js`. Without inherited sockets it loads nothing else.
+import { isMainThread } from 'node:worker_threads'
+
+/** Whether sd_listen_fds(3) may find fds. A LISTEN_PID that is not a pid counts, because it is an error to report. */
+function isActivated({ LISTEN_PID, LISTEN_FDS }: NodeJS.ProcessEnv): boolean {
+  if (LISTEN_PID === undefined || LISTEN_FDS === undefined || LISTEN_FDS === '0') return false
+  return !/^\d{1,10}$/.test(LISTEN_PID) || Number(LISTEN_PID) === process.pid
+}
+
+if (isMainThread && isActivated(process.env)) {
+  try {
+    const { start } = await import('./start.js')
+    start()
+  } catch (error) {
+    // One line before the program starts. A program without its sockets would listen elsewhere, or not at all.
+    process.stderr.write(`async-accept/inherit: ${String((error as Error).message).replaceAll('\n', ' ')}\n`)
+    process.exit(2)
+  }
+}

@@ -1,0 +1,52 @@
+import { type Asked, describeAsked, mapKey } from './asked-address.js'
+import { describeSocket, type InheritedSockets } from './inherited-sockets.js'
+
+// ms from the start, or from the last listen(), to the warning. A program may first connect to a database.
+const delay = 10_000
+
+/** Emits a process warning about inherited sockets that no listen() has taken. Their clients wait in vain. */
+export class UnservedSockets {
+  readonly #sockets: InheritedSockets
+  readonly #asked = new Map<string, Asked>()
+  #timer: NodeJS.Timeout
+  #warned = false
+
+  constructor(sockets: InheritedSockets) {
+    this.#sockets = sockets
+    this.#timer = this.#startTimer()
+    // A program whose own listen() fails with EADDRINUSE often exits before the timer.
+    process.once('exit', (code) => {
+      if (code === 0 || this.#asked.size > 0) this.#warn((warning) => process.emit('warning', warning))
+    })
+  }
+
+  /** Notes what the program listens on. */
+  note(asked: Asked): void {
+    this.#asked.set(describeAsked(asked), asked)
+    clearTimeout(this.#timer)
+    this.#timer = this.#startTimer()
+  }
+
+  #startTimer(): NodeJS.Timeout {
+    return setTimeout(() => this.#warn((warning) => process.emitWarning(warning)), delay).unref()
+  }
+
+  #warn(emit: (warning: Error) => void): void {
+    const { unserved } = this.#sockets
+    const [first] = unserved
+    if (first === undefined || this.#warned) return
+    this.#warned = true
+    const asked = [...this.#asked.keys()].join(', ')
+    const [key = '3000'] = [...this.#asked.values()].map(mapKey).filter((each) => each !== '0')
+    const message =
+      `No listen() has taken these inherited sockets: ${unserved.map(describeSocket).join(', ')}. ` +
+      `The program has listened on: ${asked || 'nothing'}. ` +
+      `Listen on the address of the socket, or map a port to its name: ASYNC_ACCEPT_INHERIT='${key}=${first.name}'`
+    const warning = Object.assign(new Error(message), { name: 'AsyncAcceptWarning', code: 'ASYNC_ACCEPT_UNTAKEN_FD' })
+    try {
+      emit(warning)
+    } catch {
+      // The application has replaced process.emitWarning, and its function throws. The program continues.
+    }
+  }
+}
