@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util'
 import { cores, fileOf } from './measure.mjs'
 import { checkTable, markdown, replaceBetweenMarkers, table } from './report.mjs'
 
-const questions = ['accept', 'tls', 'outstanding', 'http', 'overload', 'held', 'skewed', 'wake']
+const questions = ['accept', 'tls', 'outstanding', 'http', 'overload', 'held', 'skewed', 'wake', 'scale']
 
 const help = `npm run bench -- [options] [question...]
 
