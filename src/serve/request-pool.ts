@@ -1,6 +1,7 @@
 import type { Connection } from '../accept/connection.js'
 import type { Listener } from '../accept/listener.js'
 import { type AcceptHandlers, AcceptRequests, maxOutstanding } from './accept-requests.js'
+import { EqualParts } from './equal-parts.js'
 
 /**
  * The outstanding accept requests of a Serving on all its listeners. The listeners share one limit: the room, which is
@@ -16,8 +17,8 @@ export class RequestPool {
   readonly #room: () => number
   /** In the order of their last accept: a listener that has just accepted is the last. */
   readonly #requests: Set<AcceptRequests>
-  /** While the room is ample: the listeners with fewer requests than the maximum. Otherwise undefined. */
-  #short: Set<AcceptRequests> | undefined
+  /** Undefined while there is not room for a connection of each listener. */
+  #parts: EqualParts | undefined
   /** After `stop`: the listeners that may still deliver a result. */
   #unfinished = new Set<AcceptRequests>()
   /** Whether every listener gets a request although there is not room for a connection of each. */
@@ -35,18 +36,18 @@ export class RequestPool {
   ) {
     this.#room = room
     const onAccepted = (connection: Connection, requests: AcceptRequests) => {
-      this.#short?.add(requests)
+      this.#parts?.markChanged(requests)
       this.#moveToEnd(requests)
       handlers.onAccepted(connection, requests.listener)
     }
     const { context } = handlers
     const onFailed = (error: Error, requests: AcceptRequests) => {
-      this.#short?.add(requests)
+      this.#parts?.markChanged(requests)
       // Of the requests that a closed listener rejects together, only the last one is reported.
       if (requests.listener.fd >= 0 || requests.size === 0) handlers.onFailed(error)
     }
     const onRetry = (requests: AcceptRequests) => {
-      this.#short?.add(requests)
+      this.#parts?.markChanged(requests)
       this.refill()
     }
     this.#requests = new Set(
@@ -85,15 +86,7 @@ export class RequestPool {
 
   #share(): void {
     const available = this.#room()
-    const ample = available >= this.#requests.size * maxOutstanding
-    if (ample && this.#short !== undefined) {
-      // The other listeners have all their requests. With thousands of listeners, an accept must not look at each.
-      for (const requests of this.#short) {
-        requests.fill(maxOutstanding)
-        if (requests.size === maxOutstanding || requests.listener.fd < 0) this.#short.delete(requests)
-      }
-      return
-    }
+    if (this.#parts?.share(available)) return
     const open = [...this.#requests].filter(({ listener }) => listener.fd >= 0)
     const room = Math.min(Math.max(available, 0), open.length * maxOutstanding)
     const scarce = room > 0 && room < open.length
@@ -102,7 +95,7 @@ export class RequestPool {
     const part = this.#allAsk ? 1 : Math.floor(room / open.length)
     const rest = this.#allAsk ? 0 : room % open.length
     for (const [index, requests] of open.entries()) requests.adjust(index < rest ? part + 1 : part)
-    this.#short = ample ? new Set(open.filter(({ size }) => size < maxOutstanding)) : undefined
+    this.#parts = part === 0 || this.#allAsk ? undefined : new EqualParts(open, part, rest)
   }
 
   #moveToEnd(requests: AcceptRequests): void {

@@ -38,21 +38,29 @@ describe('serve with 200 listeners', () => {
   leaveNoFds()
   const count = 200
 
-  it('looks at a constant number of listeners for each connection', async () => {
-    const { listeners, looks } = await countedListeners(count)
-    const { serving, open } = served(listeners)
-    const last = listeners.at(-1) as Listener
-    const before = looks.count
-    for (let i = 1; i <= 10; i++) {
-      await connect(last)
-      await until(() => open.length === i)
-      assert.equal(last.pending, 64)
-    }
-    for (const connection of open) connection.close()
-    await until(() => serving.connections === 0)
-    await nextTurn()
-    assert.ok(looks.count - before <= 100, `${looks.count - before} looks`)
-  })
+  for (const maxConnections of [Number.POSITIVE_INFINITY, 10 * count, 10 * count + 5, count + 20]) {
+    it(`looks at a constant number of listeners for each connection with maxConnections ${maxConnections}`, async () => {
+      const { listeners, looks } = await countedListeners(count)
+      const { serving, open } = served(listeners, { maxConnections })
+      const last = listeners.at(-1) as Listener
+      const requests = () => listeners.reduce((sum, { pending }) => sum + pending, 0)
+      const expected = () => Math.min(64 * count, maxConnections - serving.connections)
+      assert.equal(requests(), expected())
+      const before = looks.count
+      for (let i = 1; i <= 12; i++) {
+        await connect(last)
+        await until(() => open.length === i)
+        assert.equal(requests(), expected())
+        const [least, most] = [Math.min, Math.max].map((of) => of(...listeners.map(({ pending }) => pending)))
+        assert.ok((most as number) - (least as number) <= 1)
+      }
+      for (const connection of open) connection.close()
+      await until(() => serving.connections === 0)
+      await nextTurn()
+      assert.equal(requests(), expected())
+      assert.ok(looks.count - before <= count, `${looks.count - before} looks`)
+    })
+  }
 
   it('looks at each listener a constant number of times when all are closed', async () => {
     const { listeners, looks } = await countedListeners(count)
@@ -71,7 +79,6 @@ describe('serve with 200 listeners', () => {
     await listeners[0]?.close()
     await nextTurn()
     assert.equal(listeners[1]?.pending, 11)
-    // Each share of the limit looks at each listener twice: is it open, and how many requests has it?
-    assert.ok(looks.count - before <= 8 * count, `${looks.count - before} looks`)
+    assert.ok(looks.count - before <= count, `${looks.count - before} looks`)
   })
 })
