@@ -157,7 +157,7 @@ export class WindDown {
 
   #check = (): void => {
     this.#scheduled = undefined
-    const looks = this.#endHttpConnections()
+    const looks = Math.max(this.#endHttpConnections(), this.#target.connections.size)
     if (this.#unusedGraceOver) this.#endUnadmitted()
     this.#endLingering()
     this.#restUntil = performance.now() + looks / looksPerMs
