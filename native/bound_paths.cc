@@ -23,7 +23,7 @@ bool is_unbound(int path_fd) {
   sockaddr_un& un = address.storage.un;
   un.sun_family = AF_UNIX;
   // This path leads to the file also if another process has replaced the path of the socket.
-  snprintf(un.sun_path, sizeof un.sun_path, "/proc/self/fd/%d", path_fd);
+  static_cast<void>(snprintf(un.sun_path, sizeof un.sun_path, "/proc/self/fd/%d", path_fd));
   const int fd = sys::socket(AF_UNIX, SOCK_DGRAM);
   if (fd < 0) return false;
   const int error = sys::connect(fd, &address.storage.any, sizeof un);

@@ -36,11 +36,11 @@ describe('Serving.drain with 1,000 connections', () => {
       response.end('ok')
       await nextTurn()
     }
-    const { destroyed } = await drained
-    assert.equal(destroyed, 0)
     // One at the beginning, one when the idle connections are ended, and at most one in 10 ms for 1,000 connections.
     const most = 3 + (performance.now() - started) / 5
-    assert.ok(checks.count <= Math.min(most, active / 2), `${checks.count} checks`)
+    assert.ok(checks.count <= most, `${checks.count} checks, at most ${most}`)
+    const { destroyed } = await drained
+    assert.equal(destroyed, 0)
   })
 })
 
