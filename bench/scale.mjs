@@ -77,7 +77,7 @@ const ends = {
     ['util.inspect(), ms', 'inspect', plain(2)],
     ['connections, us', 'connections', plain(1)],
   ],
-  linear: ['drain each', 'drain CPU', 'close each', 'close CPU'],
+  linear: ['drain each', 'drain CPU', 'close CPU'],
 }
 const accepted = {
   what: 'connections of accept()',
@@ -87,8 +87,9 @@ const accepted = {
     ['CPU to accept, us', 'cpu', plain(1)],
     ...latencies('accept'),
     ['close(), us', 'close each', plain(1)],
+    ['close(), CPU, us', 'close CPU', plain(1)],
   ],
-  linear: ['heap', 'kernel', 'cpu', 'close each'],
+  linear: ['heap', 'kernel', 'cpu', 'close CPU'],
 }
 const listening = {
   what: 'listeners',
@@ -233,6 +234,7 @@ export const about = [
   '- Connections: idle keep-alive connections of an http server, each after one request, or connections from',
   '  `accept()`. All are held while 300 further clients connect in turn, and while 300 requests are made on random held',
   '  connections. `drain({ idleGrace: 0 })` includes the time in which the clients close their ends, `close()` does not.',
+  '  The CPU time of `close()` is the target, because the load on the other core also delays it.',
   '  Kernel memory is half of the growth of Slab in /proc/meminfo, because both ends are on this machine.',
   '- Listeners: opened on TCP port 0 of 127.0.0.1, or on unix paths. All but one have an outstanding `accept()`, while',
   '  200 clients connect to the last one in turn. For the garbage collection, all are unreachable and not closed.',
