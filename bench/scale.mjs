@@ -234,7 +234,7 @@ export const about = [
   '- Connections: idle keep-alive connections of an http server, each after one request, or connections from',
   '  `accept()`. All are held while 300 further clients connect in turn, and while 300 requests are made on random held',
   '  connections. `drain({ idleGrace: 0 })` includes the time in which the clients close their ends, `close()` does not.',
-  '  The CPU time of `close()` is the target, because the load on the other core also delays it.',
+  '  Only the CPU time of `close()` has a target: the elapsed time varies with the clients and other processes.',
   '  Kernel memory is half of the growth of Slab in /proc/meminfo, because both ends are on this machine.',
   '- Listeners: opened on TCP port 0 of 127.0.0.1, or on unix paths. All but one have an outstanding `accept()`, while',
   '  200 clients connect to the last one in turn. For the garbage collection, all are unreachable and not closed.',
