@@ -6,23 +6,14 @@ import https from 'node:https'
 import net from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import tls from 'node:tls'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { Listener, serve } from 'async-accept'
 import { generate } from 'selfsigned'
 import { fileOf, Server, summarize } from './measure.mjs'
+import { memory } from './memory.mjs'
 
 const certificate = async () => {
   const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keyType: 'ec' })
   return { key, cert }
-}
-
-setFlagsFromString('--expose-gc')
-const gc = runInNewContext('gc')
-
-function memory() {
-  for (let i = 0; i < 3; i++) gc()
-  return process.memoryUsage.rss()
 }
 
 // Kept until the process exits, as in a server that is busy with other clients.
@@ -79,7 +70,7 @@ export const contenders = [
       const listener = await Listener.listen({ host: '127.0.0.1' })
       listener.unref()
       open(listener)
-      const connections = () => ({ rss: memory(), here: waits ? listener.backlog().queued : held.length })
+      const connections = () => ({ rss: memory().rss, here: waits ? listener.backlog().queued : held.length })
       return { address: listener.address(), connections }
     },
   })),

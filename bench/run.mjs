@@ -7,7 +7,19 @@ import { cores, fileOf } from './measure.mjs'
 import { barPlot } from './plot.mjs'
 import { checkTable, markdown, replaceBetweenMarkers, table } from './report.mjs'
 
-const questions = ['accept', 'tls', 'outstanding', 'http', 'first-byte', 'overload', 'held', 'skewed', 'spread', 'wake']
+const questions = [
+  'accept',
+  'tls',
+  'outstanding',
+  'http',
+  'first-byte',
+  'overload',
+  'held',
+  'skewed',
+  'spread',
+  'wake',
+  'scale',
+]
 
 // The questions that can measure a contender against itself.
 const withSelf = ['accept', 'tls', 'http', 'first-byte']

@@ -45,10 +45,14 @@ int Addon::open_listener(int fd, Listener::Options options, ListenerObject* obje
   options.origin = origin_of(fd);
   int error = Listener::create(loop_, fd, options, this, result);
   if (error != 0) return error;
+  bool added = listening_.add(fd);
   try {
-    listeners_.insert(*result);
+    if (added) listeners_.insert(*result);
   } catch (const std::bad_alloc&) {
-    (*result)->detach();
+    added = false;
+  }
+  if (!added) {
+    detach_listener(*result);
     *result = nullptr;
     return -ENOMEM;
   }
@@ -57,8 +61,14 @@ int Addon::open_listener(int fd, Listener::Options options, ListenerObject* obje
   return 0;
 }
 
-int Addon::close_listener(Listener* listener, int* unremoved) {
+int Addon::detach_listener(Listener* listener) {
   int fd = listener->detach();
+  listening_.remove(fd);
+  return fd;
+}
+
+int Addon::close_listener(Listener* listener, int* unremoved) {
+  int fd = detach_listener(listener);
   auto close_listening = [this](int each) {
     close(each, false);
     return 0;
@@ -167,13 +177,6 @@ bool Addon::close(int fd, bool reset) {
     sys::close(fd);
   }
   return true;
-}
-
-bool Addon::is_listening(int fd) const {
-  for (const Listener* listener : listeners_) {
-    if (listener->fd() == fd) return true;
-  }
-  return false;
 }
 
 Listener::Completion* Addon::completions() {

@@ -90,7 +90,10 @@ class Addon final : public Listener::Host, public Readiness::Host {
   // Creates a listener that takes ownership of the owned fd `fd`, and returns 0. On failure, returns a negative errno
   // and the environment still owns the fd.
   int open_listener(int fd, Listener::Options options, ListenerObject* object, Listener** result);
-  bool is_listening(int fd) const;
+  bool is_listening(int fd) const { return listening_.has(fd); }
+
+  // Closes a listener and transfers its fd to the caller. Returns -1 if the listener is already closed.
+  int detach_listener(Listener* listener);
 
   Listener::Completion* completions() override;
   bool close(int fd, bool reset) override;
@@ -122,6 +125,7 @@ class Addon final : public Listener::Host, public Readiness::Host {
     int fd = -1;
     uint64_t inode = 0;
   } in_transfer_;
+  FdBitSet listening_;                       // the fds of the open listeners
   std::unordered_set<Listener*> listeners_;  // including those that are being closed
   Napi::Reference<Napi::ArrayBuffer> completions_;
   Napi::FunctionReference deliver_;

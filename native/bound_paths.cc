@@ -1,14 +1,37 @@
 #include "bound_paths.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
 #include <new>
 #include <utility>
 
 #include "files.h"
+#include "sockaddr.h"
 #include "sys.h"
 #include "unix_diag.h"
+
+namespace {
+
+// Returns whether no socket is bound to the file any more, so no process has the socket. A datagram socket cannot
+// connect to a listening socket: connect(2) fails with EPROTOTYPE, unnoticed by the listener, or with ECONNREFUSED if
+// there is no socket. sock_diag(7) tells the same, but searches all unix sockets of the system.
+bool is_unbound(int path_fd) {
+  if (path_fd < 0) return false;
+  sockaddrs::Sockaddr address;
+  sockaddr_un& un = address.storage.un;
+  un.sun_family = AF_UNIX;
+  // This path leads to the file also if another process has replaced the path of the socket.
+  static_cast<void>(snprintf(un.sun_path, sizeof un.sun_path, "/proc/self/fd/%d", path_fd));
+  const int fd = sys::socket(AF_UNIX, SOCK_DGRAM);
+  if (fd < 0) return false;
+  const int error = sys::connect(fd, &address.storage.any, sizeof un);
+  sys::close(fd);
+  return error == -ECONNREFUSED;
+}
+
+}  // namespace
 
 int BoundPaths::add(int fd, const std::string& path) noexcept {
   sys::File socket;
@@ -44,9 +67,9 @@ int BoundPaths::close(int fd, const std::function<int(int)>& close_fd, int* unre
   // open_path() fails, and remove() can only compare the device and the inode.
   const int path_fd = sys::open_path(entry.path.c_str());
   const bool ours = path_fd < 0 ? path_fd != -ENOENT && path_fd != -ENOTDIR : is_path_of(entry, path_fd);
-  const bool was_found = ours && unix_diag::exists(entry.socket) == 0;
+  const bool was_found = ours && entry.shared && unix_diag::exists(entry.socket) == 0;
   const int result = close_fd(fd);
-  if (ours && !is_used(entry, was_found)) *unremoved = remove(entry);
+  if (ours && (is_unbound(path_fd) || !is_used(entry, was_found))) *unremoved = remove(entry);
   if (path_fd >= 0) sys::close(path_fd);
   return result;
 }
@@ -56,8 +79,8 @@ bool BoundPaths::is_path_of(const Entry& entry, int path_fd) {
   return files::identify(path_fd, &file) == 0 && file.device == entry.device && file.inode == entry.inode;
 }
 
-// `was_found` tells whether sock_diag(7) found the socket before this process closed it. If it did not, a later -ENOENT
-// does not prove that no process has the socket.
+// `was_found` tells whether sock_diag(7) found the shared socket before this process closed it. If it did not, a later
+// -ENOENT does not prove that no process has the socket.
 bool BoundPaths::is_used(const Entry& entry, bool was_found) {
   const int error = unix_diag::exists(entry.socket);
   if (error == 0) return true;

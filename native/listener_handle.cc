@@ -126,8 +126,9 @@ Napi::Value ListenerHandle::close(const Napi::CallbackInfo& info) {
 Napi::Value ListenerHandle::detach(const Napi::CallbackInfo& info) {
   int fd = -EBADF;
   if (Listener* listener = listener_) {
-    fd = listener->detach();
-    Addon::of(info.Env())->paths().forget(fd);
+    Addon* addon = Addon::of(info.Env());
+    fd = addon->detach_listener(listener);
+    addon->paths().forget(fd);
     forget();
   }
   return js::number(info, fd);

@@ -113,10 +113,15 @@ function openIp(address: string, port: number, options: OpenOptions): number {
   const { socket, missing } = options.mptcp ? mptcpSocket(domain) : { socket: streamSocket(domain) }
   const fd = opening(socket, (fd) => {
     // With SO_REUSEADDR, which other servers set, too, bind(2) succeeds although old connections of the port are in
-    // TIME_WAIT.
-    check(binding.setOption(fd, SOL_SOCKET as number, SO_REUSEADDR as number, 1), 'setsockopt')
+    // TIME_WAIT. The listening socket needs the option, too: its connections inherit it.
+    const reuseAddress = () =>
+      check(binding.setOption(fd, SOL_SOCKET as number, SO_REUSEADDR as number, 1), 'setsockopt')
+    // For a socket with this option, the kernel looks for a free port in only a quarter of the range first, one port
+    // after another. After about 7,000 listeners, each bind(2) to port 0 would take a millisecond.
+    if (port !== 0) reuseAddress()
     setSocketOptions(fd, { ipv6Only: false, ...options }, ipv6)
     check(binding.bindIp(fd, address, port), 'bind', { address, port })
+    if (port === 0) reuseAddress()
     check(binding.listen(fd, options.backlog ?? largestBacklog), 'listen', { address, port })
   })
   if (missing !== undefined) {

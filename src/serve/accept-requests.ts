@@ -13,9 +13,9 @@ const retryDelay = 100
 export interface AcceptHandlers {
   readonly context: AsyncResource
   onAccepted(connection: Connection, requests: AcceptRequests): void
-  onFailed(error: Error): void
+  onFailed(error: Error, requests: AcceptRequests): void
   /** Called some time after there was no memory for a request. */
-  onRetry(): void
+  onRetry(requests: AcceptRequests): void
 }
 
 /** The outstanding accept requests of a Serving on one listener. */
@@ -28,15 +28,16 @@ export class AcceptRequests {
 
   constructor(listener: Listener, { context, onAccepted, onFailed, onRetry }: AcceptHandlers) {
     this.listener = listener
-    this.#onRetry = onRetry
+    this.#onRetry = () => onRetry(this)
     const accepted = (connection: Connection) => onAccepted(connection, this)
+    const failed = (error: Error) => onFailed(error, this)
     const run = <Argument>(consume: (argument: Argument) => void, argument: Argument, ref: AcceptRef) => {
       this.#refs.delete(ref)
       inCopyOf(context, consume, null, argument)
     }
     this.#requester = {
       fulfil: (connection: Connection) => run(accepted, connection, connection.ref as AcceptRef),
-      fail: (error: Error, ref: AcceptRef) => run(onFailed, error, ref),
+      fail: (error: Error, ref: AcceptRef) => run(failed, error, ref),
       kind: 'scoped',
     }
   }

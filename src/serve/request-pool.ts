@@ -1,6 +1,7 @@
 import type { Connection } from '../accept/connection.js'
 import type { Listener } from '../accept/listener.js'
 import { type AcceptHandlers, AcceptRequests, maxOutstanding } from './accept-requests.js'
+import { EqualParts } from './equal-parts.js'
 
 /**
  * The outstanding accept requests of a Serving on all its listeners. The listeners share one limit: the room, which is
@@ -15,7 +16,11 @@ import { type AcceptHandlers, AcceptRequests, maxOutstanding } from './accept-re
 export class RequestPool {
   readonly #room: () => number
   /** In the order of their last accept: a listener that has just accepted is the last. */
-  readonly #requests: AcceptRequests[]
+  readonly #requests: Set<AcceptRequests>
+  /** Undefined while there is not room for a connection of each listener. */
+  #parts: EqualParts | undefined
+  /** After `stop`: the listeners that may still deliver a result. */
+  #unfinished = new Set<AcceptRequests>()
   /** Whether every listener gets a request although there is not room for a connection of each. */
   #allAsk = false
   #turn: NodeJS.Immediate | undefined
@@ -24,58 +29,79 @@ export class RequestPool {
   constructor(
     listeners: readonly Listener[],
     room: () => number,
-    handlers: Omit<AcceptHandlers, 'onAccepted' | 'onRetry'> & {
+    handlers: Omit<AcceptHandlers, 'onAccepted' | 'onFailed' | 'onRetry'> & {
       onAccepted(connection: Connection, listener: Listener): void
+      onFailed(error: Error): void
     },
   ) {
     this.#room = room
     const onAccepted = (connection: Connection, requests: AcceptRequests) => {
+      this.#parts?.markChanged(requests)
       this.#moveToEnd(requests)
       handlers.onAccepted(connection, requests.listener)
     }
-    const { context, onFailed } = handlers
-    const onRetry = () => this.refill()
-    this.#requests = listeners.map((each) => new AcceptRequests(each, { context, onAccepted, onFailed, onRetry }))
+    const { context } = handlers
+    const onFailed = (error: Error, requests: AcceptRequests) => {
+      this.#parts?.markChanged(requests)
+      // Of the requests that a closed listener rejects together, only the last one is reported.
+      if (requests.listener.fd >= 0 || requests.size === 0) handlers.onFailed(error)
+    }
+    const onRetry = (requests: AcceptRequests) => {
+      this.#parts?.markChanged(requests)
+      this.refill()
+    }
+    this.#requests = new Set(
+      listeners.map((each) => new AcceptRequests(each, { context, onAccepted, onFailed, onRetry })),
+    )
   }
 
-  /** The number of requests that are outstanding or whose result is being delivered. */
-  get size(): number {
-    return this.#requests.reduce((sum, { size }) => sum + size, 0)
+  /** After `stop`: whether every result has been delivered. */
+  get finished(): boolean {
+    // Without a search through all listeners: each connection that ends during a drain reads this.
+    for (const requests of this.#unfinished) {
+      if (requests.size > 0) return false
+      this.#unfinished.delete(requests)
+    }
+    return true
   }
 
   /** Makes as many requests as there is room for. Called when the room may have grown, or a request has ended. */
   refill(): void {
-    if (this.#requests.length > 1) this.#share()
-    else this.#requests[0]?.fill(this.#room())
+    if (this.#requests.size > 1) this.#share()
+    else for (const requests of this.#requests) requests.fill(this.#room())
   }
 
   /** Makes or withdraws requests. Called when the room may have changed in any way. */
   adjust(): void {
-    if (this.#requests.length > 1) this.#share()
-    else this.#requests[0]?.adjust(this.#room())
+    if (this.#requests.size > 1) this.#share()
+    else for (const requests of this.#requests) requests.adjust(this.#room())
   }
 
   /** Withdraws all requests. A request whose result is being delivered still delivers its connection. */
   stop(): void {
     this.#endTurn()
     for (const requests of this.#requests) requests.stop()
+    this.#unfinished = new Set(this.#requests)
   }
 
   #share(): void {
-    const open = this.#requests.filter(({ listener }) => listener.fd >= 0)
-    const room = Math.min(Math.max(this.#room(), 0), open.length * maxOutstanding)
+    const available = this.#room()
+    if (this.#parts?.share(available)) return
+    const open = [...this.#requests].filter(({ listener }) => listener.fd >= 0)
+    const room = Math.min(Math.max(available, 0), open.length * maxOutstanding)
     const scarce = room > 0 && room < open.length
     if (!scarce) this.#endTurn()
     else if (!this.#allAsk) this.#startTurn()
     const part = this.#allAsk ? 1 : Math.floor(room / open.length)
     const rest = this.#allAsk ? 0 : room % open.length
     for (const [index, requests] of open.entries()) requests.adjust(index < rest ? part + 1 : part)
+    this.#parts = part === 0 || this.#allAsk ? undefined : new EqualParts(open, part, rest)
   }
 
   #moveToEnd(requests: AcceptRequests): void {
-    if (this.#requests.length === 1) return
-    this.#requests.splice(this.#requests.indexOf(requests), 1)
-    this.#requests.push(requests)
+    if (this.#requests.size === 1) return
+    this.#requests.delete(requests)
+    this.#requests.add(requests)
     this.#endTurn()
   }
 

@@ -8,6 +8,8 @@ export class ServedListeners {
   /** Whether `keepAlive(false)` was called last. */
   #unreferenced = false
   #releases: (() => void)[] = []
+  /** Every listener before this index is closed or detached. */
+  #ended = 0
 
   constructor(listeners: readonly Listener[]) {
     this.all = Object.freeze([...listeners])
@@ -21,7 +23,11 @@ export class ServedListeners {
 
   /** Whether every listener is closed or detached. */
   get ended(): boolean {
-    return this.all.every(({ fd }) => fd < 0)
+    // A listener never opens again, so each is skipped once, however many end.
+    for (let next = this.all[this.#ended]; next !== undefined && next.fd < 0; next = this.all[this.#ended]) {
+      this.#ended++
+    }
+    return this.#ended === this.all.length
   }
 
   /** Makes the listeners keep the process alive until `release`. `onEnded` is called when one is closed or detached. */

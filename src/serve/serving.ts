@@ -375,8 +375,7 @@ export class Serving extends EventEmitter<ServingEvents> {
       return
     }
     // A filter or a handler of 'alarm' may have ended the serving before its own connection is delivered.
-    const allDelivered =
-      this.#requests.size === 0 && this.#admission.waiting === 0 && this.#connections.undelivered === 0
+    const allDelivered = this.#requests.finished && this.#admission.waiting === 0 && this.#connections.undelivered === 0
     if (!allDelivered || this.#failing) return
     const empty = this.#connections.all.size === 0
     if (this.#state === 'draining' && empty) this.#changeState('closing')

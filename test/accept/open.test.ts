@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import net, { type AddressInfo } from 'node:net'
 import { Connection, Listener, type ListenOptions, type SystemError } from '../../src/index.js'
 import { reservedPort } from '../activated.js'
@@ -61,18 +62,29 @@ describe('Listener.listen on a TCP port', () => {
   })
 
   it('listens again at once on a port with connections in TIME_WAIT', async () => {
-    const port = reservedPort()
-    const first = await Listener.listen({ host: '127.0.0.1', port })
-    const client = await connect(first)
-    const connection = await first.accept()
-    // The server closes first, so its end is in TIME_WAIT.
-    connection.close()
-    client.resume()
-    await once(client, 'end')
-    client.end()
-    await first.close()
-    const second = await listen({ host: '127.0.0.1', port })
-    assert.equal(addressOf(second).port, port)
+    for (const port of [reservedPort(), 0]) {
+      const first = await Listener.listen({ host: '127.0.0.1', port })
+      const client = await connect(first)
+      const connection = await first.accept()
+      // The server closes first, so its end is in TIME_WAIT.
+      connection.close()
+      client.resume()
+      await once(client, 'end')
+      client.end()
+      await first.close()
+      const second = await listen({ host: '127.0.0.1', port: first.port })
+      assert.equal(addressOf(second).port, first.port)
+    }
+  })
+
+  it('finds a free port in all of the range, not only in the part in which SO_REUSEADDR looks first', async () => {
+    const range = readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8')
+    const [lowest, highest] = range.split(/\s+/).map(Number) as [number, number]
+    const middle = (lowest + highest) / 2
+    const ports: number[] = []
+    for (let i = 0; i < 60; i++) ports.push((await listen({ host: '127.0.0.1' })).port)
+    // Each is above the middle with a probability of a half.
+    assert.ok(ports.some((port) => port > middle) && ports.some((port) => port <= middle), String(ports))
   })
 
   it("rejects with Node's error for a port in use", async () => {

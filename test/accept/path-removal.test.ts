@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { closeSync, existsSync, lstatSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, lstatSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
@@ -195,19 +195,36 @@ describe('The path of a listener', () => {
     assert.deepEqual([stderr, stdout.trim()], ['', 'false'])
   })
 
-  it('stays if the socket was passed on and sock_diag is not permitted, and is removed otherwise', async function () {
+  it('stays if the socket was passed on and the kernel cannot be asked, and is removed otherwise', async function () {
     needsStrace(this)
-    // Only the addon calls recvfrom(2) in this process, for sock_diag.
+    // Only the addon calls connect(2) and recvfrom(2) in this process, to ask whether another process has the socket.
     for (const [words, stays] of [
       [[], 'false'],
       [['passed'], 'true'],
     ] as const) {
       const path = newPath()
-      const trace = ['strace', '-f', '-qq', '--seccomp-bpf', '-o', '/dev/null', '-e', 'trace=recvfrom']
-      const inject = ['-e', 'inject=recvfrom:error=EPERM']
+      const trace = ['strace', '-f', '-qq', '--seccomp-bpf', '-o', '/dev/null', '-e', 'trace=connect,recvfrom']
+      const inject = ['-e', 'inject=connect,recvfrom:error=EPERM']
       const { stdout, stderr } = await runNode('path-closes.mjs', [path, ...words], [...trace, ...inject])
       assert.deepEqual([stderr, stdout.trim()], ['', stays])
     }
+  })
+
+  it('is removed without sock_diag, which would search all unix sockets of the system', async function () {
+    needsStrace(this)
+    const log = join(temporaryDirectory(), 'log')
+    const trace = ['strace', '-f', '-qq', '-o', log, '-e', 'trace=socket']
+    const { stdout, stderr } = await runNode('path-closes.mjs', [newPath()], trace)
+    assert.deepEqual([stderr, stdout.trim()], ['', 'false'])
+    assert.doesNotMatch(readFileSync(log, 'utf8'), /AF_NETLINK/)
+  })
+
+  it('is removed with sock_diag if connect(2) is not permitted', async function () {
+    needsStrace(this)
+    const trace = ['strace', '-f', '-qq', '--seccomp-bpf', '-o', '/dev/null', '-e', 'trace=connect']
+    const inject = ['-e', 'inject=connect:error=EACCES']
+    const { stdout, stderr } = await runNode('path-closes.mjs', [newPath(), 'passed'], [...trace, ...inject])
+    assert.deepEqual([stderr, stdout.trim()], ['', 'false'])
   })
 
   it('uses no fd after close()', async () => {
