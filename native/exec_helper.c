@@ -1,7 +1,9 @@
 // Writes its own pid into LISTEN_PID and then executes another program. sd_listen_fds(3) ignores the fds if LISTEN_PID
 // is not the pid of the program. The parent cannot set LISTEN_PID, because the pid is known only after fork(2).
 //
-//   argv[0]  the fd to which the errno of a failure is written, as an int; execvp(3) closes this fd on success
+//   argv[0]  numbers, separated by commas. The first is the fd to which the errno of a failure is written, as an int;
+//            execvp(3) closes this fd on success. Optional: the signal that the program gets when its parent ends
+//            (PR_SET_PDEATHSIG, prctl(2)), and the pid of that parent
 //   argv[1]  the program, found as execvp(3) finds it
 //   argv[2]  the first argument of that program, its argv[0]; its other arguments follow
 //
@@ -11,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 extern char** environ;
@@ -27,11 +30,26 @@ static void write_pid(char* digits) {
   *digits = '\0';
 }
 
+// Reads a number and the comma after it. Returns 0 at the end of the text.
+static int next_number(const char** text) {
+  int number = 0;
+  while (**text >= '0' && **text <= '9') number = 10 * number + (*(*text)++ - '0');
+  if (**text == ',') ++*text;
+  return number;
+}
+
 int main(int argc, char** argv) {
   if (argc < 3) return 0;
-  int report = 0;
-  for (const char* digit = argv[0]; *digit != '\0'; digit++) report = 10 * report + (*digit - '0');
+  const char* numbers = argv[0];
+  int report = next_number(&numbers);
+  int death_signal = next_number(&numbers);
+  int parent = next_number(&numbers);
   fcntl(report, F_SETFD, FD_CLOEXEC);
+  if (death_signal != 0) {
+    prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0);
+    // The parent has ended before the call. No signal will come.
+    if (getppid() != parent) return 0;
+  }
   for (char** entry = environ; *entry != NULL; entry++) {
     if (**entry == '=') {
       ++*entry;

@@ -47,6 +47,29 @@ export function spawnActivated(
   passed: Passed,
   options: SpawnActivatedOptions = {},
 ): ChildProcess {
+  return start(command, args, passed, options)
+}
+
+/**
+ * @internal As `spawnActivated`. When this process ends in any way, the kernel sends SIGTERM to the child (prctl(2),
+ * `PR_SET_PDEATHSIG`).
+ */
+export function spawnDependent(
+  command: string,
+  args: readonly string[],
+  passed: Passed,
+  options: SpawnActivatedOptions,
+): ChildProcess {
+  return start(command, args, passed, options, `,${constants.signals.SIGTERM},${process.pid}`)
+}
+
+function start(
+  command: string,
+  args: readonly string[],
+  passed: Passed,
+  options: SpawnActivatedOptions,
+  helperNumbers = '',
+): ChildProcess {
   const named = readListeners(passed)
   validate.object('options', options)
   // Copy the own properties, as Node's spawn() does, because a getter may return another value the next time.
@@ -63,8 +86,12 @@ export function spawnActivated(
   if (args !== undefined && args !== null && !Array.isArray(args)) {
     throw invalidArgType('args', 'an array of strings', args)
   }
-  const start: Start = { command, args: args ?? [], options: { ...spawnOptions, stdio, env } }
-  const child = spawnThroughHelper(start)
+  const child = spawnThroughHelper({
+    command,
+    args: args ?? [],
+    options: { ...spawnOptions, stdio, env },
+    helperNumbers,
+  })
   for (const fd of fds) binding.sharePath(fd)
   return child
 }
@@ -135,6 +162,8 @@ interface Start {
   command: string
   args: readonly string[]
   options: SpawnOptions & { stdio: Stdio; env: Environment }
+  /** What follows the fd of the report in the first argument of exec_helper.c. */
+  helperNumbers: string
 }
 
 const spawnDirectly = ({ command, args, options }: Start) => spawn(command, args, options)
@@ -174,11 +203,14 @@ function attempt(start: Start, helper: ExecHelper): ChildProcess | undefined {
  * Starts the program through the helper at `path`. The returned `error` is 0 if the program has started, or else its
  * errno. It is undefined if the helper did not start.
  */
-function launch({ command, args, options }: Start, path: string): { child?: ChildProcess; error?: number } {
+function launch(
+  { command, args, options, helperNumbers }: Start,
+  path: string,
+): { child?: ChildProcess; error?: number } {
   const [childEnd, parentEnd] = check(binding.socketPair(binding.constants.SOCK_STREAM as number), 'socketpair')
   try {
     const { argv0, stdio, env } = options
-    const report = String(stdio.length)
+    const report = `${stdio.length}${helperNumbers}`
     const argv = [argv0 ?? command, ...args]
     let child: ChildProcess
     try {
