@@ -6,7 +6,7 @@ import { pathToFileURL } from 'node:url'
 import { root } from './steps.mjs'
 
 /** The layers, from bottom to top. Folders of the same layer do not import each other. */
-const layers = [['core'], ['peek'], ['accept'], ['serve', 'handover'], ['inherit'], ['.']]
+const layers = [['core'], ['peek'], ['accept'], ['serve', 'handover'], ['inherit'], ['run'], ['.']]
 
 const layerOf = (wing) => layers.findIndex((wings) => wings.includes(wing))
 

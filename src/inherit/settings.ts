@@ -38,7 +38,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
 }
 
 /** Returns the value that a text stands for, or what the text must be. */
-type Parse<T> = (text: string) => { value: T } | { expected: string }
+export type Parse<T> = (text: string) => { value: T } | { expected: string }
 
 function read<T>(env: NodeJS.ProcessEnv, name: string, parse: Parse<T>): T | undefined {
   const text = env[name]
@@ -55,11 +55,11 @@ const oneOf =
     return value === undefined ? { expected: names.join(' or ') } : { value }
   }
 
-const positiveInteger: Parse<number> = (text) =>
+export const positiveInteger: Parse<number> = (text) =>
   /^[1-9]\d{0,14}$/.test(text) ? { value: Number(text) } : { expected: 'an integer of at least 1' }
 
-/** A number of seconds that is at least `least` ms. */
-const seconds =
+/** A number of seconds that is at least `least` ms. The value is in ms. */
+export const seconds =
   (least: number): Parse<number> =>
   (text) => {
     const value = Math.round(Number(text) * 1000)

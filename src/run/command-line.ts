@@ -1,0 +1,204 @@
+import { availableParallelism } from 'node:os'
+import { basename, extname } from 'node:path'
+import { parseArgs } from 'node:util'
+import { type Parse, positiveInteger, seconds } from '../inherit/settings.js'
+import { type Address, parseAddress } from './addresses.js'
+
+/** The options of `async-accept run`. Times are in ms. */
+export interface RunOptions {
+  /** The name of the supervisor, and whether the user has chosen it. */
+  name: { text: string; chosen: boolean }
+  workers: number
+  addresses: readonly Address[]
+  /** Whether `command` is any program, and not a file for Node. */
+  exec: boolean
+  command: string
+  args: readonly string[]
+  startTimeout: number
+  drainTimeout: number
+  killAfter: number
+  settle: number
+  watchdog: number | undefined
+}
+
+export type CommandName = 'run' | 'reload' | 'scale' | 'stop' | 'status'
+
+/** A command line that was understood. */
+export type Command =
+  | { command: 'run'; options: RunOptions }
+  | { command: 'help'; text: string }
+  | { command: 'reload' | 'stop'; name: string | undefined }
+  | { command: 'scale'; name: string | undefined; target: number }
+  | { command: 'status'; name: string | undefined; json: boolean }
+
+/** The command line is wrong. The message is one line. */
+export class UsageError extends Error {}
+
+interface Option {
+  short?: string
+  multiple?: boolean
+  /** What the help calls the value; undefined for a flag. */
+  value?: string
+  help: string
+}
+
+const helpOption = { help: { short: 'h', help: 'print this help' } } satisfies Record<string, Option>
+const nameOption = {
+  name: { value: 'NAME', help: 'the supervisor; default: the only one that runs' },
+} satisfies Record<string, Option>
+
+const runOptions = {
+  workers: { short: 'n', value: 'N', help: 'workers; default: the available parallelism' },
+  listen: { short: 'l', multiple: true, value: '[NAME=]ADDRESS', help: 'bound before the first start; default: $PORT' },
+  exec: { help: 'the program is any program that speaks sd_listen_fds(3) and sd_notify(3), not a file for Node' },
+  name: { value: 'NAME', help: 'the name for the other commands; default: that of the program' },
+  'start-timeout': { value: 'S', help: 'seconds from the start of a worker to READY=1; default: 60' },
+  'drain-timeout': { value: 'S', help: 'seconds for the drain of a worker; default: 30' },
+  'kill-after': { value: 'S', help: 'seconds from the end of the drain to SIGKILL; default: 5' },
+  settle: { value: 'S', help: 'seconds for which the first new worker of a reload must stay ready; default: 2' },
+  watchdog: {
+    value: 'S',
+    help: 'replaces a worker whose event loop stands still for S seconds after READY=1; default: off',
+  },
+  ...helpOption,
+} satisfies Record<string, Option>
+
+interface Description {
+  usage: string
+  help: string
+  options: Record<string, Option>
+}
+
+const descriptions: Record<CommandName, Description> = {
+  run: {
+    usage: 'run [options] SERVER.js [args]\n       async-accept run [options] --exec -- PROGRAM [args]',
+    help: 'Starts workers that share listening sockets, and replaces them without losing a request.',
+    options: runOptions,
+  },
+  reload: {
+    usage: 'reload [--name NAME]',
+    help: 'Replaces all workers, one after the other. Exits with 0 when all new ones are ready, and with 1 if one fails.',
+    options: { ...nameOption, ...helpOption },
+  },
+  scale: {
+    usage: 'scale N [--name NAME]',
+    help: 'Changes the number of workers. Exits with 0 when that many are ready, and with 1 if one fails.',
+    options: { ...nameOption, ...helpOption },
+  },
+  stop: {
+    usage: 'stop [--name NAME]',
+    help: 'Drains and ends all workers. Exits with 0 when all have ended, and with 1 if some had to be killed.',
+    options: { ...nameOption, ...helpOption },
+  },
+  status: {
+    usage: 'status [--json] [--name NAME]',
+    help: 'Prints the workers. Exits with 0 if as many are ready as there shall be, otherwise with 1.',
+    options: { json: { help: 'as JSON' }, ...nameOption, ...helpOption },
+  },
+}
+
+/** Reads the arguments of the process. Throws `UsageError`. */
+export function readCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv): Command {
+  const [first = '', ...rest] = argv
+  if (first === '--help' || first === '-h' || first === 'help') return { command: 'help', text: overview() }
+  if (!Object.hasOwn(descriptions, first)) {
+    throw new UsageError(
+      `${first === '' ? 'a command is missing' : `unknown command ${first}`}; see async-accept --help`,
+    )
+  }
+  const command = first as CommandName
+  const { options } = descriptions[command]
+  const [own, program] = command === 'run' ? splitAtProgram(rest, options) : [rest, []]
+  const { values, positionals } = parse(command, own, options)
+  if (values.help === true) return { command: 'help', text: helpOf(command) }
+  if (command === 'run') return { command, options: readRunOptions(values, program, env) }
+  const name = values.name as string | undefined
+  const wanted = command === 'scale' ? 1 : 0
+  if (positionals.length > wanted) throw new UsageError(`unexpected argument ${positionals[wanted]}`)
+  if (command === 'scale')
+    return { command, name, target: read('the number of workers', positionals[0] ?? '', positiveInteger) }
+  if (command === 'status') return { command, name, json: values.json === true }
+  return { command, name }
+}
+
+type Values = Record<string, string | boolean | (string | boolean)[] | undefined>
+
+const configOf = (options: Record<string, Option>) =>
+  Object.fromEntries(
+    Object.entries(options).map(([name, { short, multiple = false, value }]) => [
+      name,
+      { type: value === undefined ? ('boolean' as const) : ('string' as const), multiple, ...(short && { short }) },
+    ]),
+  )
+
+function parse(command: CommandName, args: string[], options: Record<string, Option>) {
+  try {
+    const { values, positionals } = parseArgs({ args, options: configOf(options), allowPositionals: true })
+    return { values: values as Values, positionals }
+  } catch (error) {
+    const [line = ''] = (error as Error).message.split(/\n|\. /)
+    throw new UsageError(`${line}; see async-accept ${command} --help`)
+  }
+}
+
+/** Splits the arguments of `run` at the program: its own options are not ours. */
+function splitAtProgram(args: string[], options: Record<string, Option>): [string[], string[]] {
+  const { tokens } = parseArgs({ args, options: configOf(options), strict: false, tokens: true })
+  const program = tokens.find(({ kind }) => kind !== 'option')
+  if (program === undefined) return [args, []]
+  const { index, kind } = program
+  return [args.slice(0, index), args.slice(kind === 'positional' ? index : index + 1)]
+}
+
+function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJS.ProcessEnv): RunOptions {
+  if (command === undefined || command === '')
+    throw new UsageError('the program is missing; see async-accept run --help')
+  const given = <T, Default>(name: keyof typeof runOptions, parse: Parse<T>, byDefault: Default): T | Default => {
+    const text = values[name]
+    return text === undefined ? byDefault : read(`--${name}`, text as string, parse)
+  }
+  const ofProgram = basename(command, extname(command))
+    .replaceAll(/[^\w-]/g, '_')
+    .slice(0, 64)
+  return {
+    name: { text: given('name', supervisorName, ofProgram), chosen: values.name !== undefined },
+    workers: given('workers', positiveInteger, availableParallelism()),
+    addresses: readAddresses(values.listen as string[] | undefined, env),
+    exec: values.exec === true,
+    command,
+    args,
+    startTimeout: given('start-timeout', seconds(1), 60_000),
+    drainTimeout: given('drain-timeout', seconds(0), 30_000),
+    killAfter: given('kill-after', seconds(0), 5_000),
+    settle: given('settle', seconds(0), 2_000),
+    watchdog: given('watchdog', seconds(1), undefined),
+  }
+}
+
+function readAddresses(texts: readonly string[] | undefined, { PORT }: NodeJS.ProcessEnv): Address[] {
+  if (texts !== undefined) return texts.map((text) => read('--listen', text, parseAddress))
+  return PORT ? [read('$PORT', PORT, parseAddress)] : []
+}
+
+const supervisorName: Parse<string> = (text) =>
+  /^(?!\.)[\w.-]{1,64}$/.test(text) ? { value: text } : { expected: 'at most 64 letters, digits, ".", "_" and "-"' }
+
+function read<T>(what: string, text: string, parse: Parse<T>): T {
+  const parsed = parse(text)
+  if ('value' in parsed) return parsed.value
+  throw new UsageError(`${what} is ${JSON.stringify(text.slice(0, 128))}, but must be ${parsed.expected}`)
+}
+
+function overview(): string {
+  const lines = Object.values(descriptions).map(({ usage, help }) => `  async-accept ${usage}\n      ${help}`)
+  return `Usage:\n${lines.join('\n')}\n\nasync-accept COMMAND --help lists the options of a command.\n`
+}
+
+function helpOf(command: CommandName): string {
+  const { usage, help, options } = descriptions[command]
+  const rows = Object.entries(options).map(([name, { short, value, help }]) => {
+    const left = `  ${short === undefined ? '' : `-${short}, `}--${name}${value === undefined ? '' : ` ${value}`}`
+    return `${left.padEnd(30)} ${help}`
+  })
+  return `Usage: async-accept ${usage}\n\n${help}\n\n${rows.join('\n')}\n`
+}

@@ -1,0 +1,64 @@
+import type net from 'node:net'
+import type { Phase, Verdict } from './fleet.js'
+
+/** One line of JSON from a client of the control socket. */
+export type Request =
+  | { command: 'reload' }
+  | { command: 'stop' }
+  | { command: 'status' }
+  | { command: 'scale'; target: number }
+
+/** One line of JSON, the answer to it. */
+export type Answer = Verdict & { status?: Status }
+
+export interface Status {
+  name: string
+  pid: number
+  phase: Phase
+  target: number
+  ready: number
+  generation: number
+  reloading: boolean
+  failures: number
+  sockets: { name: string; address: string }[]
+  workers: WorkerStatus[]
+}
+
+export interface WorkerStatus {
+  pid: number | undefined
+  state: string
+  stale: boolean
+  /** Seconds since its start. */
+  age: number
+  status?: string
+}
+
+/** The longest line, in characters. */
+const maxLine = 1 << 20
+
+/**
+ * Calls `onLine` with the first line that the peer sends, and `onError` if it sends a line that is too long or ends
+ * before it. Calls one of them, once.
+ */
+export function readLine(socket: net.Socket, limit: number, onLine: (line: string) => void, onError: () => void): void {
+  let text = ''
+  let done = false
+  const finish = (run: () => void) => {
+    if (done) return
+    done = true
+    run()
+  }
+  socket.setEncoding('utf8')
+  socket.on('data', (more: string) => {
+    if (done) return
+    text += more
+    const end = text.indexOf('\n')
+    if (end >= 0) finish(() => onLine(text.slice(0, end)))
+    else if (text.length > limit) finish(onError)
+  })
+  socket.once('error', () => finish(onError))
+  socket.once('close', () => finish(onError))
+  socket.once('end', () => finish(onError))
+}
+
+export { maxLine }

@@ -1,0 +1,41 @@
+#!/usr/bin/env node
+// The command `async-accept`. Nothing else of the package loads this folder.
+import { type Command, readCommandLine, UsageError } from './command-line.js'
+import { ask, statusText } from './control-client.js'
+import { run } from './run.js'
+
+/** Returns the exit code. */
+async function execute(command: Command): Promise<number> {
+  switch (command.command) {
+    case 'help':
+      process.stdout.write(command.text)
+      return 0
+    case 'run':
+      return run(command.options)
+    case 'status': {
+      const { status } = await ask(command.name, { command: 'status' }, process.env)
+      if (status === undefined) return 1
+      process.stdout.write(command.json ? `${JSON.stringify(status)}\n` : statusText(status))
+      return status.phase === 'running' && status.ready >= status.target ? 0 : 1
+    }
+    default: {
+      const verdict = await ask(command.name, command, process.env)
+      if (verdict.ok) return 0
+      process.stderr.write(`async-accept ${command.command}: ${verdict.reason}\n`)
+      return 1
+    }
+  }
+}
+
+// The terminal has gone away, or the reader of the pipe has ended. The workers serve on.
+process.stderr.on('error', () => {})
+const argv = process.argv.slice(2)
+try {
+  process.exitCode = await execute(readCommandLine(argv, process.env))
+} catch (error) {
+  const { message } = error as Error
+  const [command = ''] = argv
+  process.stderr.write(`async-accept ${command}: ${message.replaceAll('\n', ' ')}\n`.replace('  ', ' '))
+  process.exitCode = error instanceof UsageError ? 2 : 1
+}
+// Standard output may still have bytes for a pipe, so the process is not ended with process.exit().

@@ -1,0 +1,64 @@
+import { lstatSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+const ownUid = () => process.geteuid?.() ?? 0
+
+/** The directories that may contain those of supervisors, best first. */
+function bases(env: NodeJS.ProcessEnv): string[] {
+  const { ASYNC_ACCEPT_RUN_DIRECTORY, XDG_RUNTIME_DIR } = env
+  if (ASYNC_ACCEPT_RUN_DIRECTORY) return [ASYNC_ACCEPT_RUN_DIRECTORY]
+  const own = XDG_RUNTIME_DIR ? [join(XDG_RUNTIME_DIR, 'async-accept')] : []
+  return ['/run/async-accept', ...own, join(tmpdir(), `async-accept-${ownUid()}`)]
+}
+
+/**
+ * Makes the directory for the sockets of a supervisor: `control`, and one for each worker. Its owner is this user, and
+ * nobody else may enter it. Throws if no directory can be made.
+ */
+export function makeRunDirectory(name: string, env: NodeJS.ProcessEnv): string {
+  let failure: unknown
+  for (const base of bases(env)) {
+    try {
+      mkdirSync(base, { recursive: true, mode: 0o755 })
+      checkOwner(base)
+      const directory = join(base, name)
+      mkdirSync(directory, { recursive: true, mode: 0o700 })
+      checkOwner(directory)
+      return directory
+    } catch (error) {
+      failure ??= error
+    }
+  }
+  throw failure
+}
+
+// Another user may have made a directory of that name in /tmp.
+function checkOwner(directory: string): void {
+  const { uid, mode } = lstatSync(directory)
+  if ((uid !== ownUid() && uid !== 0) || (mode & 0o022) !== 0) {
+    throw new Error(`${directory} belongs to another user, or others may write to it`)
+  }
+}
+
+export const controlSocketIn = (directory: string): string => join(directory, 'control')
+
+/** Removes the directory of a supervisor. */
+export const removeRunDirectory = (directory: string): void => rmSync(directory, { recursive: true, force: true })
+
+/** Returns the names of the supervisors whose directories exist, and the paths of their control sockets. */
+export function findSupervisors(env: NodeJS.ProcessEnv): Map<string, string> {
+  const found = bases(env).flatMap((base) =>
+    entriesOf(base).map((name) => [name, controlSocketIn(join(base, name))] as const),
+  )
+  // The best directory wins.
+  return new Map(found.reverse())
+}
+
+function entriesOf(base: string): string[] {
+  try {
+    return readdirSync(base)
+  } catch {
+    return []
+  }
+}

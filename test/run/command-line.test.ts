@@ -1,0 +1,104 @@
+import assert from 'node:assert/strict'
+import { availableParallelism } from 'node:os'
+import { type Command, type RunOptions, readCommandLine, UsageError } from '../../src/run/command-line.js'
+
+const read = (line: string, env: NodeJS.ProcessEnv = {}): Command => readCommandLine(line.split(' '), env)
+
+function runOptions(line: string, env?: NodeJS.ProcessEnv): RunOptions {
+  const command = read(`run ${line}`, env)
+  assert.equal(command.command, 'run')
+  return (command as { options: RunOptions }).options
+}
+
+describe('The command line of run', () => {
+  it('has a default for everything but the program', () => {
+    assert.deepEqual(runOptions('path/to/server.js', { PORT: '8080' }), {
+      name: { text: 'server', chosen: false },
+      workers: availableParallelism(),
+      addresses: [{ name: '8080', options: { host: undefined, port: 8080 } }],
+      exec: false,
+      command: 'path/to/server.js',
+      args: [],
+      startTimeout: 60_000,
+      drainTimeout: 30_000,
+      killAfter: 5_000,
+      settle: 2_000,
+      watchdog: undefined,
+    })
+  })
+
+  it('leaves the arguments of the program alone', () => {
+    const { workers, command, args } = runOptions('-n 2 server.js -n 3 --help -- x')
+    assert.deepEqual([workers, command, args], [2, 'server.js', ['-n', '3', '--help', '--', 'x']])
+    const other = runOptions('--exec -- program --name x')
+    assert.deepEqual([other.exec, other.command, other.args], [true, 'program', ['--name', 'x']])
+  })
+
+  it('reads addresses, named or not', () => {
+    const { addresses } = runOptions(
+      '-l web=3000 -l 127.0.0.1:80 -l [::1]:81 -l v6=[::]:82 -l localhost:83 -l /run/a:b.sock -l x=./y -l @abstract s.js',
+    )
+    assert.deepEqual(addresses, [
+      { name: 'web', options: { host: undefined, port: 3000 } },
+      { name: '80', options: { host: '127.0.0.1', port: 80 } },
+      { name: '81', options: { host: '::1', port: 81 } },
+      { name: 'v6', options: { host: '::', port: 82 } },
+      { name: '83', options: { host: 'localhost', port: 83 } },
+      { name: 'a-b.sock', options: { path: '/run/a:b.sock' } },
+      { name: 'x', options: { path: './y' } },
+      { name: '@abstract', options: { path: '\0abstract' } },
+    ])
+  })
+
+  it('reads seconds', () => {
+    const { startTimeout, watchdog } = runOptions('--start-timeout 1.5 --watchdog 2 s.js')
+    assert.deepEqual([startTimeout, watchdog], [1500, 2000])
+  })
+})
+
+describe('A wrong command line', () => {
+  for (const [line, message] of Object.entries({
+    '': 'a command is missing; see async-accept --help',
+    start: 'unknown command start; see async-accept --help',
+    toString: 'unknown command toString; see async-accept --help',
+    run: 'the program is missing; see async-accept run --help',
+    'run -n': "Option '-n, --workers <value>' argument missing; see async-accept run --help",
+    'run --port 3000 s.js': "Unknown option '--port'; see async-accept run --help",
+    'run -n 0 s.js': '--workers is "0", but must be an integer of at least 1',
+    'run -l 70000 s.js': `--listen is "70000", but must be [name=]address: 3000, 127.0.0.1:3000, [::1]:3000, /run/app.sock or @name`,
+    'run --watchdog 1m s.js': '--watchdog is "1m", but must be a number of seconds from 0.001 to 2147483',
+    'run --name ../x s.js': '--name is "../x", but must be at most 64 letters, digits, ".", "_" and "-"',
+    scale: 'the number of workers is "", but must be an integer of at least 1',
+    'scale 1 2': 'unexpected argument 2',
+    'reload x': 'unexpected argument x',
+    'status --yaml': "Unknown option '--yaml'; see async-accept status --help",
+  })) {
+    it(`is one line: ${line === '' ? '(none)' : line}`, () => {
+      assert.throws(
+        () => read(line),
+        (error: Error) => {
+          assert.ok(error instanceof UsageError)
+          assert.equal(error.message, message)
+          return true
+        },
+      )
+    })
+  }
+})
+
+describe('The other command lines', () => {
+  it('are understood', () => {
+    assert.deepEqual(read('reload'), { command: 'reload', name: undefined })
+    assert.deepEqual(read('stop --name x'), { command: 'stop', name: 'x' })
+    assert.deepEqual(read('scale 4 --name x'), { command: 'scale', name: 'x', target: 4 })
+    assert.deepEqual(read('status --json'), { command: 'status', name: undefined, json: true })
+  })
+
+  for (const command of ['run', 'reload', 'scale', 'stop', 'status']) {
+    it(`have help: ${command}`, () => {
+      const help = read(`${command} --help`)
+      assert.equal(help.command, 'help')
+      assert.match((help as { text: string }).text, new RegExp(`^Usage: async-accept ${command}.*--help`, 's'))
+    })
+  }
+})

@@ -1,0 +1,284 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs'
+import http from 'node:http'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { spawnActivated } from '../../src/index.js'
+import { path, serviceManager } from '../handover/notified.js'
+import { cleanUp, listen, nodeEnvironment, temporaryDirectory, until } from '../helpers.js'
+import { RunningExample } from '../running-example.js'
+import { answering, isAlive, Supervised } from './supervised.js'
+
+const start = (workers: number, code = answering, ...options: string[]) =>
+  new Supervised(code, { options: ['-n', String(workers), ...options] }).ready(workers)
+
+/** Sends one request after the other until `done` resolves. Resolves with the answers; rejects if one fails. */
+async function requestsUntil(supervised: Supervised, done: Promise<unknown>): Promise<Set<string>> {
+  const answers = new Set<string>()
+  let isDone = false
+  void done.finally(() => {
+    isDone = true
+  })
+  while (!isDone) answers.add(await supervised.request())
+  return answers
+}
+
+describe('async-accept run', function () {
+  this.timeout(60_000)
+
+  it('serves an unchanged program with several workers, until stop', async () => {
+    const supervised = await start(3)
+    const workers = await supervised.workers()
+    assert.equal(workers.length, 3)
+    assert.ok(workers.includes(Number(await supervised.request())))
+    const { code, stdout, stderr } = await supervised.control('stop')
+    assert.deepEqual({ code, stdout, stderr }, { code: 0, stdout: '', stderr: '' })
+    assert.equal(await supervised.run.ended, 0)
+    assert.deepEqual(workers.filter(isAlive), [])
+    assert.deepEqual(readdirSync(join(supervised.directory, 'run')), [])
+  })
+
+  it('prints its status for a terminal, and as JSON', async () => {
+    const supervised = await start(2)
+    const { stdout, code } = await supervised.control('status')
+    assert.equal(code, 0)
+    assert.match(stdout, /^server \(pid \d+\): running, 2 of 2 workers are ready, generation 1\n/)
+    const { pid, phase, ready, sockets } = await supervised.status()
+    const address = `127.0.0.1 port ${supervised.port}`
+    assert.deepEqual([pid, phase, ready, sockets], [supervised.pid, 'running', 2, [{ name: 'web', address }]])
+  })
+
+  it('replaces all workers at reload, and every request is answered', async () => {
+    const supervised = await start(2, answering, '--settle', '0')
+    const before = await supervised.workers()
+    const reload = supervised.control('reload')
+    const answers = await requestsUntil(supervised, reload)
+    assert.equal((await reload).code, 0)
+    const after = await supervised.workers()
+    assert.equal(after.length, 2)
+    assert.ok(!after.some((pid) => before.includes(pid)))
+    assert.ok(after.some((pid) => answers.has(String(pid))))
+    assert.equal((await supervised.status()).generation, 2)
+    await until(() => !before.some(isAlive))
+  })
+
+  it('reloads at SIGHUP, and makes one reload of those that come meanwhile', async () => {
+    const supervised = await start(1, answering, '--settle', '0')
+    supervised.run.signal('SIGHUP')
+    await supervised.logs(/reloads, generation 2/)
+    const codes = await Promise.all(['reload', 'reload', 'reload'].map((word) => supervised.control(word)))
+    assert.deepEqual(
+      codes.map(({ code }) => code),
+      [0, 0, 0],
+    )
+    // A client may arrive after another's reload has begun.
+    assert.ok((await supervised.status()).generation <= 5)
+    await supervised.logs(/has reloaded/, 2)
+  })
+
+  it('changes the number of workers by scale, SIGTTIN and SIGTTOU', async () => {
+    const supervised = await start(1)
+    assert.equal((await supervised.control('scale', '3')).code, 0)
+    assert.equal((await supervised.workers()).length, 3)
+    supervised.run.signal('SIGTTIN')
+    await supervised.logs(/scales from 3 to 4/)
+    await supervised.ready(4)
+    supervised.run.signal('SIGTTOU')
+    await supervised.logs(/scales from 4 to 3/)
+    assert.equal((await supervised.control('scale', '1')).code, 0)
+    assert.equal((await supervised.workers()).length, 1)
+    supervised.run.signal('SIGTTOU')
+    // There is always one.
+    assert.equal((await supervised.control('scale', '1')).code, 0)
+    assert.equal((await supervised.status()).target, 1)
+  })
+
+  it('starts another worker when one is killed', async () => {
+    const supervised = await start(2)
+    const [first = 0, second = 0] = await supervised.workers()
+    process.kill(first, 'SIGKILL')
+    await supervised.logs(new RegExp(`worker ${first} was ended by SIGKILL`))
+    await supervised.ready(3)
+    const workers = await supervised.workers()
+    assert.ok(workers.length === 2 && workers.includes(second) && !workers.includes(first))
+    assert.equal((await supervised.status()).failures, 1)
+  })
+
+  it('drains at SIGTERM, once: a request in flight is answered', async () => {
+    const slow = `
+      import http from 'node:http'
+      http.createServer((request, response) => {
+        process.once('SIGUSR2', () => response.end('answer'))
+        console.log('request', process.pid)
+      }).listen(3000)
+    `
+    const supervised = await start(1, slow)
+    const answer = supervised.request()
+    const [, pid] = await supervised.run.says(/request (\d+)/)
+    supervised.run.signal('SIGTERM')
+    await until(async () => (await supervised.status()).phase === 'stopping')
+    supervised.run.signal('SIGTERM')
+    process.kill(Number(pid), 'SIGUSR2')
+    assert.equal(await answer, 'answer')
+    assert.equal(await supervised.run.ended, 0)
+  })
+
+  it('kills a worker that does not end after SIGTERM, and stop says so', async () => {
+    const stubborn = `${answering}; process.on('SIGTERM', () => {})`
+    const supervised = await start(1, stubborn, '--drain-timeout', '0', '--kill-after', '0.1')
+    const { code, stderr } = await supervised.control('stop')
+    assert.deepEqual([code, stderr], [1, 'async-accept stop: 1 workers had to be killed\n'])
+    assert.equal(await supervised.run.ended, 0)
+  })
+
+  it('ends everything at once at SIGQUIT', async () => {
+    const supervised = await start(2, `${answering}; process.on('SIGTERM', () => {})`)
+    const workers = await supervised.workers()
+    supervised.run.signal('SIGQUIT')
+    assert.equal(await supervised.run.ended, 131)
+    assert.deepEqual(workers.filter(isAlive), [])
+  })
+
+  it('leaves workers that drain and end when the supervisor is killed', async () => {
+    const slow = `
+      import http from 'node:http'
+      http.createServer((request, response) => {
+        process.once('SIGUSR2', () => response.end('answer'))
+        console.log('request', process.pid)
+      }).listen(3000)
+    `
+    const supervised = await start(2, slow)
+    const workers = await supervised.workers()
+    const answer = supervised.request()
+    const [, pid] = await supervised.run.says(/request (\d+)/)
+    supervised.run.signal('SIGKILL')
+    await until(() => workers.filter(isAlive).length === 1)
+    process.kill(Number(pid), 'SIGUSR2')
+    assert.equal(await answer, 'answer')
+    await until(() => !workers.some(isAlive))
+  })
+
+  it('starts again in the directory that a killed supervisor has left', async () => {
+    const supervised = await start(1)
+    supervised.run.signal('SIGKILL')
+    await supervised.run.ended
+    const run = join(supervised.directory, 'run')
+    assert.ok(existsSync(join(run, 'server', 'control')))
+    assert.equal((await supervised.control('status')).stderr, 'async-accept status: no supervisor runs\n')
+    const again = new Supervised(answering, { env: { ASYNC_ACCEPT_RUN_DIRECTORY: run }, options: ['-n', '1'] })
+    await again.ready(1)
+    assert.equal((await again.status()).name, 'server')
+  })
+
+  it('needs a name where several run, and refuses one that is taken', async () => {
+    const first = await start(1)
+    const env = { ASYNC_ACCEPT_RUN_DIRECTORY: join(first.directory, 'run') }
+    const second = await new Supervised(answering, { env, options: ['-n', '1'] }).ready(1)
+    const { code, stderr } = await first.control('status')
+    assert.deepEqual(
+      [code, stderr],
+      [1, `async-accept status: several supervisors run: choose one with --name: server-${second.pid}, server\n`],
+    )
+    assert.equal((await first.control('status', '--name', `server-${second.pid}`)).code, 0)
+    const third = new Supervised(answering, { env, options: ['-n', '1', '--name', 'server'] })
+    assert.equal(await third.run.ended, 2)
+    assert.equal(third.run.stderr, 'async-accept run: a supervisor named server runs already: choose another --name\n')
+  })
+
+  it('passes sockets at a port and at a path, whose mode stays, and removes the path', async () => {
+    const path = join(temporaryDirectory(), 'app.sock')
+    const both = `${answering}; http.createServer((request, response) => response.end('path')).listen(${JSON.stringify(path)})`
+    const supervised = await new Supervised(both, {
+      options: ['-n', '2'],
+      addresses: ['web=127.0.0.1:0', `admin=${path}`],
+    }).ready(2)
+    const request = http.get({ socketPath: path, agent: false })
+    const [response] = await once(request, 'response')
+    assert.equal(await text(response), 'path')
+    assert.notEqual(await supervised.request(), 'path')
+    assert.equal((await supervised.control('reload')).code, 0)
+    assert.ok(statSync(path).isSocket())
+    assert.equal((await supervised.control('stop')).code, 0)
+    await supervised.run.ended
+    assert.ok(!existsSync(path))
+  })
+
+  it('prefers the socket of that name that a service manager has passed', async () => {
+    const web = await listen({ host: '127.0.0.1' })
+    const directory = temporaryDirectory()
+    writeFileSync(join(directory, 'server.mjs'), answering)
+    // The address is not free, so binding it would fail.
+    const words = [
+      'dist/run/main.js',
+      'run',
+      '-n',
+      '1',
+      '-l',
+      `web=127.0.0.1:${web.port}`,
+      join(directory, 'server.mjs'),
+    ]
+    const env = { ...nodeEnvironment(), ASYNC_ACCEPT_INHERIT: '3000=web', ASYNC_ACCEPT_RUN_DIRECTORY: directory }
+    const child = spawnActivated(process.execPath, words, { web }, { env, stdio: ['ignore', 'pipe', 'pipe'] })
+    const run = new RunningExample(child)
+    cleanUp(async () => {
+      child.kill('SIGQUIT')
+      await run.ended
+    })
+    await until(() => /is ready/.test(run.stderr))
+    assert.match(await (await fetch(`http://127.0.0.1:${web.port}`)).text(), /^\d+$/)
+  })
+
+  it('notifies a service manager: ready, reloading, its status, and stopping', async () => {
+    const manager = await serviceManager(path())
+    const env = { NOTIFY_SOCKET: process.env.NOTIFY_SOCKET }
+    const supervised = await new Supervised(answering, { env, options: ['-n', '2', '--settle', '0'] }).ready(2)
+    await supervised.control('reload')
+    await supervised.control('stop')
+    await supervised.run.ended
+    const states = manager.received().flatMap(({ text }) => /^(READY|RELOADING|STOPPING)=1/.exec(text)?.[1] ?? [])
+    assert.deepEqual(states, ['READY', 'RELOADING', 'READY', 'STOPPING'])
+    assert.ok(manager.received().some(({ text }) => text === 'STATUS=2 of 2 workers are ready'))
+  })
+
+  it('runs any program that speaks sd_listen_fds(3) and sd_notify(3), with --exec', async () => {
+    const program = [
+      'import os, signal, socket, sys',
+      'assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["LISTEN_FDNAMES"] == "web"',
+      'signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))',
+      's = socket.socket(fileno=3)',
+      's.setblocking(True)',
+      'n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)',
+      'n.sendto(b"STATUS=warm\\nREADY=1", os.environ["NOTIFY_SOCKET"])',
+      'while True: c = s.accept()[0]; c.recv(4096); c.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + sys.argv[1].encode()); c.close()',
+    ]
+    const supervised = await new Supervised('', {
+      options: ['-n', '2', '--exec'],
+      program: ['--', 'python3', '-c', program.join('\n'), 'python'],
+    }).ready(2)
+    assert.equal(await supervised.request(), 'python')
+    assert.deepEqual(
+      (await supervised.status()).workers.map(({ status }) => status),
+      ['warm', 'warm'],
+    )
+    assert.equal((await supervised.control('reload')).code, 0)
+    assert.equal(await supervised.request(), 'python')
+    assert.equal((await supervised.control('stop')).code, 0)
+  })
+
+  it('replaces a worker whose event loop stands still, with --watchdog', async () => {
+    const hanging = `
+      import http from 'node:http'
+      http.createServer((request, response) => {
+        if (request.url === '/hang') for (;;);
+        response.end(String(process.pid))
+      }).listen(3000)
+    `
+    const supervised = await start(1, hanging, '--watchdog', '1')
+    const [pid] = await supervised.workers()
+    await assert.rejects(supervised.request('/hang'), { code: 'ECONNRESET' })
+    await supervised.logs(new RegExp(`worker ${pid} sent no watchdog notification for 1 s`))
+    await supervised.ready(2)
+    assert.notEqual(await supervised.request(), String(pid))
+  })
+})
