@@ -216,6 +216,21 @@ Value exec_helper_image(const CallbackInfo& info) {
   return Napi::Buffer<uint8_t>::Copy(info.Env(), exec_helper::image(), exec_helper::size());
 }
 
+// The largest mapping. It limits what an invalid call can map.
+constexpr int64_t kMaxMapped = 1 << 20;
+
+// mapShared(fd, length): returns an ArrayBuffer of the first `length` bytes of a file, which other processes may map,
+// too. The bytes beyond the end of the file must not be accessed. The mapping lasts until the process ends.
+Value map_shared(const CallbackInfo& info) {
+  int fd = js::to_int(info[0]);
+  int64_t length = js::to_integer(info[1]);
+  if (length < 1 || length > kMaxMapped) js::throw_type_error(info.Env(), "expected a length from 1 to 1 MiB");
+  void* address = nullptr;
+  int error = sys::mmap_shared(fd, static_cast<size_t>(length), &address);
+  if (error != 0) return number(info, error);
+  return Napi::ArrayBuffer::New(info.Env(), address, static_cast<size_t>(length));
+}
+
 }  // namespace
 
 void define(Napi::Object exports) {
@@ -240,6 +255,7 @@ void define(Napi::Object exports) {
   js::define(exports, "pipe", pipe);
   js::define(exports, "execHelper", exec_helper_fd);
   js::define(exports, "execHelperImage", exec_helper_image);
+  js::define(exports, "mapShared", map_shared);
 }
 
 }  // namespace fd_functions

@@ -143,6 +143,11 @@ ssize_t write(int fd, const void* data, size_t length) { return result(::write(f
 
 int executable(const char* path) { return result(::access(path, X_OK)); }
 
+int mmap_shared(int fd, size_t length, void** address) {
+  *address = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  return *address == MAP_FAILED ? result(-1) : 0;
+}
+
 int open_path(const char* path) { return result(::open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC)); }
 
 int statx(const char* path, File* file) { return statx_at(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, file); }

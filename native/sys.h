@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace sys {
@@ -95,6 +96,10 @@ int epoll_wait(int epoll, epoll_event* events, int room);
 int memfd_create(const char* name);
 ssize_t write(int fd, const void* data, size_t length);
 int executable(const char* path);
+
+// mmap(2) of the first `length` bytes of a file, readable, writable and shared with all processes that map it. Stores
+// the address in `*address`.
+int mmap_shared(int fd, size_t length, void** address);
 
 // open(2) with O_PATH, which keeps the inode in use and needs no permission for the file; statx(2) and unlink(2) of a
 // path. These functions do not follow a symbolic link in the last component of the path.

@@ -86,6 +86,8 @@ export interface Binding {
   pidfdInode(): string | number
   execHelper(lowest: number): number
   execHelperImage(): Buffer
+  /** The first `length` bytes of a file, which other processes may map, too. The file must have that many bytes. */
+  mapShared(fd: number, length: number): ArrayBuffer | number
   socket(domain: number, type: number, protocol?: number): number
   bindIp(fd: number, address: string, port: number): number
   bindPath(fd: number, path: string, absolute?: string): number

@@ -14,6 +14,8 @@ export interface RunOptions {
   exec: boolean
   command: string
   args: readonly string[]
+  /** Over all workers; undefined: no limit. */
+  maxConnections: number | undefined
   startTimeout: number
   drainTimeout: number
   killAfter: number
@@ -52,6 +54,10 @@ const runOptions = {
   listen: { short: 'l', multiple: true, value: '[NAME=]ADDRESS', help: 'bound before the first start; default: $PORT' },
   exec: { help: 'the program is any program that speaks sd_listen_fds(3) and sd_notify(3), not a file for Node' },
   name: { value: 'NAME', help: 'the name for the other commands; default: that of the program' },
+  'max-connections': {
+    value: 'N',
+    help: 'connections of all workers together, those that drain included; default: no limit',
+  },
   'start-timeout': { value: 'S', help: 'seconds from the start of a worker to READY=1; default: 60' },
   'drain-timeout': { value: 'S', help: 'seconds for the drain of a worker; default: 30' },
   'kill-after': { value: 'S', help: 'seconds from the end of the drain to SIGKILL; default: 5' },
@@ -160,11 +166,17 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
   const ofProgram = basename(command, extname(command))
     .replaceAll(/[^\w-]/g, '_')
     .slice(0, 64)
+  const maxConnections = given('max-connections', positiveInteger, undefined)
+  if (maxConnections !== undefined && values.exec === true)
+    throw new UsageError('--max-connections needs a file for Node')
+  if (maxConnections !== undefined && maxConnections > 2 ** 31 - 1)
+    throw new UsageError('--max-connections is too large')
   return {
     name: { text: given('name', supervisorName, ofProgram), chosen: values.name !== undefined },
     workers: given('workers', positiveInteger, availableParallelism()),
     addresses: readAddresses(values.listen as string[] | undefined, env),
     exec: values.exec === true,
+    maxConnections,
     command,
     args,
     startTimeout: given('start-timeout', seconds(1), 60_000),

@@ -7,11 +7,12 @@ import type { Answer, Request, Status } from './control-protocol.js'
 import { ControlSocket } from './control-socket.js'
 import { Fleet } from './fleet.js'
 import { controlSocketIn, makeRunDirectory, removeRunDirectory } from './run-directory.js'
+import { Scoreboard } from './scoreboard.js'
 import { ServiceState } from './service-state.js'
 import { handleSignals } from './signals.js'
 import { Worker, type WorkerOptions } from './worker.js'
 
-const preload = fileURLToPath(new URL('../inherit/inherit.js', import.meta.url))
+const preload = fileURLToPath(new URL('./worker-preload.js', import.meta.url))
 
 /**
  * Binds the sockets, starts the workers, and resolves with the exit code when all have ended. Throws `UsageError`, and
@@ -72,11 +73,25 @@ function makeFleet(
   const workerOptions = workerOptionsOf(options, sockets)
   // Workers of a supervisor that was killed may still drain, and notify at their paths.
   const id = randomBytes(4).toString('hex')
+  const boardPath = join(directory, `scoreboard-${id}`)
+  const board = Scoreboard.create(boardPath, options.maxConnections ?? 0)
   let started = 0
   const fleet: Fleet<Worker> = new Fleet<Worker>({
     target: options.workers,
     settle: options.settle,
-    start: (onChange) => new Worker(workerOptions, join(directory, `notify-${id}-${++started}`), onChange),
+    start(onChange) {
+      const slot = board.claim()
+      const env = { ...workerOptions.env, ASYNC_ACCEPT_SCOREBOARD: options.exec ? undefined : `${slot}:${boardPath}` }
+      try {
+        return new Worker({ ...workerOptions, env }, join(directory, `notify-${id}-${++started}`), (worker) => {
+          if (worker.state === 'gone') board.clear(slot)
+          onChange(worker)
+        })
+      } catch (error) {
+        board.clear(slot)
+        throw error
+      }
+    },
     log,
     onChange: () => service.update(fleet),
     onEnd,

@@ -12,6 +12,7 @@ import { type HandleClass, setHandshakeTimeout } from '../core/node-internals.js
 import { showAs } from '../core/show.js'
 import { trace } from '../core/trace.js'
 import * as validate from '../core/validate.js'
+import type { AcceptGate } from './accept-gate.js'
 import { Admission, type Deliver, type Refusal } from './admission.js'
 import { Alarms } from './alarms.js'
 import { handleClassOfSocket, toFunction, toServer } from './deliver-to-target.js'
@@ -87,6 +88,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   #state: ServingState = 'serving'
   #maxConnections: number
   #paused = false
+  #gate: AcceptGate | undefined
   #restoreHandshakeTimeout: (() => void) | undefined
   /** Whether the end of serving closes the listeners. The first call that ends serving decides. */
   #closeListener = false
@@ -101,6 +103,14 @@ export class Serving extends EventEmitter<ServingEvents> {
       server: serving.#server?.server.constructor.name,
       ...serving.#listeners.shown,
     }))
+  }
+
+  /** @internal Sets the gate of a Serving. Returns a function to call when the room of the gate may have changed. */
+  static limitBy(serving: Serving, gate: AcceptGate): () => void {
+    for (let i = 0; i < serving.connections; i++) gate.accepted()
+    serving.#gate = gate
+    serving.#adjustRequests()
+    return serving.#adjustRequests
   }
 
   /** @internal Starts serving. */
@@ -388,6 +398,11 @@ export class Serving extends EventEmitter<ServingEvents> {
 
   /** The number of connections that may still be accepted; negative when there are more than the limit allows. */
   #room(): number {
+    const room = this.#roomOfOwn()
+    return this.#gate === undefined ? room : Math.min(room, this.#gate.room(room > 0))
+  }
+
+  #roomOfOwn(): number {
     if (this.#paused) return 0
     const free = this.#maxConnections - this.#connections.all.size
     const room = this.#server === undefined ? free : Math.min(free, this.#server.room - this.#connections.undelivered)
@@ -446,12 +461,14 @@ export class Serving extends EventEmitter<ServingEvents> {
       return
     }
     const served = new ServedConnection(connection, this.#connections, handleClass)
+    this.#gate?.accepted()
     this.#alarms.check(this.#connections.all.size)
     runSafely(() => this.#deliver(connection, served))
     this.#drain?.add(served)
   }
 
   #onConnectionReleased = (): void => {
+    this.#gate?.released()
     if (this.#state === 'serving') this.#advance()
     // Advance in the next tick: http.Server.close() may be closing this idle connection, and must not be called
     // recursively.

@@ -62,6 +62,7 @@ export const calls: Record<string, Row> = {
   },
   ioctl: { page: 'ioctl', errnos: 'EBADF EFAULT EINVAL ENOTTY' },
   listen: { page: 'listen', errnos: 'EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP' },
+  mmap: { page: 'mmap', errnos: 'EACCES EAGAIN EBADF EEXIST EINVAL ENFILE ENODEV ENOMEM EOVERFLOW EPERM ETXTBSY' },
   memfd_create: { page: 'memfd_create', errnos: 'EFAULT EINVAL EMFILE ENFILE ENOMEM EPERM' },
   open: {
     page: 'open',

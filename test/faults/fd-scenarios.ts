@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, openSync, rmSync } from 'node:fs'
+import { mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
@@ -205,6 +205,18 @@ const withChild: Scenario = {
   },
 }
 
+const mapped: Scenario = {
+  name: 'a shared mapping',
+  async run() {
+    const path = join(temporaryDirectory(), 'file')
+    writeFileSync(path, Buffer.alloc(4096))
+    const fds = ['r+', 'r+'].map((flags) => temporaryFd(openSync(path, flags)))
+    const [one, other] = fds.map((fd) => new Int32Array(check(binding.mapShared(fd, 4096), 'mmap')))
+    assert.equal(Atomics.add(one as Int32Array, 0, 5), 0)
+    assert.equal(Atomics.load(other as Int32Array, 0), 5)
+  },
+}
+
 export const fdScenarios = [
   claimed,
   lookedAt,
@@ -216,4 +228,5 @@ export const fdScenarios = [
   managed,
   activated,
   withChild,
+  mapped,
 ]

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <uv.h>
@@ -159,6 +160,13 @@ long __wrap_syscall(long number, long a, long b, long c, long d, long e) {
                      : number == SYS_pidfd_open ? "pidfd_open"
                                                 : "fstat";
   return fails(call) ? -1 : __real_syscall(number, a, b, c, d, e);
+}
+
+// mmap(2) returns MAP_FAILED.
+extern "C" void* __real_mmap64(void* address, size_t length, int protection, int flags, int fd, off_t offset);
+extern "C" void* __wrap_mmap64(void* address, size_t length, int protection, int flags, int fd, off_t offset);
+void* __wrap_mmap64(void* address, size_t length, int protection, int flags, int fd, off_t offset) {
+  return fails("mmap") ? MAP_FAILED : __real_mmap64(address, length, protection, flags, fd, offset);
 }
 
 // close(2) closes the fd even if it fails.

@@ -1,0 +1,208 @@
+import { binding } from '../core/binding.js'
+import { check } from '../core/errors.js'
+import { onReady } from '../core/readiness.js'
+import type { AcceptGate } from '../serve/accept-gate.js'
+import { Serving } from '../serve/serving.js'
+import type { Other, Scoreboard } from './scoreboard.js'
+
+// ms between two looks at the others while this worker has more connections than they, and clients wait. An event loop
+// that is not blocked accepts in less, unless all CPUs are busy.
+const lookInterval = 5
+// The number of looks, each with a client that waits, in which a worker accepts nothing until it counts as blocked.
+// With 8 busy workers on 2 CPUs, the scheduler may keep one waiting for 20 ms.
+const patience = 10
+// ms for which this worker then does not wait for the blocked one, unless it accepts again.
+const blockedTime = 2_000
+// ms until the next look for a free place, while all are taken and this worker has none to give back.
+const fullInterval = 10
+
+/**
+ * How much more than the least a worker may have before it stands back: a few, so that a difference of one connection
+ * does not delay clients, and an eighth, which keeps the most within 1.5 times the least.
+ */
+const allowance = (least: number) => least + 2 + (least >> 3)
+
+const isSame = (a: Other, b: Other) => a.slot === b.slot && a.accepted === b.accepted
+
+/** The share of one worker in the clients of all. */
+export class FairShare {
+  readonly #board: Scoreboard
+  readonly #slot: number
+  readonly #gates = new Map<Serving, Gate>()
+  #connections = 0
+  /** The number of connections that came by add() while no place was free. */
+  #withoutPlace = 0
+  /** The workers that do not accept, by slot, as they were, and the time until which they are ignored. */
+  readonly #blocked = new Map<number, { other: Other; until: number }>()
+
+  constructor(board: Scoreboard, slot: number) {
+    this.#board = board
+    this.#slot = slot
+  }
+
+  /** Makes a Serving accept one client at a time, and only within the share. */
+  limit(serving: Serving): void {
+    const gate = new Gate(this, serving)
+    this.#gates.set(serving, gate)
+    gate.adjust = Serving.limitBy(serving, gate)
+  }
+
+  /** The Serving accepts no more. */
+  stop(serving: Serving): void {
+    this.#gates.get(serving)?.stop()
+    this.#gates.delete(serving)
+  }
+
+  /** Takes a place for a connection that will be accepted. */
+  take(): boolean {
+    return !this.#board.isLimited || this.#board.take(this.#slot)
+  }
+
+  giveBack(): void {
+    if (this.#board.isLimited) this.#board.giveBack(this.#slot)
+  }
+
+  accepted(hasPlace: boolean): void {
+    // add() brings connections without a place. They count if one is free.
+    if (!hasPlace && !this.take()) this.#withoutPlace++
+    this.#connections++
+    this.publish()
+  }
+
+  released(): void {
+    if (this.#withoutPlace > 0) this.#withoutPlace--
+    else this.giveBack()
+    this.#connections--
+    this.publish()
+  }
+
+  /** Whether other workers have so many fewer connections that they shall accept the next client. */
+  get isAhead(): boolean {
+    return this.othersBehind.length > 0
+  }
+
+  /** The workers that have so many fewer connections that they shall accept the next client. */
+  get othersBehind(): Other[] {
+    const others = this.#board.othersAsking(this.#slot)
+    return others.filter((other) => this.#connections > allowance(other.connections) && !this.#isBlocked(other))
+  }
+
+  #isBlocked(other: Other): boolean {
+    const blocked = this.#blocked.get(other.slot)
+    if (blocked === undefined) return false
+    if (isSame(blocked.other, other) && performance.now() < blocked.until) return true
+    this.#blocked.delete(other.slot)
+    return false
+  }
+
+  /** Clients waited while these workers accepted nothing. */
+  noteBlocked(others: readonly Other[]): void {
+    for (const other of others) this.#blocked.set(other.slot, { other, until: performance.now() + blockedTime })
+  }
+
+  publish(): void {
+    this.#board.set(
+      this.#slot,
+      this.#connections,
+      [...this.#gates.values()].some(({ isAsking }) => isAsking),
+    )
+  }
+}
+
+/** The gate of one Serving. */
+class Gate implements AcceptGate {
+  /** Whether no other limit of the Serving keeps it from accepting. */
+  isAsking = false
+  adjust = () => {}
+  readonly #share: FairShare
+  readonly #serving: Serving
+  /** Whether a place is taken for the next connection. */
+  #hasPlace = false
+  /** Copies of the listening fds, to watch them while no request is outstanding. */
+  #copies: readonly number[] | undefined
+  #unwatch: (() => void) | undefined
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(share: FairShare, serving: Serving) {
+    this.#share = share
+    this.#serving = serving
+  }
+
+  room(asks: boolean): number {
+    if (asks !== this.isAsking) {
+      this.isAsking = asks
+      this.#share.publish()
+    }
+    if (!asks) {
+      this.#rest()
+      return 0
+    }
+    if (this.#share.isAhead) {
+      this.#rest()
+      this.#watch()
+      return 0
+    }
+    this.#unwatch?.()
+    if (!this.#hasPlace) this.#hasPlace = this.#share.take()
+    if (!this.#hasPlace) this.#later(fullInterval, this.adjust)
+    return Number(this.#hasPlace)
+  }
+
+  accepted(): void {
+    const hasPlace = this.#hasPlace
+    this.#hasPlace = false
+    this.#share.accepted(hasPlace)
+  }
+
+  released(): void {
+    this.#share.released()
+  }
+
+  /** Gives back the place for the next connection. */
+  #rest(): void {
+    if (this.#hasPlace) this.#share.giveBack()
+    this.#hasPlace = false
+  }
+
+  /** Waits for clients without accepting them. Each one is a reason to compare again, after the others had time. */
+  #watch(): void {
+    if (this.#unwatch !== undefined) return
+    this.#copies ??= this.#serving.servedListeners
+      .filter(({ fd }) => fd >= 0)
+      .map(({ fd }) => check(binding.duplicate(fd), 'fcntl'))
+    const ends = this.#copies.map((fd) => onReady(fd, 'read', () => this.#look()))
+    this.#unwatch = () => {
+      for (const end of ends) end()
+      this.#unwatch = undefined
+    }
+  }
+
+  /** Looks again after some time. `before`: the workers that this one has waited for, `looks` times. */
+  #look(looks = 0, before = this.#share.othersBehind): void {
+    this.#later(lookInterval, () => {
+      const isWaiting = (this.#copies ?? []).some((fd) => binding.poll(fd) > 0)
+      const idle = before.filter((each) => this.#share.othersBehind.some((other) => isSame(other, each)))
+      if (isWaiting && looks + 1 >= patience) this.#share.noteBlocked(idle)
+      if (!this.#share.isAhead) this.adjust()
+      else if (isWaiting) this.#look(looks + 1 >= patience ? 0 : looks + 1, looks + 1 >= patience ? undefined : idle)
+    })
+  }
+
+  #later(ms: number, run: () => void): void {
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined
+      run()
+    }, ms).unref()
+  }
+
+  /** Called once, when the Serving accepts no more. */
+  stop(): void {
+    clearTimeout(this.#timer)
+    this.#unwatch?.()
+    for (const fd of this.#copies ?? []) binding.close(fd)
+    this.#copies = []
+    this.isAsking = false
+    this.#rest()
+    this.#share.publish()
+  }
+}

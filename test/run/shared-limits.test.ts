@@ -1,0 +1,109 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import net from 'node:net'
+import { cleanUp, until } from '../helpers.js'
+import { Supervised } from './supervised.js'
+
+/** Answers with its pid at once, and ends the response when the client leaves. */
+const holding = `
+  import http from 'node:http'
+  http.createServer((request, response) => response.write(process.pid + '.')).listen(3000)
+`
+
+/** A client whose connection is accepted when the answer arrives. Resolves with the pid of the worker. */
+async function client(port: number): Promise<{ socket: net.Socket; pid: number }> {
+  const socket = net.connect(port, '127.0.0.1')
+  cleanUp(() => socket.destroy())
+  socket.on('error', () => {})
+  socket.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+  let text = ''
+  for (;;) {
+    const [data] = await once(socket, 'data')
+    text += data
+    const pid = /(\d+)\./.exec(text.slice(text.indexOf('\r\n\r\n') + 1))?.[1]
+    if (pid !== undefined) return { socket, pid: Number(pid) }
+  }
+}
+
+/** The number of clients of each worker. */
+function counts(pids: readonly number[]): number[] {
+  const all = new Map<number, number>()
+  for (const pid of pids) all.set(pid, (all.get(pid) ?? 0) + 1)
+  return [...all.values()].sort((a, b) => a - b)
+}
+
+async function manyClients(port: number, count: number, how: 'burst' | 'trickle'): Promise<number[]> {
+  if (how === 'burst')
+    return (await Promise.all(Array.from({ length: count }, () => client(port)))).map(({ pid }) => pid)
+  const pids: number[] = []
+  for (let i = 0; i < count; i++) pids.push((await client(port)).pid)
+  return pids
+}
+
+describe('async-accept run --max-connections', function () {
+  this.timeout(60_000)
+
+  it('is exact over all workers, also those that drain, and is used', async () => {
+    const limit = 20
+    const options = ['-n', '3', '--max-connections', String(limit), '--settle', '0']
+    const supervised = await new Supervised(holding, { options }).ready(3)
+    const { port } = supervised
+    let open = 0
+    let most = 0
+    let ended = false
+    const visit = async () => {
+      while (!ended) {
+        const visitor = await client(port).catch(() => undefined)
+        if (visitor === undefined) continue
+        open++
+        most = Math.max(most, open)
+        await new Promise((resolve) => setTimeout(resolve, 50 + Math.random() * 150))
+        open--
+        visitor.socket.destroy()
+      }
+    }
+    const visits = Array.from({ length: 10 * limit }, visit)
+    await until(() => open === limit)
+    for (let i = 0; i < 3; i++) assert.equal((await supervised.control('reload')).code, 0)
+    // A worker that is killed holds no places.
+    const [worker] = await supervised.workers()
+    process.kill(worker as number, 'SIGKILL')
+    await supervised.logs(/was ended by SIGKILL/)
+    ended = true
+    await supervised.control('stop')
+    void visits
+    assert.equal(most, limit)
+  })
+
+  it('frees the places of a worker that was killed', async () => {
+    const options = ['-n', '2', '--max-connections', '4']
+    const supervised = await new Supervised(holding, { options }).ready(2)
+    const clients = await Promise.all(Array.from({ length: 4 }, () => client(supervised.port)))
+    const waiting = Promise.all(Array.from({ length: 4 }, () => client(supervised.port)))
+    const [first] = clients
+    process.kill(first?.pid as number, 'SIGKILL')
+    for (const { socket, pid } of clients) if (pid !== first?.pid) socket.destroy()
+    assert.equal((await waiting).length, 4)
+  })
+})
+
+describe('The workers of async-accept run', function () {
+  this.timeout(60_000)
+
+  for (const how of ['burst', 'trickle'] as const) {
+    it(`get equal numbers of long connections, in a ${how}`, async () => {
+      const supervised = await new Supervised(holding, { options: ['-n', '4'] }).ready(4)
+      const [least = 0, , , most = 0] = counts(await manyClients(supervised.port, 200, how))
+      assert.ok(least > 0 && most / least <= 1.5, `${least} to ${most}`)
+    })
+  }
+
+  it('accept the clients that a blocked worker with fewer connections leaves', async () => {
+    const supervised = await new Supervised(holding, { options: ['-n', '2'] }).ready(2)
+    const [blocked = 0, other] = await supervised.workers()
+    process.kill(blocked, 'SIGSTOP')
+    cleanUp(() => process.kill(blocked, 'SIGCONT'))
+    const pids = await manyClients(supervised.port, 30, 'trickle')
+    assert.deepEqual(new Set(pids), new Set([other]))
+  })
+})
