@@ -3,6 +3,7 @@ import { basename, extname } from 'node:path'
 import { parseArgs } from 'node:util'
 import { type Parse, positiveInteger, seconds } from '../inherit/settings.js'
 import { type Address, parseAddress } from './addresses.js'
+import { findUser, type User } from './user.js'
 
 /** The options of `async-accept run`. Times are in ms. */
 export interface RunOptions {
@@ -21,6 +22,11 @@ export interface RunOptions {
   killAfter: number
   settle: number
   watchdog: number | undefined
+  maxAge: number | undefined
+  /** Bytes. */
+  maxRss: number | undefined
+  termDelay: number
+  user: User | undefined
 }
 
 export type CommandName = 'run' | 'reload' | 'scale' | 'stop' | 'status'
@@ -31,7 +37,7 @@ export type Command =
   | { command: 'help'; text: string }
   | { command: 'reload' | 'stop'; name: string | undefined }
   | { command: 'scale'; name: string | undefined; target: number }
-  | { command: 'status'; name: string | undefined; json: boolean }
+  | { command: 'status'; name: string | undefined; format: 'text' | 'json' | 'prometheus' }
 
 /** The command line is wrong. The message is one line. */
 export class UsageError extends Error {}
@@ -66,6 +72,10 @@ const runOptions = {
     value: 'S',
     help: 'replaces a worker whose event loop stands still for S seconds after READY=1; default: off',
   },
+  'max-age': { value: 'S', help: 'replaces a worker after S seconds, one at a time; default: off' },
+  'max-rss': { value: 'SIZE', help: 'replaces a worker that uses more memory, such as 512M; default: off' },
+  user: { value: 'NAME', help: 'runs as this user from the time when the sockets are bound; needs root' },
+  'term-delay': { value: 'S', help: 'goes on for S seconds after SIGTERM, while a load balancer still sends clients' },
   ...helpOption,
 } satisfies Record<string, Option>
 
@@ -97,9 +107,14 @@ const descriptions: Record<CommandName, Description> = {
     options: { ...nameOption, ...helpOption },
   },
   status: {
-    usage: 'status [--json] [--name NAME]',
+    usage: 'status [--json | --prometheus] [--name NAME]',
     help: 'Prints the workers. Exits with 0 if as many are ready as there shall be, otherwise with 1.',
-    options: { json: { help: 'as JSON' }, ...nameOption, ...helpOption },
+    options: {
+      json: { help: 'as JSON' },
+      prometheus: { help: 'as text for Prometheus' },
+      ...nameOption,
+      ...helpOption,
+    },
   },
 }
 
@@ -123,7 +138,10 @@ export function readCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv)
   if (positionals.length > wanted) throw new UsageError(`unexpected argument ${positionals[wanted]}`)
   if (command === 'scale')
     return { command, name, target: read('the number of workers', positionals[0] ?? '', positiveInteger) }
-  if (command === 'status') return { command, name, json: values.json === true }
+  if (command === 'status') {
+    const format = values.json === true ? 'json' : values.prometheus === true ? 'prometheus' : 'text'
+    return { command, name, format }
+  }
   return { command, name }
 }
 
@@ -184,6 +202,10 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
     killAfter: given('kill-after', seconds(0), 5_000),
     settle: given('settle', seconds(0), 2_000),
     watchdog: given('watchdog', seconds(1), undefined),
+    maxAge: given('max-age', seconds(1), undefined),
+    maxRss: given('max-rss', memorySize, undefined),
+    termDelay: given('term-delay', seconds(0), 0),
+    user: given('user', knownUser, undefined),
   }
 }
 
@@ -194,6 +216,20 @@ function readAddresses(texts: readonly string[] | undefined, { PORT }: NodeJS.Pr
 
 const supervisorName: Parse<string> = (text) =>
   /^(?!\.)[\w.-]{1,64}$/.test(text) ? { value: text } : { expected: 'at most 64 letters, digits, ".", "_" and "-"' }
+
+const knownUser: Parse<User> = (text) => {
+  const value = findUser(text)
+  return value === undefined ? { expected: 'the name of a user in /etc/passwd' } : { value }
+}
+
+const units = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 }
+
+const memorySize: Parse<number> = (text) => {
+  const [, digits, unit] = /^([1-9]\d{0,9})([KMG])$/.exec(text) ?? []
+  return unit === undefined
+    ? { expected: 'a number of KiB, MiB or GiB, such as 512M' }
+    : { value: Number(digits) * units[unit as keyof typeof units] }
+}
 
 function read<T>(what: string, text: string, parse: Parse<T>): T {
   const parsed = parse(text)

@@ -1,5 +1,5 @@
 import net from 'node:net'
-import { type Answer, maxLine, type Request, readLine, type Status } from './control-protocol.js'
+import { type Answer, maxLine, type Request, readLine } from './control-protocol.js'
 import { findSupervisors } from './run-directory.js'
 
 /** Sends a request to a supervisor. Rejects with one line for the operator if none answers. */
@@ -49,30 +49,4 @@ function isListening(path: string): Promise<boolean> {
       resolve(true)
     })
   })
-}
-
-/** Describes a status for a terminal. */
-export function statusText(status: Status): string {
-  const { name, pid, phase, target, ready, generation, sockets, workers } = status
-  const listening = sockets.map((each) => `${each.name} (${each.address})`).join(', ') || 'nothing'
-  const lines = workers.map(({ pid, state, stale, age, status }) => {
-    const note = stale ? ', to be replaced' : ''
-    return `  ${String(pid).padStart(7)}  ${`${state}${note}`.padEnd(22)}  ${formatAge(age)}  ${status ?? ''}`.trimEnd()
-  })
-  return [
-    `${name} (pid ${pid}): ${phase}, ${ready} of ${target} workers are ready, generation ${generation}`,
-    `listens on ${listening}`,
-    ...lines,
-    '',
-  ].join('\n')
-}
-
-function formatAge(seconds: number): string {
-  const [days, hours, minutes] = [
-    Math.floor(seconds / 86400),
-    Math.floor(seconds / 3600) % 24,
-    Math.floor(seconds / 60) % 60,
-  ]
-  if (days > 0) return `${days} d ${hours} h`
-  return hours > 0 ? `${hours} h ${minutes} min` : `${minutes} min ${Math.floor(seconds % 60)} s`
 }

@@ -30,6 +30,8 @@ export interface WorkerStatus {
   stale: boolean
   /** Seconds since its start. */
   age: number
+  /** The open connections; 0 with `--exec`. */
+  connections: number
   status?: string
 }
 

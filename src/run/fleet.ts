@@ -149,6 +149,15 @@ export class Fleet<Worker extends Member> {
     return this.#command(this.#nextReload)
   }
 
+  /** Replaces one worker, unless others are replaced or drain. It serves until another is ready. */
+  replace(worker: Worker, why: string): void {
+    const isBusy = this.#reloading !== undefined || this.workers.some(({ state, stale }) => state !== 'ready' || stale)
+    if (this.#phase !== 'running' || isBusy) return
+    worker.stale = true
+    this.#options.log(`replaces worker ${worker.pid}, which ${why}`)
+    this.#step()
+  }
+
   /** Changes the number of workers. Resolves when that many are ready. */
   scale(target: number): Promise<Verdict> {
     if (target !== this.#target) this.#options.log(`scales from ${this.#target} to ${target}`)

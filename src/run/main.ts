@@ -1,8 +1,12 @@
 #!/usr/bin/env node
 // The command `async-accept`. Nothing else of the package loads this folder.
 import { type Command, readCommandLine, UsageError } from './command-line.js'
-import { ask, statusText } from './control-client.js'
+import { ask } from './control-client.js'
+import type { Status } from './control-protocol.js'
 import { run } from './run.js'
+import { metricsText, statusText } from './status-text.js'
+
+const formats = { text: statusText, json: (status: Status) => `${JSON.stringify(status)}\n`, prometheus: metricsText }
 
 /** Returns the exit code. */
 async function execute(command: Command): Promise<number> {
@@ -15,7 +19,7 @@ async function execute(command: Command): Promise<number> {
     case 'status': {
       const { status } = await ask(command.name, { command: 'status' }, process.env)
       if (status === undefined) return 1
-      process.stdout.write(command.json ? `${JSON.stringify(status)}\n` : statusText(status))
+      process.stdout.write(formats[command.format](status))
       return status.phase === 'running' && status.ready >= status.target ? 0 : 1
     }
     default: {

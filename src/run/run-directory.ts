@@ -1,4 +1,4 @@
-import { lstatSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { lstatSync, mkdirSync, readdirSync, rmdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -43,8 +43,15 @@ function checkOwner(directory: string): void {
 
 export const controlSocketIn = (directory: string): string => join(directory, 'control')
 
-/** Removes the directory of a supervisor. */
-export const removeRunDirectory = (directory: string): void => rmSync(directory, { recursive: true, force: true })
+/** Removes the directory of a supervisor. After `--user`, only what is in it. */
+export function removeRunDirectory(directory: string): void {
+  for (const name of entriesOf(directory)) rmSync(join(directory, name), { recursive: true, force: true })
+  try {
+    rmdirSync(directory)
+  } catch {
+    // The directory above belongs to root. The next supervisor of this name uses the empty one.
+  }
+}
 
 /** Returns the names of the supervisors whose directories exist, and the paths of their control sockets. */
 export function findSupervisors(env: NodeJS.ProcessEnv): Map<string, string> {

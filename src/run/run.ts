@@ -1,18 +1,15 @@
-import { randomBytes } from 'node:crypto'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { Sockets } from './addresses.js'
 import { type RunOptions, UsageError } from './command-line.js'
 import type { Answer, Request, Status } from './control-protocol.js'
 import { ControlSocket } from './control-socket.js'
 import { Fleet } from './fleet.js'
+import { recycle } from './recycling.js'
 import { controlSocketIn, makeRunDirectory, removeRunDirectory } from './run-directory.js'
-import { Scoreboard } from './scoreboard.js'
 import { ServiceState } from './service-state.js'
 import { handleSignals } from './signals.js'
-import { Worker, type WorkerOptions } from './worker.js'
-
-const preload = fileURLToPath(new URL('./worker-preload.js', import.meta.url))
+import { becomeUser } from './user.js'
+import type { Worker } from './worker.js'
+import { WorkerStarter } from './worker-starter.js'
 
 /**
  * Binds the sockets, starts the workers, and resolves with the exit code when all have ended. Throws `UsageError`, and
@@ -25,13 +22,27 @@ export async function run(options: RunOptions): Promise<number> {
     const sockets = await Sockets.open(options.addresses)
     try {
       if (sockets.all.length === 0) throw new UsageError('no address to listen on: use -l, $PORT or socket activation')
+      if (options.user !== undefined) becomeUser(options.user, [directory, controlSocketIn(directory)])
       const service = new ServiceState()
       sockets.keepPaths = service.store(sockets)
       service.startWatchdog()
-      return await new Promise((onEnd) => {
-        const fleet = makeFleet(options, sockets, directory, service, onEnd)
-        onRequest = (request) => answer(request, fleet, () => statusOf(name, fleet, sockets))
-        handleSignals(fleet, log)
+      const starter = new WorkerStarter(options, sockets, directory)
+      return await new Promise((resolve) => {
+        let stopRecycling = () => {}
+        const fleet: Fleet<Worker> = new Fleet<Worker>({
+          target: options.workers,
+          settle: options.settle,
+          start: (onChange) => starter.start(onChange),
+          log,
+          onChange: () => service.update(fleet),
+          onEnd(code) {
+            stopRecycling()
+            resolve(code)
+          },
+        })
+        stopRecycling = recycle(fleet, options)
+        onRequest = (request) => answer(request, fleet, () => statusOf(name, fleet, starter, sockets))
+        handleSignals(fleet, options.termDelay, log)
         log(`${name} listens on ${sockets.all.map(({ name, address }) => `${name} (${address})`).join(', ')}`)
         fleet.start()
       })
@@ -63,56 +74,6 @@ async function openControl({ name }: RunOptions, onRequest: (request: Request) =
   throw new UsageError(`a supervisor named ${name.text} runs already: choose another --name`)
 }
 
-function makeFleet(
-  options: RunOptions,
-  sockets: Sockets,
-  directory: string,
-  service: ServiceState,
-  onEnd: (code: number) => void,
-): Fleet<Worker> {
-  const workerOptions = workerOptionsOf(options, sockets)
-  // Workers of a supervisor that was killed may still drain, and notify at their paths.
-  const id = randomBytes(4).toString('hex')
-  const boardPath = join(directory, `scoreboard-${id}`)
-  const board = Scoreboard.create(boardPath, options.maxConnections ?? 0)
-  let started = 0
-  const fleet: Fleet<Worker> = new Fleet<Worker>({
-    target: options.workers,
-    settle: options.settle,
-    start(onChange) {
-      const slot = board.claim()
-      const env = { ...workerOptions.env, ASYNC_ACCEPT_SCOREBOARD: options.exec ? undefined : `${slot}:${boardPath}` }
-      try {
-        return new Worker({ ...workerOptions, env }, join(directory, `notify-${id}-${++started}`), (worker) => {
-          if (worker.state === 'gone') board.clear(slot)
-          onChange(worker)
-        })
-      } catch (error) {
-        board.clear(slot)
-        throw error
-      }
-    },
-    log,
-    onChange: () => service.update(fleet),
-    onEnd,
-  })
-  return fleet
-}
-
-function workerOptionsOf(options: RunOptions, sockets: Sockets): WorkerOptions {
-  const { exec, command, args, startTimeout, drainTimeout, killAfter, watchdog } = options
-  return {
-    command: exec ? command : process.execPath,
-    args: exec ? args : ['--import', preload, command, ...args],
-    listeners: sockets.byName,
-    env: { ...process.env, ASYNC_ACCEPT_DRAIN_TIMEOUT: String(drainTimeout / 1000) },
-    startTimeout,
-    drainTimeout,
-    killAfter,
-    watchdog,
-  }
-}
-
 async function answer(request: Request, fleet: Fleet<Worker>, status: () => Status): Promise<Answer> {
   if (request.command === 'reload') return fleet.reload()
   if (request.command === 'scale') return fleet.scale(request.target)
@@ -120,15 +81,16 @@ async function answer(request: Request, fleet: Fleet<Worker>, status: () => Stat
   return { ok: true, status: status() }
 }
 
-function statusOf(name: string, fleet: Fleet<Worker>, sockets: Sockets): Status {
+function statusOf(name: string, fleet: Fleet<Worker>, starter: WorkerStarter, sockets: Sockets): Status {
   const now = performance.now()
   const { phase, target, generation, reloading, failures } = fleet
-  const workers = fleet.workers.map(({ pid, state, stale, startedAt, status }) => ({
-    pid,
-    state,
-    stale,
-    age: Math.round((now - startedAt) / 100) / 10,
-    status,
+  const workers = fleet.workers.map((worker) => ({
+    pid: worker.pid,
+    state: worker.state,
+    stale: worker.stale,
+    age: Math.round((now - worker.startedAt) / 100) / 10,
+    connections: starter.connectionsOf(worker),
+    status: worker.status,
   }))
   const ready = fleet.ready.length
   return {

@@ -2,12 +2,19 @@ import { constants } from 'node:os'
 import type { Fleet, Member } from './fleet.js'
 import { watchTerminal } from './terminal.js'
 
-/** Makes the signals of the supervisor commands of its fleet. SIGUSR1 stays with Node, which starts its inspector. */
-export function handleSignals(fleet: Fleet<Member>, log: (line: string) => void): void {
+/**
+ * Makes the signals of the supervisor commands of its fleet. `termDelay`: ms from SIGTERM to the drain. SIGUSR1 stays with Node, which starts its
+ * inspector.
+ */
+export function handleSignals(fleet: Fleet<Member>, termDelay: number, log: (line: string) => void): void {
   const isTerminalGone = watchTerminal()
   let interrupted = false
+  let terminated = false
   const handlers: Partial<Record<NodeJS.Signals, () => void>> = {
-    SIGTERM: () => void fleet.stop(),
+    SIGTERM: () => {
+      if (!terminated) setTimeout(() => void fleet.stop(), termDelay).unref()
+      terminated = true
+    },
     SIGINT: () => {
       // Ctrl-C again. A second SIGTERM changes nothing, because several managers may each send one.
       if (interrupted && process.stdin.isTTY) fleet.kill(128 + constants.signals.SIGINT)

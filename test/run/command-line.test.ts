@@ -25,6 +25,10 @@ describe('The command line of run', () => {
       killAfter: 5_000,
       settle: 2_000,
       watchdog: undefined,
+      maxAge: undefined,
+      maxRss: undefined,
+      termDelay: 0,
+      user: undefined,
     })
   })
 
@@ -51,9 +55,9 @@ describe('The command line of run', () => {
     ])
   })
 
-  it('reads seconds', () => {
-    const { startTimeout, watchdog } = runOptions('--start-timeout 1.5 --watchdog 2 s.js')
-    assert.deepEqual([startTimeout, watchdog], [1500, 2000])
+  it('reads seconds and sizes', () => {
+    const { startTimeout, watchdog, maxRss } = runOptions('--start-timeout 1.5 --watchdog 2 --max-rss 3M s.js')
+    assert.deepEqual([startTimeout, watchdog, maxRss], [1500, 2000, 3 * 2 ** 20])
   })
 })
 
@@ -68,6 +72,8 @@ describe('A wrong command line', () => {
     'run -n 0 s.js': '--workers is "0", but must be an integer of at least 1',
     'run -l 70000 s.js': `--listen is "70000", but must be [name=]address: 3000, 127.0.0.1:3000, [::1]:3000, /run/app.sock or @name`,
     'run --watchdog 1m s.js': '--watchdog is "1m", but must be a number of seconds from 0.001 to 2147483',
+    'run --max-rss 5 s.js': '--max-rss is "5", but must be a number of KiB, MiB or GiB, such as 512M',
+    'run --user no:body s.js': '--user is "no:body", but must be the name of a user in /etc/passwd',
     'run --name ../x s.js': '--name is "../x", but must be at most 64 letters, digits, ".", "_" and "-"',
     'run --max-connections 5 --exec -- x': '--max-connections needs a file for Node',
     scale: 'the number of workers is "", but must be an integer of at least 1',
@@ -93,7 +99,7 @@ describe('The other command lines', () => {
     assert.deepEqual(read('reload'), { command: 'reload', name: undefined })
     assert.deepEqual(read('stop --name x'), { command: 'stop', name: 'x' })
     assert.deepEqual(read('scale 4 --name x'), { command: 'scale', name: 'x', target: 4 })
-    assert.deepEqual(read('status --json'), { command: 'status', name: undefined, json: true })
+    assert.deepEqual(read('status --json'), { command: 'status', name: undefined, format: 'json' })
   })
 
   for (const command of ['run', 'reload', 'scale', 'stop', 'status']) {

@@ -113,6 +113,12 @@ class World {
     workers[index % Math.max(1, workers.length)]?.happens(event)
   }
 
+  replace(index: number): void {
+    const { ready } = this.fleet
+    const worker = ready[index % Math.max(1, ready.length)]
+    if (worker !== undefined) this.fleet.replace(worker, 'is old')
+  }
+
   command(run: () => Promise<Verdict>): void {
     this.asked++
     void run().then((verdict) => this.verdicts.push(verdict))
@@ -156,6 +162,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 1, arbitrary: event('stopping') },
   { weight: 1, arbitrary: event('kill') },
   { weight: 3, arbitrary: fc.constant<Step>(['reload', (world) => world.command(() => world.fleet.reload())]) },
+  { weight: 1, arbitrary: fc.nat(9).map((index): Step => [`replace ${index}`, (world) => world.replace(index)]) },
   {
     weight: 2,
     arbitrary: fc

@@ -1,12 +1,15 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
+import net from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { spawnActivated } from '../../src/index.js'
 import { path, serviceManager } from '../handover/notified.js'
 import { cleanUp, listen, nodeEnvironment, temporaryDirectory, until } from '../helpers.js'
+import { skip } from '../needs.js'
 import { RunningExample } from '../running-example.js'
 import { answering, isAlive, Supervised } from './supervised.js'
 
@@ -47,6 +50,23 @@ describe('async-accept run', function () {
     const { pid, phase, ready, sockets } = await supervised.status()
     const address = `127.0.0.1 port ${supervised.port}`
     assert.deepEqual([pid, phase, ready, sockets], [supervised.pid, 'running', 2, [{ name: 'web', address }]])
+  })
+
+  it('prints the number of workers and of their connections for Prometheus', async () => {
+    const supervised = await start(1)
+    const client = net.connect(supervised.port, '127.0.0.1')
+    cleanUp(() => client.destroy())
+    const [pid] = await supervised.workers()
+    await until(async () => (await supervised.status()).workers[0]?.connections === 1)
+    const { stdout } = await supervised.control('status', '--prometheus')
+    for (const line of [
+      'async_accept_ready_workers{name="server"} 1',
+      'async_accept_workers{name="server",state="ready"} 1',
+      `async_accept_connections{name="server",worker="${pid}"} 1`,
+      '# TYPE async_accept_failures_total counter',
+    ]) {
+      assert.ok(stdout.split('\n').includes(line), `${line} is missing in:\n${stdout}`)
+    }
   })
 
   it('replaces all workers at reload, and every request is answered', async () => {
@@ -280,5 +300,60 @@ describe('async-accept run', function () {
     await supervised.logs(new RegExp(`worker ${pid} sent no watchdog notification for 1 s`))
     await supervised.ready(2)
     assert.notEqual(await supervised.request(), String(pid))
+  })
+
+  it('replaces workers one at a time with --max-age', async () => {
+    const supervised = await start(2, answering, '--max-age', '1')
+    const before = await supervised.workers()
+    await supervised.logs(/replaces worker \d+, which has run for/, 3)
+    const { target, ready, failures } = await supervised.status()
+    assert.ok(target === 2 && ready >= 2 && failures === 0)
+    assert.ok(!(await supervised.workers()).some((pid) => before.includes(pid)))
+  })
+
+  it('replaces a worker that uses too much memory with --max-rss, and it serves until another is ready', async () => {
+    const growing = `
+      import http from 'node:http'
+      const kept = []
+      http.createServer((request, response) => {
+        if (request.url === '/grow') kept.push(Buffer.alloc(2 ** 28, 1))
+        response.end(String(process.pid))
+      }).listen(3000)
+    `
+    const supervised = await start(1, growing, '--max-rss', '256M')
+    const pid = await supervised.request('/grow')
+    const replaced = supervised.logs(new RegExp(`replaces worker ${pid}, which uses \\d+ MiB`))
+    await requestsUntil(
+      supervised,
+      replaced.then(() => supervised.ready(2)),
+    )
+    assert.notEqual((await supervised.workers()).at(-1), Number(pid))
+  })
+
+  it('goes on for the time of --term-delay after SIGTERM', async () => {
+    const supervised = await start(1, answering, '--term-delay', '1')
+    const since = performance.now()
+    supervised.run.signal('SIGTERM')
+    assert.match(await supervised.request(), /^\d+$/)
+    assert.equal((await supervised.status()).phase, 'running')
+    assert.equal(await supervised.run.ended, 0)
+    assert.ok(performance.now() - since >= 1000)
+  })
+
+  it('runs as another user from the time when the sockets are bound, with --user', async function () {
+    if (process.getuid?.() !== 0) skip(this, 'becoming another user requires root')
+    const asNobody = { uid: 65534, gid: 65534 }
+    if (spawnSync(process.execPath, ['dist/run/main.js', '--help'], asNobody).status !== 0) {
+      skip(this, 'the user nobody may not read this directory')
+    }
+    const supervised = await start(2, answering, '--user', 'nobody')
+    const pids = [supervised.pid, ...(await supervised.workers())]
+    const users = pids.map((pid) => /^Uid:\s+(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
+    assert.deepEqual(new Set(users), new Set([[65534, 65534, 65534, 65534].join('\t')]))
+    assert.equal((await supervised.control('reload')).code, 0)
+    assert.match(await supervised.request(), /^\d+$/)
+    assert.equal((await supervised.control('stop')).code, 0)
+    assert.equal(await supervised.run.ended, 0)
+    assert.deepEqual(readdirSync(join(supervised.directory, 'run', 'server')), [])
   })
 })

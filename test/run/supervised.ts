@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { join, resolve } from 'node:path'
 import { text } from 'node:stream/consumers'
@@ -44,6 +44,8 @@ export class Supervised {
     { env = {}, options = [], program, addresses, inPackage, before = [], input }: SupervisedOptions = {},
   ) {
     this.directory = inPackage ? directoryInPackage() : temporaryDirectory()
+    // Other users may enter, for `--user`.
+    chmodSync(this.directory, 0o755)
     const run = join(this.directory, 'run')
     this.#env = { ...nodeEnvironment(), ASYNC_ACCEPT_INHERIT: '3000=web', ASYNC_ACCEPT_RUN_DIRECTORY: run, ...env }
     this.write(code)

@@ -1,0 +1,36 @@
+import { readFileSync } from 'node:fs'
+import type { Fleet, Member } from './fleet.js'
+
+/** When a worker that does well is replaced all the same. */
+export interface RecyclingLimits {
+  /** ms from the start of the worker; undefined: no limit. */
+  maxAge: number | undefined
+  /** Bytes of memory of its process (VmRSS); undefined: no limit. */
+  maxRss: number | undefined
+}
+
+// ms
+const interval = 1_000
+
+/** Replaces workers that have become too old or too large, one at a time. The returned function ends it. */
+export function recycle(fleet: Fleet<Member>, { maxAge, maxRss }: RecyclingLimits): () => void {
+  if (maxAge === undefined && maxRss === undefined) return () => {}
+  const timer = setInterval(() => {
+    for (const worker of fleet.ready) {
+      const age = performance.now() - worker.startedAt
+      if (maxAge !== undefined && age > maxAge) fleet.replace(worker, `has run for ${Math.round(age / 1000)} s`)
+      const rss = maxRss === undefined ? 0 : rssOf(worker.pid)
+      if (maxRss !== undefined && rss > maxRss) fleet.replace(worker, `uses ${Math.round(rss / 2 ** 20)} MiB`)
+    }
+  }, interval)
+  return () => clearInterval(timer)
+}
+
+/** The memory of a process in bytes, proc(5); 0 if it has ended. */
+function rssOf(pid: number | undefined): number {
+  try {
+    return Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024
+  } catch {
+    return 0
+  }
+}
