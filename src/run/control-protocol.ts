@@ -8,6 +8,11 @@ export type Request =
   | { command: 'status' }
   | { command: 'scale'; target: number }
 
+/** One line of JSON from a worker, to a socket for workers. The answer comes when it shall drain. */
+export interface Attachment {
+  slot: number
+}
+
 /** One line of JSON, the answer to it. */
 export type Answer = Verdict & { status?: Status }
 
@@ -64,3 +69,25 @@ export function readLine(socket: net.Socket, limit: number, onLine: (line: strin
 }
 
 export { maxLine }
+
+/** Returns undefined if a line is not a request of a command. */
+export function parseRequest(line: string): Request | undefined {
+  const { command, target } = parseObject(line)
+  if (command === 'reload' || command === 'stop' || command === 'status') return { command }
+  if (command !== 'scale' || !Number.isSafeInteger(target) || Number(target) < 1) return undefined
+  return { command, target: Number(target) }
+}
+
+/** Returns undefined if a line is not that of a worker. */
+export function parseAttachment(line: string): Attachment | undefined {
+  const { slot } = parseObject(line)
+  return Number.isSafeInteger(slot) && Number(slot) >= 0 ? { slot: Number(slot) } : undefined
+}
+
+function parseObject(line: string): Record<string, unknown> {
+  try {
+    return Object(JSON.parse(line))
+  } catch {
+    return {}
+  }
+}

@@ -3,33 +3,39 @@ import type { Connection } from '../accept/connection.js'
 import { Listener } from '../accept/listener.js'
 import { serve } from '../serve/serve.js'
 import type { Serving } from '../serve/serving.js'
-import { type Answer, type Request, readLine } from './control-protocol.js'
+import { type Answer, readLine } from './control-protocol.js'
 
-// Further clients wait in the accept queue.
-const maxClients = 16
 // A request has less than 64 bytes.
 const maxRequest = 1024
 // ms from the connection to the request.
 const requestTimeout = 5_000
 
-/** Called with each request. Must not throw. */
-type Answerer = (request: Request) => Promise<Answer>
+export interface ControlSocketOptions<Request> {
+  path: string
+  /** Further clients wait in the accept queue. */
+  maxClients: number
+  /** Returns undefined if a line is not a request. Must not throw. */
+  parse(line: string): Request | undefined
+  /** Called with each request. Must not throw. */
+  answer(request: Request): Promise<Answer>
+}
 
-/** The unix socket that the other commands connect to. One request on each connection, and one answer. */
-export class ControlSocket {
+/** A unix socket for this user. One request on each connection, and one answer. */
+export class ControlSocket<Request> {
   readonly #listener: Listener
-  readonly #answer: Answerer
+  readonly #options: ControlSocketOptions<Request>
   readonly #serving: Serving
 
   /** Errors: those of `Listener.listen`; `EADDRINUSE` if another process listens on the path. */
-  static async open(path: string, answer: Answerer): Promise<ControlSocket> {
-    const listener = await Listener.listen({ path, mode: 0o600, unlinkStale: true })
-    return new ControlSocket(listener, answer)
+  static async open<Request>(options: ControlSocketOptions<Request>): Promise<ControlSocket<Request>> {
+    const listener = await Listener.listen({ path: options.path, mode: 0o600, unlinkStale: true })
+    return new ControlSocket(listener, options)
   }
 
-  private constructor(listener: Listener, answer: Answerer) {
+  private constructor(listener: Listener, options: ControlSocketOptions<Request>) {
     this.#listener = listener
-    this.#answer = answer
+    this.#options = options
+    const { maxClients } = options
     this.#serving = serve(listener, (connection) => this.#onConnection(connection), { maxConnections: maxClients })
   }
 
@@ -64,11 +70,12 @@ export class ControlSocket {
   }
 
   async #reply(socket: net.Socket, line: string): Promise<void> {
-    const request = parseRequest(line)
-    const answer: Answer = request === undefined ? { ok: false, reason: 'not a request' } : await this.#answer(request)
+    const { parse, answer } = this.#options
+    const request = parse(line)
+    const result: Answer = request === undefined ? { ok: false, reason: 'not a request' } : await answer(request)
     if (socket.destroyed) return
     // A client that does not read its answer, which fits into the buffer of the kernel, is not waited for.
-    socket.end(`${JSON.stringify(answer)}\n`, () => socket.destroy())
+    socket.end(`${JSON.stringify(result)}\n`, () => socket.destroy())
     setTimeout(() => socket.destroy(), requestTimeout).unref()
   }
 }
@@ -81,17 +88,4 @@ function isPermitted(connection: Connection): boolean {
   } catch {
     return false
   }
-}
-
-function parseRequest(line: string): Request | undefined {
-  let request: Partial<Request & { target: unknown }>
-  try {
-    request = Object(JSON.parse(line))
-  } catch {
-    return undefined
-  }
-  const { command, target } = request
-  if (command === 'reload' || command === 'stop' || command === 'status') return { command }
-  if (command !== 'scale' || !Number.isSafeInteger(target) || Number(target) < 1) return undefined
-  return { command, target: Number(target) }
 }

@@ -47,6 +47,11 @@ export class FairShare {
     gate.adjust = Serving.limitBy(serving, gate)
   }
 
+  /** Those that accept. */
+  get servings(): readonly Serving[] {
+    return [...this.#gates.keys()]
+  }
+
   /** The Serving accepts no more. */
   stop(serving: Serving): void {
     this.#gates.get(serving)?.stop()

@@ -1,6 +1,6 @@
 import { Sockets } from './addresses.js'
 import { type RunOptions, UsageError } from './command-line.js'
-import type { Answer, Request, Status } from './control-protocol.js'
+import { type Answer, parseRequest, type Request, type Status } from './control-protocol.js'
 import { ControlSocket } from './control-socket.js'
 import { Fleet } from './fleet.js'
 import { recycle } from './recycling.js'
@@ -26,8 +26,8 @@ export async function run(options: RunOptions): Promise<number> {
       const service = new ServiceState()
       sockets.keepPaths = service.store(sockets)
       service.startWatchdog()
-      const starter = new WorkerStarter(options, sockets, directory)
-      return await new Promise((resolve) => {
+      const starter = await WorkerStarter.create(options, sockets, directory)
+      const code = await new Promise<number>((resolve) => {
         let stopRecycling = () => {}
         const fleet: Fleet<Worker> = new Fleet<Worker>({
           target: options.workers,
@@ -46,6 +46,8 @@ export async function run(options: RunOptions): Promise<number> {
         log(`${name} listens on ${sockets.all.map(({ name, address }) => `${name} (${address})`).join(', ')}`)
         fleet.start()
       })
+      await starter.close()
+      return code
     } finally {
       sockets.close()
     }
@@ -59,6 +61,10 @@ function log(line: string): void {
   process.stderr.write(`async-accept: ${line}\n`)
 }
 
+function openControlSocket(directory: string, answer: (request: Request) => Promise<Answer>) {
+  return ControlSocket.open({ path: controlSocketIn(directory), maxClients: 16, parse: parseRequest, answer })
+}
+
 /** Opens the control socket, whose directory belongs to this supervisor alone while it listens. */
 async function openControl({ name }: RunOptions, onRequest: (request: Request) => Promise<Answer>) {
   // A name that was not chosen must not keep a second program from starting.
@@ -66,7 +72,7 @@ async function openControl({ name }: RunOptions, onRequest: (request: Request) =
   for (const each of names) {
     const directory = makeRunDirectory(each, process.env)
     try {
-      return { name: each, directory, control: await ControlSocket.open(controlSocketIn(directory), onRequest) }
+      return { name: each, directory, control: await openControlSocket(directory, onRequest) }
     } catch (error) {
       if ((error as { code?: string }).code !== 'EADDRINUSE') throw error
     }

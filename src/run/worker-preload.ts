@@ -1,21 +1,46 @@
-// What `async-accept run` makes a worker load before its program: the preload of inherited sockets, and the share of
-// this worker in the clients of all.
+// What `async-accept run` makes a worker load before its program: the share of this worker in the clients of all, the
+// drain, and the preload of inherited sockets.
 import { subscribe } from 'node:diagnostics_channel'
+import net from 'node:net'
 import { isMainThread } from 'node:worker_threads'
+import { readSettings } from '../inherit/settings.js'
 import type { ServingStateMessage } from '../serve/serving.js'
+import { readLine } from './control-protocol.js'
 import { FairShare } from './fair-share.js'
 import { Scoreboard } from './scoreboard.js'
+import { attachmentPath, scoreboardPath } from './worker-paths.js'
 
-const { ASYNC_ACCEPT_SCOREBOARD } = process.env
-const [, slot, path] = /^(\d+):(.+)$/.exec(ASYNC_ACCEPT_SCOREBOARD ?? '') ?? []
-if (isMainThread && slot !== undefined && path !== undefined) {
+const { ASYNC_ACCEPT_WORKER } = process.env
+const [, slot, prefix] = /^(\d+):(.+)$/.exec(ASYNC_ACCEPT_WORKER ?? '') ?? []
+if (isMainThread && slot !== undefined && prefix !== undefined) {
   // Child processes are not workers.
-  delete process.env.ASYNC_ACCEPT_SCOREBOARD
-  const share = new FairShare(Scoreboard.open(path), Number(slot))
+  delete process.env.ASYNC_ACCEPT_WORKER
+  const share = new FairShare(Scoreboard.open(scoreboardPath(prefix)), Number(slot))
   subscribe('async-accept.serving-state', (message) => {
     const { serving, before } = message as ServingStateMessage
     if (before === undefined) share.limit(serving)
     else share.stop(serving)
   })
+  onRetire(attachmentPath(prefix), Number(slot), () => void drain(share))
 }
 await import('../inherit/inherit.js')
+
+// ms within which the event loop delivers a signal that this process has sent to itself.
+const delivery = 100
+
+/** Drains, and then lets the program end as at SIGTERM. */
+async function drain(share: FairShare): Promise<void> {
+  const { drainTimeout } = readSettings(process.env)
+  // Keeps the process alive, so that it gets the signal also if nothing else does.
+  const timer = setInterval(() => {}, delivery)
+  await Promise.all(share.servings.map((serving) => serving.drain({ timeout: drainTimeout })))
+  process.kill(process.pid, 'SIGTERM')
+  setTimeout(() => clearInterval(timer), delivery)
+}
+
+/** Calls `run` when the supervisor wants this worker to drain. If the supervisor is killed, the kernel sends SIGTERM. */
+function onRetire(path: string, slot: number, run: () => void): void {
+  const socket = net.connect(path).unref()
+  readLine(socket, 64, run, () => {})
+  socket.write(`${JSON.stringify({ slot })}\n`)
+}

@@ -3,29 +3,45 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Sockets } from './addresses.js'
 import type { RunOptions } from './command-line.js'
-import { Scoreboard } from './scoreboard.js'
+import { type Attachment, parseAttachment } from './control-protocol.js'
+import { ControlSocket } from './control-socket.js'
+import { maxSlots, Scoreboard } from './scoreboard.js'
 import { Worker, type WorkerOptions } from './worker.js'
+import { attachmentPath, scoreboardPath } from './worker-paths.js'
 
 const preload = fileURLToPath(new URL('./worker-preload.js', import.meta.url))
 
 /** Starts workers, each with a slot of the scoreboard and a path for its notifications. */
 export class WorkerStarter {
-  readonly #options: WorkerOptions
-  readonly #directory: string
-  // Workers of a supervisor that was killed may still drain, and notify at their paths.
-  readonly #id = randomBytes(4).toString('hex')
-  readonly #boardPath: string | undefined
+  readonly #options: Omit<WorkerOptions, 'askToDrain'>
+  readonly #isExec: boolean
+  /** What the paths of this supervisor begin with. */
+  readonly #prefix: string
   readonly #board: Scoreboard
   readonly #slots = new WeakMap<Worker, number>()
+  /** The attached workers, by slot: how to ask each to drain. */
+  readonly #attached = new Map<number, () => void>()
+  #attachments: ControlSocket<Attachment> | undefined
   #started = 0
 
-  /** Errors: those of the file of the scoreboard. */
-  constructor(options: RunOptions, sockets: Sockets, directory: string) {
+  /** Errors: those of the file of the scoreboard, and of `Listener.listen`. */
+  static async create(options: RunOptions, sockets: Sockets, directory: string): Promise<WorkerStarter> {
+    const starter = new WorkerStarter(options, sockets, directory)
+    starter.#attachments = await ControlSocket.open({
+      path: attachmentPath(starter.#prefix),
+      maxClients: 2 * maxSlots,
+      parse: parseAttachment,
+      answer: ({ slot }) => new Promise((resolve) => starter.#attached.set(slot, () => resolve({ ok: true }))),
+    })
+    return starter
+  }
+
+  private constructor(options: RunOptions, sockets: Sockets, directory: string) {
     const { exec, command, args, startTimeout, drainTimeout, killAfter, watchdog, maxConnections } = options
-    this.#directory = directory
-    const path = join(directory, `scoreboard-${this.#id}`)
-    this.#board = Scoreboard.create(path, maxConnections ?? 0)
-    this.#boardPath = exec ? undefined : path
+    // Workers of a supervisor that was killed may still drain, and use its paths.
+    this.#prefix = join(directory, `${randomBytes(4).toString('hex')}-`)
+    this.#board = Scoreboard.create(scoreboardPath(this.#prefix), maxConnections ?? 0)
+    this.#isExec = exec
     this.#options = {
       command: exec ? command : process.execPath,
       args: exec ? args : ['--import', preload, command, ...args],
@@ -41,20 +57,37 @@ export class WorkerStarter {
   /** Errors: those of `spawnActivated` and bind(2); too many workers. */
   start(onChange: (worker: Worker) => void): Worker {
     const slot = this.#board.claim()
-    const ASYNC_ACCEPT_SCOREBOARD = this.#boardPath && `${slot}:${this.#boardPath}`
-    const options = { ...this.#options, env: { ...this.#options.env, ASYNC_ACCEPT_SCOREBOARD } }
+    const ASYNC_ACCEPT_WORKER = this.#isExec ? undefined : `${slot}:${this.#prefix}`
+    const askToDrain = () => this.#askToDrain(slot)
+    const options = { ...this.#options, askToDrain, env: { ...this.#options.env, ASYNC_ACCEPT_WORKER } }
     try {
-      const notifyPath = join(this.#directory, `notify-${this.#id}-${++this.#started}`)
+      const notifyPath = `${this.#prefix}notify-${++this.#started}`
       const worker = new Worker(options, notifyPath, (changed) => {
-        if (changed.state === 'gone') this.#board.clear(slot)
+        if (changed.state === 'gone') this.#free(slot)
         onChange(changed)
       })
       this.#slots.set(worker, slot)
       return worker
     } catch (error) {
-      this.#board.clear(slot)
+      this.#free(slot)
       throw error
     }
+  }
+
+  /** Called when all workers have ended. */
+  close(): Promise<void> | undefined {
+    return this.#attachments?.close()
+  }
+
+  #askToDrain(slot: number): boolean {
+    const ask = this.#attached.get(slot)
+    ask?.()
+    return ask !== undefined
+  }
+
+  #free(slot: number): void {
+    this.#attached.delete(slot)
+    this.#board.clear(slot)
   }
 
   /** The number of open connections of a worker; 0 if it is not a file for Node. */

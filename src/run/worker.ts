@@ -18,6 +18,11 @@ export interface WorkerOptions {
   killAfter: number
   /** The longest time without WATCHDOG=1, from READY=1 on; undefined: no watchdog. */
   watchdog: number | undefined
+  /**
+   * Asks the worker to drain and to send itself SIGTERM then. Returns false if it cannot be asked, because it is not a
+   * file for Node, for example.
+   */
+  askToDrain(): boolean
 }
 
 /** One process that serves. Its parts, from `spawn` to the last signal, are known only here. */
@@ -120,26 +125,34 @@ export class Worker {
     this.#state = next
     this.#stopTimer()
     this.#stopTimer = () => {}
-    if (event === 'retire') {
-      this.#retired = true
-      this.#child?.kill('SIGTERM')
-    }
+    if (event === 'retire') this.#retired = true
     this.#enter(next)
     return true
   }
 
   /** Sets the timer of a state. */
   #enter(state: WorkerState): void {
-    const { startTimeout, drainTimeout, killAfter } = this.#options
+    const { startTimeout } = this.#options
     if (state === 'starting') this.#fail(startTimeout, `was not ready after ${startTimeout / 1000} s`)
     if (state === 'ready') {
       this.#readyAt = performance.now()
       this.#expectPing()
     }
-    if (state === 'ending') {
-      this.#fail(drainTimeout + killAfter, `had not ended ${(drainTimeout + killAfter) / 1000} s after SIGTERM`)
-    }
+    if (state === 'ending') this.#enterEnding()
     if (state === 'killed') this.#killGroup()
+  }
+
+  // A program with its own handler of SIGTERM often exits at once. So it gets the signal when its requests are answered.
+  #enterEnding(): void {
+    const { drainTimeout, killAfter, askToDrain } = this.#options
+    const isAsked = this.#retired && this.#readyAt !== undefined && askToDrain()
+    const rest = isAsked ? killAfter : drainTimeout + killAfter
+    const terminate = () => {
+      this.#fail(rest, `had not ended ${rest / 1000} s after SIGTERM`)
+      if (this.#retired) this.#child?.kill('SIGTERM')
+    }
+    if (isAsked) this.#stopTimer = deadlineAfterPoll(drainTimeout, terminate)
+    else terminate()
   }
 
   // The timer waits for the poll phase: after a pause of this process, the message that has arrived in time is read.

@@ -5,18 +5,23 @@ import { chmodSync, statSync } from 'node:fs'
 import net from 'node:net'
 import { dirname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import type { Request } from '../../src/run/control-protocol.js'
+import { parseRequest, type Request } from '../../src/run/control-protocol.js'
 import { ControlSocket } from '../../src/run/control-socket.js'
 import { cleanUp, gone, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { skip } from '../needs.js'
 
-async function open(): Promise<{ path: string; requests: Request[]; control: ControlSocket }> {
+async function open(): Promise<{ path: string; requests: Request[]; control: ControlSocket<Request> }> {
   const path = join(temporaryDirectory(), 'control')
   const requests: Request[] = []
-  const control = await ControlSocket.open(path, async (request) => {
-    requests.push(request)
-    return { ok: true }
+  const control = await ControlSocket.open({
+    path,
+    maxClients: 16,
+    parse: parseRequest,
+    async answer(request) {
+      requests.push(request)
+      return { ok: true }
+    },
   })
   cleanUp(() => control.close())
   return { path, requests, control }

@@ -144,6 +144,33 @@ describe('async-accept run', function () {
     assert.equal(await supervised.run.ended, 0)
   })
 
+  it('answers the requests of a program whose own handler of SIGTERM exits at once', async () => {
+    const hasty = `
+      import http from 'node:http'
+      process.on('SIGTERM', () => process.exit(0))
+      http.createServer((request, response) => {
+        process.once('SIGUSR2', () => response.end('answer'))
+        console.log('request', process.pid)
+      }).listen(3000)
+    `
+    const supervised = await start(1, hasty, '--settle', '0')
+    const answer = supervised.request()
+    const [, pid] = await supervised.run.says(/request (\d+)/)
+    assert.equal((await supervised.control('reload')).code, 0)
+    const states = async () => (await supervised.status()).workers.map(({ pid, state }) => [pid, state])
+    assert.deepEqual((await states())[0], [Number(pid), 'ending'])
+    process.kill(Number(pid), 'SIGUSR2')
+    assert.equal(await answer, 'answer')
+    await supervised.logs(new RegExp(`worker ${pid} has ended`))
+  })
+
+  it('lets a program end by itself after its own handler of SIGTERM', async () => {
+    const supervised = await start(1, `${answering}; process.on('SIGTERM', () => console.log('told'))`)
+    assert.equal((await supervised.control('stop')).code, 0)
+    assert.equal(await supervised.run.ended, 0)
+    assert.equal(supervised.run.stdout, 'told\n')
+  })
+
   it('kills a worker that does not end after SIGTERM, and stop says so', async () => {
     const stubborn = `${answering}; process.on('SIGTERM', () => {})`
     const supervised = await start(1, stubborn, '--drain-timeout', '0', '--kill-after', '0.1')
@@ -263,14 +290,21 @@ describe('async-accept run', function () {
 
   it('runs any program that speaks sd_listen_fds(3) and sd_notify(3), with --exec', async () => {
     const program = [
-      'import os, signal, socket, sys',
+      'import os, select, signal, socket, sys',
       'assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["LISTEN_FDNAMES"] == "web"',
-      'signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))',
+      'ending = []',
+      'signal.signal(signal.SIGTERM, lambda *_: ending.append(True))',
       's = socket.socket(fileno=3)',
-      's.setblocking(True)',
       'n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)',
       'n.sendto(b"STATUS=warm\\nREADY=1", os.environ["NOTIFY_SOCKET"])',
-      'while True: c = s.accept()[0]; c.recv(4096); c.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + sys.argv[1].encode()); c.close()',
+      'while not ending:',
+      '    select.select([s], [], [], 0.05)',
+      '    try: c = s.accept()[0]',
+      '    except BlockingIOError: continue',
+      '    c.setblocking(True)',
+      '    c.recv(4096)',
+      '    c.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + sys.argv[1].encode())',
+      '    c.close()',
     ]
     const supervised = await new Supervised('', {
       options: ['-n', '2', '--exec'],
