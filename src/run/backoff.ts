@@ -6,6 +6,8 @@ const longest = 30_000
 export class Backoff {
   readonly #random: () => number
   #failedStarts = 0
+  /** The time of the last failed start. */
+  #failedStartAt = Number.NEGATIVE_INFINITY
   #until = Number.NEGATIVE_INFINITY
 
   /** `random` returns a number from 0 to 1. */
@@ -24,15 +26,23 @@ export class Backoff {
   }
 
   /**
-   * A worker has failed. One that was never ready delays the next start by 1 s, and twice as long for each further one,
-   * up to 30 s. One that was ready delays it only until 1 s after its own start.
+   * A worker has failed. One that was never ready delays the next start by 1 s, and twice as long each time that this
+   * happens again, up to 30 s. One that was ready delays it only until 1 s after its own start.
    */
-  noteFailure(worker: { startedAt: number; readyAt: number | undefined }, now: number): void {
-    const failedStart = worker.readyAt === undefined
-    const delay = failedStart ? Math.min(longest, first * 2 ** this.#failedStarts++) : first
-    // Without jitter, the workers of many machines would start at the same time.
-    const jittered = delay * (0.75 + this.#random() / 2)
-    this.#until = Math.max(this.#until, (failedStart ? now : worker.startedAt) + Math.min(jittered, longest))
+  noteFailure({ startedAt, readyAt }: { startedAt: number; readyAt: number | undefined }, now: number): void {
+    if (readyAt !== undefined) {
+      this.#delay(startedAt, first)
+      return
+    }
+    // Workers that were started together fail for the same reason.
+    if (startedAt < this.#failedStartAt) return
+    this.#failedStartAt = now
+    this.#delay(now, Math.min(longest, first * 2 ** this.#failedStarts++))
+  }
+
+  // Without jitter, the workers of many machines would start at the same time.
+  #delay(since: number, ms: number): void {
+    this.#until = Math.max(this.#until, since + Math.min(ms * (0.75 + this.#random() / 2), longest))
   }
 
   /** Allows a start at once: the operator has asked for one. */
