@@ -51,7 +51,7 @@
             '-Wl,--wrap=recvmsg,--wrap=send,--wrap=setsockopt,--wrap=socket,--wrap=socketpair',
             '-Wl,--wrap=syscall,--wrap=uv_poll_init,--wrap=uv_poll_start,--wrap=uv_thread_create_ex',
             '-Wl,--wrap=_Znam,--wrap=_Znwm,--wrap=_ZnwmRKSt9nothrow_t,--wrap=_ZN5fd_io6defineEN4Napi6ObjectE',
-            '-Wl,--wrap=access,--wrap=memfd_create,--wrap=mmap64,--wrap=unlink,--wrap=write',
+            '-Wl,--wrap=access,--wrap=memfd_create,--wrap=mmap64,--wrap=unlink,--wrap=waitpid,--wrap=write',
           ],
         }],
       ],

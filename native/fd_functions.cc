@@ -231,6 +231,13 @@ Value map_shared(const CallbackInfo& info) {
   return Napi::ArrayBuffer::New(info.Env(), address, static_cast<size_t>(length));
 }
 
+// reap(pid): releases a child that has ended and that libuv does not know. Returns the pid; 0 if it has not ended.
+Value reap(const CallbackInfo& info) {
+  int pid = js::to_int(info[0]);
+  if (pid <= 0) js::throw_type_error(info.Env(), "expected a pid");
+  return number(info, sys::wait(pid));
+}
+
 }  // namespace
 
 void define(Napi::Object exports) {
@@ -256,6 +263,7 @@ void define(Napi::Object exports) {
   js::define(exports, "execHelper", exec_helper_fd);
   js::define(exports, "execHelperImage", exec_helper_image);
   js::define(exports, "mapShared", map_shared);
+  js::define(exports, "reap", reap);
 }
 
 }  // namespace fd_functions

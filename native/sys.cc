@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace sys {
@@ -142,6 +143,11 @@ int memfd_create(const char* name) {
 ssize_t write(int fd, const void* data, size_t length) { return result(::write(fd, data, length)); }
 
 int executable(const char* path) { return result(::access(path, X_OK)); }
+
+int wait(int pid) {
+  int status = 0;
+  return static_cast<int>(result(::waitpid(pid, &status, WNOHANG)));
+}
 
 int mmap_shared(int fd, size_t length, void** address) {
   *address = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

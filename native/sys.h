@@ -97,6 +97,9 @@ int memfd_create(const char* name);
 ssize_t write(int fd, const void* data, size_t length);
 int executable(const char* path);
 
+// waitpid(2) with WNOHANG: returns the pid if that child has ended, otherwise 0.
+int wait(int pid);
+
 // mmap(2) of the first `length` bytes of a file, readable, writable and shared with all processes that map it. Stores
 // the address in `*address`.
 int mmap_shared(int fd, size_t length, void** address);

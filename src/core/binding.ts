@@ -86,6 +86,8 @@ export interface Binding {
   pidfdInode(): string | number
   execHelper(lowest: number): number
   execHelperImage(): Buffer
+  /** Releases a child process that has ended and that Node has not started. Returns its pid; 0 if it has not ended. */
+  reap(pid: number): number
   /** The first `length` bytes of a file, which other processes may map, too. The file must have that many bytes. */
   mapShared(fd: number, length: number): ArrayBuffer | number
   socket(domain: number, type: number, protocol?: number): number

@@ -3,6 +3,7 @@ import { type RunOptions, UsageError } from './command-line.js'
 import { type Answer, parseRequest, type Request, type Status } from './control-protocol.js'
 import { ControlSocket } from './control-socket.js'
 import { Fleet } from './fleet.js'
+import { reapOrphans } from './reaper.js'
 import { recycle } from './recycling.js'
 import { controlSocketIn, makeRunDirectory, removeRunDirectory } from './run-directory.js'
 import { ServiceState } from './service-state.js'
@@ -42,6 +43,7 @@ export async function run(options: RunOptions): Promise<number> {
         })
         stopRecycling = recycle(fleet, options)
         onRequest = (request) => answer(request, fleet, () => statusOf(name, fleet, starter, sockets))
+        reapOrphans(() => new Set(fleet.workers.map(({ pid }) => pid)))
         handleSignals(fleet, options.termDelay, log)
         log(`${name} listens on ${sockets.all.map(({ name, address }) => `${name} (${address})`).join(', ')}`)
         fleet.start()

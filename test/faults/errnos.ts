@@ -123,6 +123,7 @@ export const calls: Record<string, Row> = {
     within: ['poll', 'epoll_ctl'],
     instead: ['ERR_FD_IN_USE'],
   },
+  waitpid: { page: 'waitpid', errnos: 'EAGAIN ECHILD EINTR EINVAL ESRCH' },
   write: {
     page: 'write',
     errnos: 'EAGAIN EBADF EDESTADDRREQ EDQUOT EFAULT EFBIG EINTR EINVAL EIO ENOSPC EPERM EPIPE',

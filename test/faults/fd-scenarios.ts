@@ -205,6 +205,15 @@ const withChild: Scenario = {
   },
 }
 
+const reaped: Scenario = {
+  name: 'a child that Node has not started',
+  async run() {
+    // There is none.
+    check(binding.reap(2 ** 22 - 1), 'waitpid')
+  },
+  instead: { waitpid: ['ECHILD'] },
+}
+
 const mapped: Scenario = {
   name: 'a shared mapping',
   async run() {
@@ -229,4 +238,5 @@ export const fdScenarios = [
   activated,
   withChild,
   mapped,
+  reaped,
 ]

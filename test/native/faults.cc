@@ -148,6 +148,7 @@ CALL("setsockopt", setsockopt, int, (int fd, int level, int name, const void* va
 CALL("socket", socket, int, (int domain, int type, int protocol), domain, type, protocol)
 CALL("socketpair", socketpair, int, (int domain, int type, int protocol, int* fds), domain, type, protocol, fds)
 CALL("unlink", unlink, int, (const char* path), path)
+CALL("waitpid", waitpid, int, (int pid, int* status, int options), pid, status, options)
 CALL("write", write, ssize_t, (int fd, const void* bytes, size_t length), fd, bytes, length)
 
 // System calls that the addon makes without the wrapper of the C library. Arguments that a call does not use are passed
