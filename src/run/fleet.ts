@@ -1,20 +1,6 @@
 import { Backoff } from './backoff.js'
-import type { WorkerState } from './worker-states.js'
-
-/** What the fleet needs to know of a worker, and what it does with it. */
-export interface Member {
-  readonly pid: number | undefined
-  readonly state: WorkerState
-  readonly startedAt: number
-  readonly readyAt: number | undefined
-  readonly retired: boolean
-  readonly failure: string | undefined
-  readonly exitCode: number
-  /** Whether another worker shall replace this one. */
-  stale: boolean
-  retire(): void
-  kill(): void
-}
+import { type Clock, systemClock } from './clock.js'
+import { type Member, surplusOf } from './member.js'
 
 /** The result of a command. `reason` is a sentence for the operator. */
 export type Verdict = { ok: true } | { ok: false; reason: string }
@@ -44,21 +30,6 @@ export interface FleetOptions<Worker extends Member> {
   /** For tests. */
   clock?: Clock
   backoff?: Backoff
-}
-
-interface Clock {
-  /** ms */
-  now(): number
-  /** Calls `run` once. The returned function cancels it. */
-  after(ms: number, run: () => void): () => void
-}
-
-const systemClock: Clock = {
-  now: () => performance.now(),
-  after(ms, run) {
-    const timer = setTimeout(run, ms)
-    return () => clearTimeout(timer)
-  },
 }
 
 const stopping: Verdict = { ok: false, reason: 'the supervisor is stopping' }
@@ -167,6 +138,7 @@ export class Fleet<Worker extends Member> {
 
   /** Drains and ends all workers. */
   stop(): Promise<Verdict> {
+    if (this.#phase === 'ended') return Promise.resolve({ ok: true })
     const verdict = new Promise<Verdict>((resolve) => this.#stopped.push(resolve))
     this.#beginStop()
     return verdict
@@ -277,26 +249,13 @@ export class Fleet<Worker extends Member> {
     return true
   }
 
-  /** Retires workers above the target: those to be replaced, then those that start, then the newest. */
   #retireSurplus(): void {
-    const rank = ({ stale, state }: Worker) => Number(!stale) * 2 + Number(state === 'ready')
-    const candidates = [...this.#live].reverse().sort((a, b) => rank(a) - rank(b))
-    for (const worker of candidates) {
-      const live = this.#live
-      if (live.length <= this.#target) return
-      if (!this.#isDispensable(worker, live)) continue
+    for (;;) {
+      const worker = surplusOf(this.#live, this.#target, this.#proving)
+      if (worker === undefined) return
       if (worker === this.#proving) this.#endProof()
       worker.retire()
     }
-  }
-
-  /** Whether a worker can be retired. More workers than the target are live. */
-  #isDispensable(worker: Worker, live: readonly Worker[]): boolean {
-    const serving = live.filter((each) => each.state === 'ready' && each !== this.#proving)
-    if (serving.includes(worker)) return serving.length > this.#target
-    // While stale workers are replaced, one more than the target may start.
-    if (live.length > this.#target + Number(live.some(({ stale }) => stale))) return true
-    return worker.stale && serving.some(({ stale }) => !stale)
   }
 
   #startMissing(): void {

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
-import type { Fleet, Member } from './fleet.js'
+import type { Fleet } from './fleet.js'
+import type { Member } from './member.js'
 
 /** When a worker that does well is replaced all the same. */
 export interface RecyclingLimits {

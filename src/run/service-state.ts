@@ -1,6 +1,7 @@
 import { type Notification, sendState, storeFds, watchdog } from '../handover/notify.js'
 import type { Sockets } from './addresses.js'
-import type { Fleet, Member } from './fleet.js'
+import type { Fleet } from './fleet.js'
+import type { Member } from './member.js'
 
 /** Tells the service manager above the supervisor what the fleet does: sd_notify(3). Without one, does nothing. */
 export class ServiceState {

@@ -1,5 +1,6 @@
 import { constants } from 'node:os'
-import type { Fleet, Member } from './fleet.js'
+import type { Fleet } from './fleet.js'
+import type { Member } from './member.js'
 import { watchTerminal } from './terminal.js'
 
 /**

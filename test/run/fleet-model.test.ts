@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { Backoff } from '../../src/run/backoff.js'
-import { Fleet, type Member, type Verdict } from '../../src/run/fleet.js'
+import { Fleet, type Verdict } from '../../src/run/fleet.js'
+import type { Member } from '../../src/run/member.js'
 import { stateAfter, type WorkerEvent, type WorkerState } from '../../src/run/worker-states.js'
 
 /** A worker without a process. It changes its state as a real one does. */
