@@ -38,12 +38,12 @@ export class ServiceState {
 
   /**
    * Stores the sockets that this process has bound, so that its next run gets them back by their names
-   * (`FileDescriptorStoreMax=`). Returns whether there is a store.
+   * (`FileDescriptorStoreMax=`). Returns whether there certainly is a store.
    */
   store(sockets: Sockets): boolean {
-    if (!(Number(process.env.FDSTORE) > 0)) return false
     for (const [name, { fd }] of sockets.bound) attempt(() => storeFds(name, [fd]))
-    return true
+    // Set by systemd 254 and later. A manager without a store ignores the fds.
+    return Number(process.env.FDSTORE) > 0
   }
 
   #send(state: Notification): void {

@@ -172,7 +172,7 @@ describe('async-accept run', function () {
   })
 
   it('kills a worker that does not end after SIGTERM, and stop says so', async () => {
-    const stubborn = `${answering}; process.on('SIGTERM', () => {})`
+    const stubborn = `${answering}; process.on('SIGTERM', () => setInterval(() => {}, 1000))`
     const supervised = await start(1, stubborn, '--drain-timeout', '0', '--kill-after', '0.1')
     const { code, stderr } = await supervised.control('stop')
     assert.deepEqual([code, stderr], [1, 'async-accept stop: 1 workers had to be killed\n'])
@@ -180,7 +180,7 @@ describe('async-accept run', function () {
   })
 
   it('ends everything at once at SIGQUIT', async () => {
-    const supervised = await start(2, `${answering}; process.on('SIGTERM', () => {})`)
+    const supervised = await start(2, `${answering}; process.on('SIGTERM', () => setInterval(() => {}, 1000))`)
     const workers = await supervised.workers()
     supervised.run.signal('SIGQUIT')
     assert.equal(await supervised.run.ended, 131)

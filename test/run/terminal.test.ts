@@ -44,7 +44,9 @@ describe('async-accept run on a terminal', function () {
   })
 
   it('drains at Ctrl-C, and ends at once at the second', async () => {
-    const { run, pid, supervised } = await startOnTerminal(`${answering}; process.on('SIGTERM', () => {})`)
+    const { run, pid, supervised } = await startOnTerminal(
+      `${answering}; process.on('SIGTERM', () => setInterval(() => {}, 1000))`,
+    )
     const [worker = 0] = await supervised.workers()
     run.child.stdin?.write('\x03')
     await until(async () => (await supervised.status()).phase === 'stopping')
