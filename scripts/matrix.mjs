@@ -53,23 +53,22 @@ async function run(suite) {
       suite.output += text
     })
   }
-  const [status] = await once(child, 'close')
-  suite.passed = status === 0
-  const result = suite.passed ? 'passed' : 'failed, output below'
+  const [code, signal] = await once(child, 'close')
+  suite.passed = code === 0
+  const result = suite.passed ? 'passed' : `failed with ${signal ?? `exit code ${code}`}, output below`
   console.log(`${suite.name}: ${result}, after ${Math.round((performance.now() - started) / 1000)} seconds`)
   if (suite.passed) console.log(suite.output)
 }
 
-const [plain, restricted] = [words, []]
-const at = words.indexOf('--permission')
-if (at >= 0) restricted.push(...plain.splice(at).slice(1))
-const majorsOf = (list) => list.filter((word) => /^\d+$/.test(word))
-const or = (list, otherwise) => (list.length > 0 ? list : otherwise)
+const restrict = words.includes('--permission')
+const at = restrict ? words.indexOf('--permission') : words.length
+const [plain, restricted] = [words.slice(0, at), words.slice(at)].map((list) =>
+  list.filter((word) => /^\d+$/.test(word)),
+)
+if (plain.length === 0 && !restrict) plain.push(...supported)
+if (restricted.length === 0 && restrict) restricted.push(...supported)
 // All versions are installed before the first suite starts.
-const suites = [
-  ...or(majorsOf(plain), at < 0 ? supported : []).map((major) => suite(major, false)),
-  ...or(majorsOf(restricted), at < 0 ? [] : supported).map((major) => suite(major, true)),
-]
+const suites = [...plain.map((major) => suite(major, false)), ...restricted.map((major) => suite(major, true))]
 
 // Two at the same time, because the tests often wait for a process or a timer. Each suite has all its output in one
 // piece; that of suites that failed is last.
