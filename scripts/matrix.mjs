@@ -55,9 +55,9 @@ async function run(suite) {
   }
   const [code, signal] = await once(child, 'close')
   suite.passed = code === 0
-  const result = suite.passed ? 'passed' : `failed with ${signal ?? `exit code ${code}`}, output below`
+  const result = suite.passed ? 'passed' : `failed with ${signal ?? `exit code ${code}`}`
   console.log(`${suite.name}: ${result}, after ${Math.round((performance.now() - started) / 1000)} seconds`)
-  if (suite.passed) console.log(suite.output)
+  console.log(suite.output)
 }
 
 const restrict = words.includes('--permission')
@@ -70,8 +70,8 @@ if (restricted.length === 0 && restrict) restricted.push(...supported)
 // All versions are installed before the first suite starts.
 const suites = [...plain.map((major) => suite(major, false)), ...restricted.map((major) => suite(major, true))]
 
-// Two at the same time, because the tests often wait for a process or a timer. Each suite has all its output in one
-// piece; that of suites that failed is last.
+// Two at the same time, because the tests often wait for a process or a timer. The output of each is printed when
+// it ends, and that of those that failed once more at the end.
 const waiting = [...suites]
 const runWaiting = async () => {
   for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) await run(next)
