@@ -236,11 +236,14 @@ describe('Under systemd', function () {
     manager.control('start', 'app.socket')
     cleanUp(() => manager.control('stop', 'app.socket', 'app.service'))
     const get = async () => (await fetch(`http://127.0.0.1:${port}/a`, { headers: { connection: 'close' } })).text()
+    // Without a connection, the service could end as idle before its state is queried.
+    const holder = temporary(net.connect(port, '127.0.0.1'))
     assert.equal(await get(), 'hello /a\n')
     await manager.shows('app.service', 'ActiveState', 'active')
     const ofAdmin = temporary(net.connect(admin))
     ofAdmin.end('GET / HTTP/1.0\r\n\r\n')
     assert.match(await text(ofAdmin), /\d connections\n$/)
+    holder.destroy()
 
     let restarting = true
     const clients = (async () => {
