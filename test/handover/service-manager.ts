@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { until } from '../helpers.js'
 import { needs, skip } from '../needs.js'
@@ -36,7 +37,8 @@ export class ServiceManager {
     for (const program of ['systemctl', 'nsenter', 'unshare']) needs(context, program, '--version')
     const manager = new ServiceManager()
     const running = () => manager.#systemctl('is-system-running').stdout === 'running\n'
-    await until(() => manager.#child.exitCode !== null || (manager.#pid !== undefined && running()))
+    await until(() => manager.#child.exitCode !== null || manager.#pid !== undefined)
+    await untilQueried(() => manager.#child.exitCode !== null || running())
     if (manager.#child.exitCode === null) return manager
     await manager.end()
     return skip(context, `systemd --user does not start here: ${manager.#said}`)
@@ -69,12 +71,23 @@ export class ServiceManager {
     return this.control('show', unit, '--value', '-p', property).trim()
   }
 
+  /** Resolves when the value of a property is as expected. */
+  async shows(unit: string, property: string, expected: string | ((value: string) => boolean)): Promise<void> {
+    const isExpected = typeof expected === 'string' ? (value: string) => value === expected : expected
+    await untilQueried(() => isExpected(this.show(unit, property)))
+  }
+
   /** Ends systemd and everything that it has started. */
   async end(): Promise<void> {
     this.#child.stdin?.end()
     if (this.#child.exitCode === null) await once(this.#child, 'close')
     rmSync(this.#directory, { recursive: true })
   }
+}
+
+/** Like `until`, for a condition that runs systemctl(1). Without pauses, that would take a CPU from systemd. */
+function untilQueried(condition: () => boolean): Promise<void> {
+  return until(async () => condition() || (await pause(50, false)))
 }
 
 function impossible(): string | undefined {
