@@ -2,7 +2,8 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import os from 'node:os'
-import { fileOf, inRounds, load, Server } from './measure.mjs'
+import { fileOf, load, Server } from './measure.mjs'
+import { inPairs } from './pairs.mjs'
 
 // fds of a process other than its connections or listeners.
 const otherFds = 200
@@ -190,18 +191,26 @@ export async function measure({ node, connections, listeners, threads, rounds, p
   }
   for (const { tables: shown, pairs } of parts) {
     const [{ what }] = shown
-    const contenders = pairs.flat()
-    const results = await inRounds(
-      contenders,
-      rounds,
-      ({ run }) => run(),
-      (text) => progress(`${what}: ${text}`),
-    )
+    const rows = []
+    const compared = []
+    for (const [few, most] of pairs) {
+      const results = await inPairs({
+        contenders: [most],
+        references: [few],
+        rounds,
+        // Each measurement has its own processes.
+        start: () => ({ stop: () => {} }),
+        measure: (_, { run }) => run(),
+        progress: (text) => progress(`${what}: ${text}`),
+      })
+      rows.push({ name: few.name, results }, { name: most.name, results })
+      compared.push({ less: few.name, more: most.name, results })
+    }
     for (const { title, columns } of shown) {
       tables.push({
         title,
         columns: [what, ...columns.map(([column]) => column)],
-        rows: contenders.map(({ name }) => [
+        rows: rows.map(({ name, results }) => [
           name,
           ...columns.map(([, figure, format]) => format(results.of(name, figure))),
         ]),
@@ -210,7 +219,7 @@ export async function measure({ node, connections, listeners, threads, rounds, p
     for (const { columns, linear = [] } of shown) {
       for (const figure of linear) {
         const [column = figure] = columns.find(([, each]) => each === figure) ?? []
-        for (const [{ name: less }, { name: more }] of pairs) {
+        for (const { less, more, results } of compared) {
           const { median: measured } = results.ratio(more, less, figure)
           checks.push({ what: `${what}: ${column}: ${more} relative to ${less}`, most: growth, measured })
           if (measured > growth) losses.push(`${what}: ${column}: ${more} is ${measured.toFixed(2)} times ${less}`)
@@ -218,7 +227,8 @@ export async function measure({ node, connections, listeners, threads, rounds, p
       }
     }
     if (shown.includes(threading)) {
-      const { most: lost } = results.of(contenders.at(-1).name, 'lost')
+      const [{ more, results }] = compared
+      const { most: lost } = results.of(more, 'lost')
       checks.push({ what: `${what}: clients lost, at worst`, most: 0, measured: lost, digits: 0 })
       if (lost > 0) losses.push(`${what}: ${lost} clients lost when all threads were terminated`)
     }
