@@ -1,5 +1,4 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
-import { nextTick } from 'node:process'
 import { type CodedError, runSafely } from '../core/errors.js'
 import { Connection } from './connection.js'
 import { connectionChannel } from './diagnostics.js'
@@ -175,7 +174,7 @@ export class Delivery {
       this.#settling = false
       this.#context.runInAsyncScope(this.#run, this)
     }
-    fulfilled.then(() => nextTick(run))
+    fulfilled.then(() => process.nextTick(run))
   }
 
   #deliverOne({ refs, connections, errors }: Batch, index: number, waiting: Requester | undefined): void {

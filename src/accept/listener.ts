@@ -1,7 +1,6 @@
 import { EventEmitter } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { constants } from 'node:os'
-import { nextTick } from 'node:process'
 import { type Backlog, binding, type ListenerHandle, type ListenerStats } from '../core/binding.js'
 import { brand } from '../core/brand.js'
 import { type CallSite, callSite } from '../core/call-site.js'
@@ -410,7 +409,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#closed = new Promise((resolve) => {
       // The requests are rejected on the next tick: the caller does not expect its own requests to be rejected during
       // close().
-      nextTick(() => {
+      process.nextTick(() => {
         this.#requests.reject(refs, () => {
           inOwnContext(() => runSafely(() => this.emit('close')))
           resolve()
