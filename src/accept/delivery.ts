@@ -1,5 +1,6 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import { type CodedError, runSafely } from '../core/errors.js'
+import { warn } from '../core/warning.js'
 import { Connection } from './connection.js'
 import { connectionChannel } from './diagnostics.js'
 
@@ -223,7 +224,7 @@ export class Delivery {
     if (connection !== undefined) Connection.closeUnhandled(connection)
     else if ('syscall' in error && !this.#failureReported) {
       this.#failureReported = true
-      process.emitWarning(error)
+      warn(error)
     }
   }
 

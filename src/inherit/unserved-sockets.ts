@@ -1,3 +1,4 @@
+import { warn, warnAtExit, warningOf } from '../core/warning.js'
 import { type Asked, describeAsked, mapKey } from './asked-address.js'
 import { describeSocket, type InheritedSockets } from './inherited-sockets.js'
 
@@ -16,7 +17,7 @@ export class UnservedSockets {
     this.#timer = this.#startTimer()
     // A program whose own listen() fails with EADDRINUSE often exits before the timer.
     process.once('exit', (code) => {
-      if (code === 0 || this.#asked.size > 0) this.#warn((warning) => process.emit('warning', warning))
+      if (code === 0 || this.#asked.size > 0) this.#warn(warnAtExit)
     })
   }
 
@@ -28,7 +29,7 @@ export class UnservedSockets {
   }
 
   #startTimer(): NodeJS.Timeout {
-    return setTimeout(() => this.#warn((warning) => process.emitWarning(warning)), delay).unref()
+    return setTimeout(() => this.#warn(warn), delay).unref()
   }
 
   #warn(emit: (warning: Error) => void): void {
@@ -42,11 +43,6 @@ export class UnservedSockets {
       `No listen() has taken these inherited sockets: ${unserved.map(describeSocket).join(', ')}. ` +
       `The program has listened on: ${asked || 'nothing'}. ` +
       `Listen on the address of the socket, or map a port to its name: ASYNC_ACCEPT_INHERIT='${key}=${first.name}'`
-    const warning = Object.assign(new Error(message), { name: 'AsyncAcceptWarning', code: 'ASYNC_ACCEPT_UNTAKEN_FD' })
-    try {
-      emit(warning)
-    } catch {
-      // The application has replaced process.emitWarning, and its function throws. The program continues.
-    }
+    emit(warningOf('ASYNC_ACCEPT_UNTAKEN_FD', message))
   }
 }
