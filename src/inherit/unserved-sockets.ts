@@ -2,8 +2,12 @@ import { warn, warnAtExit, warningOf } from '../core/warning.js'
 import { type Asked, describeAsked, mapKey } from './asked-address.js'
 import { describeSocket, type InheritedSockets } from './inherited-sockets.js'
 
-// ms from the start, or from the last listen(), to the warning. A program may first connect to a database.
+// ms from the start, or from the last listen() on another address, to the warning. A program may first connect to a
+// database.
 const delay = 10_000
+
+// Some programs listen on a new path or port again and again.
+const longestList = 10
 
 /** Emits a process warning about inherited sockets that no listen() has taken. Their clients wait in vain. */
 export class UnservedSockets {
@@ -21,9 +25,11 @@ export class UnservedSockets {
     })
   }
 
-  /** Notes what the program listens on. */
+  /** Called when the program listens. */
   note(asked: Asked): void {
-    this.#asked.set(describeAsked(asked), asked)
+    const text = describeAsked(asked)
+    if (this.#asked.has(text) || this.#asked.size === longestList) return
+    this.#asked.set(text, asked)
     clearTimeout(this.#timer)
     this.#timer = this.#startTimer()
   }
