@@ -320,6 +320,21 @@ describe('ASYNC_ACCEPT_IDLE_TIMEOUT', () => {
     assert.equal(await program.ended, 0)
   })
 
+  // Its connections are unknown.
+  it('does not end a process that listens on a passed fd itself', async () => {
+    const [web, admin] = [await listenOnLoopback(), await listenOnLoopback()]
+    const program = start(
+      `net.createServer().listen(port)
+       net.createServer((socket) => setTimeout(() => socket.end('still here'), 1000)).listen({ fd: 4 })
+       process.on('SIGTERM', () => process.exit(4))`,
+      { web, admin },
+      idle,
+    )
+    assert.equal(await text(net.connect(target(admin))), 'still here')
+    program.signal('SIGTERM')
+    assert.equal(await program.ended, 4)
+  })
+
   it('does not end a process that has not listened yet', async () => {
     const web = await listenOnLoopback()
     const program = start("setTimeout(() => { log('still here'); process.exit(4) }, 1000)", { web }, idle)
