@@ -29,8 +29,12 @@ export class ServiceState {
     if (this.#ready || this.#sockets.unserved.length > 0) return
     this.#ready = true
     if (!this.#enabled || hasNotified('ready')) return
-    this.#try(() => sendState({ ready: true }))
-    if (!hasNotified('watchdog')) this.#try(() => watchdog())
+    this.#try(
+      () => sendState({ ready: true }),
+      () => {
+        if (!hasNotified('watchdog')) this.#try(() => watchdog())
+      },
+    )
     // The program may end in its own way.
     process.once('exit', () => this.stopping())
   }
@@ -42,13 +46,15 @@ export class ServiceState {
     this.#try(() => sendState({ stopping: true }))
   }
 
-  #try(send: () => unknown): void {
+  #try(send: () => unknown, onSent?: () => void): void {
     try {
       send()
     } catch (error) {
-      if ((error as CodedError).code === 'EAGAIN') setTimeout(() => this.#try(send), retryDelay).unref()
+      if ((error as CodedError).code === 'EAGAIN') setTimeout(() => this.#try(send, onSent), retryDelay).unref()
       // The service manager is gone, or its variables are malformed. The program continues.
       else warn(error as Error)
+      return
     }
+    onSent?.()
   }
 }
