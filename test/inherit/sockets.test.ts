@@ -366,6 +366,7 @@ describe('Without inherited sockets, the preload', () => {
     console.log(JSON.stringify([
       net.Server.prototype.listen.toString().length, net.Server.prototype._listen2.name, process.eventNames().map(String),
       process._getActiveHandles().length, process.report.getReport().sharedObjects.some((file) => file.includes('async')),
+      process.moduleLoadList.includes('NativeModule worker_threads'),
     ]))
   `
   const environments: Record<string, NodeJS.ProcessEnv> = {
