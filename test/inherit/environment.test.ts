@@ -161,6 +161,9 @@ describe('The preload, with a difficult program,', () => {
     'that removes all listeners': `
       process.removeAllListeners()
       ${listens}, () => { server.removeAllListeners('listening'); ready() })`,
+    'that adds a property to Object.prototype': `
+      Object.defineProperty(Object.prototype, 'get', { value() {}, configurable: true })
+      ${listens}, ready)`,
     'that listens late': `setTimeout(() => { ${listens}, ready) }, 300)`,
     'that replaces process.emitWarning': `process.emitWarning = () => { throw new Error('mine') }; ${listens}, ready)`,
   }
