@@ -116,7 +116,9 @@ function wantsExclusive(argument: unknown): boolean {
 // its unit (SocketMode=), and the process often has no right to change it.
 function keepMode(handle: unknown): void {
   if (typeof handle === 'object' && handle !== null) {
-    Object.defineProperty(handle, 'fchmod', { value: () => 0, configurable: true })
+    // Without a prototype, a property such as `get` of Object.prototype does not become a part of the descriptor.
+    const property: PropertyDescriptor = Object.create(null)
+    Object.defineProperty(handle, 'fchmod', Object.assign(property, { value: () => 0, configurable: true }))
   }
 }
 

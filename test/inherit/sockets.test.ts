@@ -137,6 +137,28 @@ describe('A server with the preload', () => {
     assert.ok(await connect(web), 'the path is still there')
   })
 
+  it('gets no socket whose path the program has removed, because no client could connect', async () => {
+    const path = join(temporaryDirectory(), 'app.sock')
+    const web = await listen({ path })
+    const program = startServers(
+      `require('node:fs').unlinkSync(${JSON.stringify(path)})
+       process.on('SIGTERM', () => process.exit())
+       serverOf('own').listen(${JSON.stringify(path)})`,
+      { web },
+    )
+    await program.says(/"own"/)
+    assert.equal(await text(net.connect(path)), 'own')
+    program.signal('SIGTERM')
+    await program.ended
+    assert.ok(program.stderr.includes(`'web' (fd 3, ${path}, which was removed)`), program.stderr)
+  })
+
+  it('gets the socket that is mapped to its relative path', async () => {
+    const web = await listenOnLoopback()
+    startServers("serverOf('relative').listen('app.sock')", { web }, { ASYNC_ACCEPT_INHERIT: './app.sock=web' })
+    assert.equal(await answer(web), 'relative')
+  })
+
   it('leaves the mode of the path as it is', async () => {
     const path = join(temporaryDirectory(), 'app.sock')
     const web = await listen({ path, mode: 0o640 })
@@ -344,6 +366,7 @@ describe('Without inherited sockets, the preload', () => {
     console.log(JSON.stringify([
       net.Server.prototype.listen.toString().length, net.Server.prototype._listen2.name, process.eventNames().map(String),
       process._getActiveHandles().length, process.report.getReport().sharedObjects.some((file) => file.includes('async')),
+      process.moduleLoadList.includes('NativeModule worker_threads'),
     ]))
   `
   const environments: Record<string, NodeJS.ProcessEnv> = {
