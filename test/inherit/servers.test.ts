@@ -22,8 +22,6 @@ interface Subject {
   program: string
   /** Uses the server as a client. Returns what the client sees. */
   use(port: number): Promise<unknown>
-  /** Whether the map is needed, because the framework asks for an exclusive socket. */
-  exclusive?: boolean
 }
 
 const agentFor = async () => new https.Agent({ ca: (await certificates()).ca.cert, maxSockets: 1 })
@@ -116,16 +114,13 @@ const subjects: Record<string, Subject> = {
       app.post('/echo', async (context) => context.json(await context.req.json()))
       serve({ fetch: app.fetch, port: Number(process.env.PORT) })
     })`),
-  h3: {
-    ...overHttp(`
+  h3: overHttp(`
     import('h3').then(({ H3, serve }) => {
       const app = new H3()
       app.get('/hello/:name', (event) => event.context.params)
       app.post('/echo', (event) => event.req.json())
       serve(app, { port: Number(process.env.PORT), silent: true, gracefulShutdown: false })
     })`),
-    exclusive: true,
-  },
   ws: {
     program: `
       const server = new (require('ws').WebSocketServer)({ port: Number(process.env.PORT) })
@@ -181,7 +176,7 @@ async function listening(port: number): Promise<void> {
 describe('An unchanged server answers with the preload as without it', () => {
   leaveNoFds()
 
-  for (const [name, { program, use, exclusive }] of Object.entries(subjects)) {
+  for (const [name, { program, use }] of Object.entries(subjects)) {
     it(name, async function () {
       this.timeout(60_000)
       const port = reservedPort()
@@ -193,27 +188,15 @@ describe('An unchanged server answers with the preload as without it', () => {
       await plain.ended
 
       const web = await listen({ host: '127.0.0.1', port })
-      const map = exclusive ? { ASYNC_ACCEPT_INHERIT: `${port}=web` } : {}
-      const preloaded = startPreloaded(program, { web }, { env: { ...env, ...map } })
+      const preloaded = startPreloaded(program, { web }, { env })
       assert.deepEqual(await use(port), expected)
       preloaded.signal('SIGTERM')
       assert.deepEqual([await preloaded.ended, preloaded.stderr], [0, ''])
       await web.close()
 
       needs(this, 'systemd-socket-activate', '--version')
-      const variables = Object.entries({ ...env, ...map, ...passedOn() }).map(
-        ([key, value]) => `--setenv=${key}=${value}`,
-      )
-      const words = [
-        '-l',
-        `127.0.0.1:${port}`,
-        '--fdname=web',
-        ...variables,
-        process.execPath,
-        ...preload,
-        '-e',
-        program,
-      ]
+      const variables = Object.entries({ ...env, ...passedOn() }).map(([key, value]) => `--setenv=${key}=${value}`)
+      const words = ['-l', `127.0.0.1:${port}`, ...variables, process.execPath, ...preload, '-e', program]
       const activated = spawn('systemd-socket-activate', words, {
         stdio: ['ignore', 'pipe', 'pipe'],
         env: nodeEnvironment(),
