@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { type Listener, type Passed, spawnActivated } from '../../src/index.js'
-import { cleanUp, listen, nodeEnvironment } from '../helpers.js'
+import { cleanUp, listen, nodeEnvironment, until } from '../helpers.js'
 import { RunningExample } from '../running-example.js'
 
 export interface StartOptions {
@@ -40,6 +40,28 @@ export function startPreloaded(program: string, passed: Passed, options: StartOp
       inheritNotify: true,
     }),
   )
+}
+
+/**
+ * Starts a program with the preload under systemd-socket-activate(1), with listeners on `addresses`. systemd starts the
+ * program when a client connects. Resolves when systemd listens.
+ */
+export async function startSocketActivated(
+  program: string,
+  addresses: readonly string[],
+  { env, flags = [], args = [] }: StartOptions = {},
+): Promise<RunningExample> {
+  // It passes on only the variables that it is told to.
+  const { NODE_OPTIONS, ASYNC_ACCEPT_ADDON } = nodeEnvironment()
+  const variables = Object.entries({ NODE_OPTIONS, ASYNC_ACCEPT_ADDON, ...env })
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `--setenv=${name}=${value}`)
+  const listens = addresses.map((address) => `--listen=${address}`)
+  const words = [...listens, ...variables, process.execPath, ...flags, ...preload, ...commandOf(program, args)]
+  const started = running(spawn('systemd-socket-activate', words, { stdio: ['ignore', 'pipe', 'pipe'] }))
+  const listening = () => started.stderr.match(/^Listening on /gm)?.length === addresses.length
+  await until(() => listening() || started.child.exitCode !== null)
+  return started
 }
 
 export const listenOnLoopback = (): Promise<Listener> => listen({ host: '127.0.0.1', port: 0 })
