@@ -5,8 +5,10 @@ import { RunningExample } from '../running-example.js'
 
 export interface StartOptions {
   env?: NodeJS.ProcessEnv
-  /** Flags of Node. */
+  /** Flags of Node, before the preload. */
   flags?: readonly string[]
+  /** Flags of Node, after the preload. */
+  flagsAfter?: readonly string[]
   args?: readonly string[]
 }
 
@@ -14,7 +16,7 @@ export const preload = ['--import', 'async-accept/inherit']
 
 // A file, or code that Node runs as CommonJS.
 const commandOf = (program: string, args: readonly string[]) =>
-  /^\S+\.[cm]?js$/.test(program) ? [program, ...args] : ['-e', program, '--', ...args]
+  /^\S+\.[cm]?[jt]s$/.test(program) ? [program, ...args] : ['-e', program, '--', ...args]
 
 function running(child: ReturnType<typeof spawn>): RunningExample {
   cleanUp(() => child.kill('SIGKILL'))
@@ -32,9 +34,9 @@ export function startPlain(program: string, { env, flags = [], args = [] }: Star
 
 /** Starts a program with the preload, and passes listeners to it. This process keeps them open, as systemd does. */
 export function startPreloaded(program: string, passed: Passed, options: StartOptions = {}): RunningExample {
-  const { env, flags = [], args = [] } = options
+  const { env, flags = [], flagsAfter = [], args = [] } = options
   return running(
-    spawnActivated(process.execPath, [...flags, ...preload, ...commandOf(program, args)], passed, {
+    spawnActivated(process.execPath, [...flags, ...preload, ...flagsAfter, ...commandOf(program, args)], passed, {
       env: { ...nodeEnvironment(), ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
       inheritNotify: true,

@@ -162,19 +162,6 @@ describe('A server with the preload', () => {
     assert.equal(statSync(path).mode & 0o777, 0o640)
   })
 
-  it('gets no socket in the child process of --watch, whose pid is another one', async () => {
-    const web = await listenOnLoopback()
-    const file = join(temporaryDirectory(), 'listens.cjs')
-    writeFileSync(
-      file,
-      `require('net').createServer().listen(${web.port}).on('error', ({ code }) => console.log(code))`,
-    )
-    const program = startPreloaded(file, { web }, { flags: ['--watch'] })
-    await program.says(/EADDRINUSE/)
-    program.signal('SIGTERM')
-    await program.ended
-  })
-
   it('can be closed and listen again, with clients that connect between', async () => {
     const web = await listenOnLoopback()
     const program = startServers(
