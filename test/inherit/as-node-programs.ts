@@ -222,6 +222,7 @@ export const programs: Record<string, string> = {
     }
     watched(server).listen(port, async () => {
       for (const sent of ['GET / HTTP/1.1\\r\\n', 'POST / HTTP/1.1\\r\\nHost: h\\r\\nContent-Length: 5\\r\\n\\r\\n', 'GET / HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n', '']) await exchange(sent)
+      server.headersTimeout = server.requestTimeout = 0
       server.setTimeout(60, (socket) => { log('timeout', socket.server === server); socket.destroy() })
       await exchange('GET / HTTP/1.1\\r\\n')
       server.close()
@@ -271,8 +272,8 @@ export const programs: Record<string, string> = {
     const server = storage.run('created', () => http.createServer((request, response) => {
       context('request')
       request.resume().on('end', () => context('end of the request'))
-      response.on('finish', () => context('finish')).end()
-      setTimeout(() => context('timer'))
+      response.on('finish', () => context('finish'))
+      setTimeout(() => { context('timer'); response.end() }, 20)
       request.socket.on('close', () => storage.run('closing', () => server.close(() => context('closed'))))
     }))
     for (const event of ['connection', 'close']) server.on(event, () => context(event))
