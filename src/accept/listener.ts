@@ -130,7 +130,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       onCapacityPause: (error, delay) => this.#emitPause(error, delay),
     })
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
-    const error = this.#handle.open(fd, maxBatch, onFdLimit === 'reset')
+    const error = this.#requests.open(fd, maxBatch, onFdLimit === 'reset')
     // EEXIST: another handle of this event loop, for example of a net.Server, already polls the fd.
     if (error === -constants.errno.EEXIST) throw fdError('ERR_FD_IN_USE', fd)
     check(error, 'poll')
