@@ -12,13 +12,12 @@ export interface AskedPort {
   /** The IP address; null if the call has no host. */
   address: string | null
   ipv6Only: boolean
-  /** Whether the call has `exclusive` or `reusePort`. Then only the map gives it a socket. */
-  exclusive?: boolean
+  /** Whether the call has `reusePort`. Then only the map gives it a socket. */
+  reusePort?: boolean
 }
 
 export interface AskedPath {
   path: string
-  exclusive?: boolean
 }
 
 /** The address of an inherited socket. */
@@ -42,11 +41,13 @@ export const mapKey = (asked: Asked): string =>
 /** The key for a path, which may be written in several ways. An abstract name begins with '@'. */
 export const pathKey = (path: string): string => (path[0] === '@' ? path : resolve(path))
 
-/** Whether a socket accepts at most the clients that a socket at the asked address would accept, and may be shared. */
+/**
+ * Whether a socket accepts at most the clients that a socket at the asked address would accept. With `reusePort`, the
+ * server needs a further socket, so none matches.
+ */
 export function isWithin({ address, dualStack }: SocketAddress, asked: Asked): boolean {
-  if (asked.exclusive) return false
   if ('path' in asked) return typeof address === 'string' && isSamePath(address, asked.path)
-  if (typeof address === 'string' || address.port !== asked.port) return false
+  if (typeof address === 'string' || address.port !== asked.port || asked.reusePort) return false
   const isIpv6 = address.family === 'IPv6'
   if (asked.address === null || isSame(asked.address, '::')) return !asked.ipv6Only || (isIpv6 && !dualStack)
   if (isSame(asked.address, '0.0.0.0')) return !isIpv6

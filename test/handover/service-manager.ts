@@ -1,10 +1,11 @@
-import { spawn, spawnSync } from 'node:child_process'
+import { execFile, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { until } from '../helpers.js'
 import { needs, skip } from '../needs.js'
 
@@ -49,9 +50,14 @@ export class ServiceManager {
     return existsSync(file) ? readFileSync(file, 'utf8').trim() || undefined : undefined
   }
 
-  #systemctl(...args: string[]) {
+  /** The arguments of nsenter(1) that run systemctl(1). */
+  #inside(args: readonly string[]): string[] {
     const inside = ['-t', this.#pid as string, '-m', '-C', 'env', 'XDG_RUNTIME_DIR=/run/user/0']
-    return spawnSync('nsenter', [...inside, 'systemctl', '--user', ...args], { encoding: 'utf8' })
+    return [...inside, 'systemctl', '--user', ...args]
+  }
+
+  #systemctl(...args: string[]) {
+    return spawnSync('nsenter', this.#inside(args), { encoding: 'utf8' })
   }
 
   /** Adds units by their file names. */
@@ -65,6 +71,11 @@ export class ServiceManager {
     const { status, stdout, stderr } = this.#systemctl(...args)
     if (status !== 0) throw new Error(`systemctl ${args.join(' ')}: ${stderr}`)
     return stdout
+  }
+
+  /** As control(), while this process runs on. */
+  async controlBeside(...args: string[]): Promise<void> {
+    await promisify(execFile)('nsenter', this.#inside(args))
   }
 
   show(unit: string, property: string): string {

@@ -54,9 +54,8 @@ export function packedFiles(): readonly string[] {
   return contents
 }
 
-/** A new directory with these files. */
-export function project(files: Record<string, string>): string {
-  const directory = temporaryDirectory()
+/** A directory with these files, a new one by default. */
+export function project(files: Record<string, string>, directory = temporaryDirectory()): string {
   for (const [file, content] of Object.entries(files)) {
     mkdirSync(dirname(join(directory, file)), { recursive: true })
     writeFileSync(join(directory, file), content)
@@ -64,14 +63,23 @@ export function project(files: Record<string, string>): string {
   return directory
 }
 
-/** The directory of a package from the registry, which stays in the cache of the clone. No script of it runs. */
-export function fromRegistry(name: string, version = 'latest'): string {
-  const prefix = resolve('node_modules/.cache/programs', `${name.replaceAll('/', '+')}@${version}`)
-  const directory = join(prefix, 'node_modules', name)
+/**
+ * The directory below which these packages of the registry are installed, as `name@version`. It stays in the cache of
+ * the clone. No script of them runs.
+ */
+export function directoryWith(...packages: string[]): string {
+  const directory = resolve('node_modules/.cache/programs', packages.join().replaceAll('/', '+'))
+  const names = packages.map((each) => each.slice(0, each.lastIndexOf('@')))
   const flags = ['--no-save', '--no-audit', '--no-fund', '--ignore-scripts', '--loglevel=error', '--force']
-  if (!existsSync(directory)) output('.', 'npm', 'install', ...flags, `--prefix=${prefix}`, `${name}@${version}`)
+  if (!names.every((name) => existsSync(join(directory, 'node_modules', name)))) {
+    output('.', 'npm', 'install', ...flags, `--prefix=${directory}`, ...packages)
+  }
   return directory
 }
+
+/** The directory of a package from the registry. */
+export const fromRegistry = (name: string, version = 'latest'): string =>
+  join(directoryWith(`${name}@${version}`), 'node_modules', name)
 
 /** Installs the tarball with the npm of the tests. */
 export function install(directory: string): void {
