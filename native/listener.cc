@@ -317,9 +317,9 @@ Listener::Batch Listener::accept_batch(Completion* slots, size_t room) {
   return batch;
 }
 
-// Another process that shares the socket may have made it blocking. libuv does this to a socket that becomes fd 0, 1 or 2
-// of a child process. systemd does it to every socket that it passes. accept4(2) on an empty queue would then block the
-// thread. A turn of the loop begins with a check. Later batches of the turn repeat it only after some time, because
+// Another process that shares the socket may have made it blocking. libuv does this to a socket that becomes fd 0, 1 or
+// 2 of a child process. systemd does it to every socket that it passes. accept4(2) on an empty queue would then block
+// the thread. A turn of the loop begins with a check. Later batches of the turn repeat it only after some time, because
 // handlers that start a process take longer than that.
 void Listener::check_nonblocking() {
   const uint64_t now = uv_hrtime();

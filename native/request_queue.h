@@ -125,8 +125,8 @@ class RequestQueue {
     if (word->second == 0) spare_ = words_.extract(word);
   }
 
-  // One bit for each outstanding request. The bits of 64 consecutive refs are one word. Refs ascend, so the first bit is
-  // the oldest request. A request without a deadline costs an eighth of a byte and no allocation of its own.
+  // One bit for each outstanding request. The bits of 64 consecutive refs are one word. Refs ascend, so the first bit
+  // is the oldest request. A request without a deadline costs an eighth of a byte and no allocation of its own.
   Words words_;
   Words::node_type spare_;
   size_t size_ = 0;
