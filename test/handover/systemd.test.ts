@@ -251,7 +251,7 @@ describe('Under systemd', function () {
       for (; restarting; answered++) assert.equal(await get(), 'hello /a\n')
       return answered
     })()
-    for (let restart = 0; restart < 3; restart++) manager.control('restart', 'app.service')
+    for (let restart = 0; restart < 3; restart++) await manager.controlBeside('restart', 'app.service')
     restarting = false
     assert.ok((await clients) > 0)
 

@@ -65,7 +65,7 @@ describe('An unchanged Express application under systemd', function () {
     return `${name}.service`
   }
 
-  const active = (unit: string) => until(() => manager.show(unit, 'ActiveState') === 'active')
+  const active = (unit: string) => manager.shows(unit, 'ActiveState', 'active')
 
   it('gets the sockets of two units, and is active when both are served', async () => {
     const [port, path] = [reservedPort(), join(directory, 'two.sock')]
@@ -108,7 +108,7 @@ describe('An unchanged Express application under systemd', function () {
     const unit = install(sockets, [port], ['TimeoutStartSec=2', 'TimeoutStopSec=5'])
     assert.match(await get({ port }), /^hello/)
     assert.equal(manager.show(unit, 'ActiveState'), 'activating')
-    await until(() => manager.show(unit, 'Result') === 'timeout')
+    await manager.shows(unit, 'Result', 'timeout')
   })
 
   it('fails to start with a wrong setting', async () => {
@@ -117,7 +117,7 @@ describe('An unchanged Express application under systemd', function () {
     const unit = install([[`ListenStream=127.0.0.1:${port}`]], [port], wrong)
     // systemd starts the service again while the client waits.
     const refused = assert.rejects(get({ port }))
-    await until(() => manager.show(unit, 'ExecMainStatus') === '2')
+    await manager.shows(unit, 'ExecMainStatus', '2')
     manager.control('stop', unit.replace('.service', '-0.socket'))
     await refused
   })
@@ -127,12 +127,12 @@ describe('An unchanged Express application under systemd', function () {
     const unit = install([[`ListenStream=127.0.0.1:${port}`]], [port], ['WatchdogSec=5'])
     await get({ port })
     await active(unit)
-    const last = () => Number(manager.show(unit, 'WatchdogTimestampMonotonic'))
-    const first = last()
-    await until(() => last() >= first + 2_000_000)
+    const timestamp = 'WatchdogTimestampMonotonic'
+    const first = Number(manager.show(unit, timestamp))
+    await manager.shows(unit, timestamp, (last) => Number(last) >= first + 2_000_000)
     assert.equal(manager.show(unit, 'ActiveState'), 'active')
     const hanging = get({ port, path: '/hang' })
-    await Promise.all([assert.rejects(hanging), until(() => manager.show(unit, 'Result') === 'watchdog')])
+    await Promise.all([assert.rejects(hanging), manager.shows(unit, 'Result', 'watchdog')])
   })
 
   it(`refuses no client and fails no request during ${restarts} restarts under load`, async function () {
