@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
-import { writeFileSync } from 'node:fs'
+import { rmSync, writeFileSync } from 'node:fs'
 import nodeModule, { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { temporaryDirectory } from '../helpers.js'
+import { cleanUp, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { skip } from '../needs.js'
 import { directoryWith } from '../package/packed.js'
@@ -124,7 +124,9 @@ describe('The preload beside another preload', () => {
       const version = major < 22 ? '0.200' : '0.301'
       const names = ['instrumentation-http', 'instrumentation'].map((name) => `@opentelemetry/${name}@${version}`)
       const directory = directoryWith(...names, '@opentelemetry/sdk-trace-node@2', '@opentelemetry/api@1')
-      const traced = join(directory, 'traced.mjs')
+      // Other runs of the tests use the same directory.
+      const traced = join(directory, `traced-${process.pid}.mjs`)
+      cleanUp(() => rmSync(traced))
       writeFileSync(
         traced,
         `import { register } from 'node:module'

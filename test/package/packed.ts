@@ -1,7 +1,7 @@
 // The package as users get it, and the programs from the registry that install, bundle or refuse it.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { temporaryDirectory } from '../helpers.js'
@@ -71,8 +71,16 @@ export function directoryWith(...packages: string[]): string {
   const directory = resolve('node_modules/.cache/programs', packages.join().replaceAll('/', '+'))
   const names = packages.map((each) => each.slice(0, each.lastIndexOf('@')))
   const flags = ['--no-save', '--no-audit', '--no-fund', '--ignore-scripts', '--loglevel=error', '--force']
-  if (!names.every((name) => existsSync(join(directory, 'node_modules', name)))) {
-    output('.', 'npm', 'install', ...flags, `--prefix=${directory}`, ...packages)
+  const isComplete = () => names.every((name) => existsSync(join(directory, 'node_modules', name)))
+  if (isComplete()) return directory
+  const own = `${directory}.${process.pid}`
+  output('.', 'npm', 'install', ...flags, `--prefix=${own}`, ...packages)
+  try {
+    renameSync(own, directory)
+  } catch {
+    // Another run of the tests has installed them meanwhile.
+    assert.ok(isComplete(), directory)
+    rmSync(own, { recursive: true })
   }
   return directory
 }
