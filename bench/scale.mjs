@@ -206,9 +206,11 @@ export async function measure({ node, connections, listeners, threads, rounds, p
       rows.push({ name: few.name, results }, { name: most.name, results })
       compared.push({ less: few.name, more: most.name, results })
     }
-    for (const { title, columns } of shown) {
+    for (const { title, columns, linear = [] } of shown) {
+      const drawn = columns.filter(([, figure]) => linear.includes(figure)).map(([column]) => column)
       tables.push({
         title,
+        bars: drawn.map((column) => ({ columns: [column], title: `${title}: ${column}` })),
         columns: [what, ...columns.map(([column]) => column)],
         rows: rows.map(({ name, results }) => [
           name,
