@@ -212,8 +212,7 @@ describe('The preload, with a difficult program,', () => {
     '--throw-deprecation',
     '--pending-deprecation',
   ]) {
-    it(`serves with ${flag}`, async function () {
-      if (flag === '--frozen-intrinsics' && process.permission !== undefined) this.skip()
+    it(`serves with ${flag}`, async () => {
       const web = await listen({ port: 0 })
       const running = startPreloaded(
         `${listens}, () => console.log('ready'))`,
