@@ -10,9 +10,9 @@
 
 // The memory that the addon shares with JavaScript (src/core/binding.ts contains the offsets).
 //
-// JavaScript makes most requests while it handles results. A call of the addon for each of them would be a fifth of what
-// a connection costs beyond its system calls. So JavaScript counts requests without a timeout here, and the addon adds
-// them to the queue afterwards.
+// JavaScript makes most requests while it handles results. A call of the addon for each of them would be a fifth of
+// what a connection costs beyond its system calls. So JavaScript counts requests without a timeout here, and the addon
+// adds them to the queue afterwards.
 struct Addon::Shared {
   Listener::Completion completions[Listener::kMaxBatch];
   double listener;  // the id of the listener whose requests may be counted, or 0
