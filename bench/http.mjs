@@ -55,7 +55,8 @@ export const contenders = Object.entries(servers).flatMap(([kind, create]) =>
   })),
 )
 
-const wrk = (scheme, ...more) => ({
+/** A load of wrk. */
+export const wrk = (scheme, ...more) => ({
   tool: 'wrk',
   server: scheme,
   // wrk counts a late response as an error, by default after two seconds.
@@ -114,7 +115,7 @@ export const smoke = { warmUp: 0, slice: 0, slices: 1, requests: 256, connection
 const patience = 20
 
 /** Loads a server for `seconds`. Returns its CPU per request, in us, and the requests per second. */
-async function slice(server, load, seconds, sizes) {
+export async function slice(server, load, seconds, sizes) {
   const rates = []
   let enough = false
   const before = await server.mark()
@@ -137,7 +138,7 @@ async function slice(server, load, seconds, sizes) {
   return { ...cpuBetween(before, after), rate: summarize(rates).median }
 }
 
-const has = (tool) => !spawnSync(tool, ['--version']).error
+export const has = (tool) => !spawnSync(tool, ['--version']).error
 
 export async function measure({ node, self, rounds, slices, progress, ...sizes }) {
   const missing = ['wrk', 'h2load'].filter((tool) => !has(tool))

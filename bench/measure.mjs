@@ -61,7 +61,8 @@ export function cores() {
   return chosen
 }
 
-const pinned = (role, command) => (cores() ? ['taskset', '-c', String(cores()[role]), ...command] : command)
+/** Returns a command that runs on the CPU of the servers or of the loads. */
+export const pinned = (role, command) => (cores() ? ['taskset', '-c', String(cores()[role]), ...command] : command)
 
 /** The prefix of a command that shall not be pinned: a server of several threads or processes. */
 export const onAllCpus = () => (cores() ? ['taskset', '-c', cpus().join(',')] : [])

@@ -1,4 +1,4 @@
-// Measures contenders next to their references, so that a change of the machine's speed affects both.
+// Measures contenders beside their references, so that a change of the machine's speed affects both.
 import { Server, summarize, underLoad } from './measure.mjs'
 
 /**
@@ -21,50 +21,44 @@ export const exactnessCheck = (what, results, { name, program }) => ({
   digits: 3,
 })
 
-/** The order of measurements in which each contender is next to each of its one or two references. */
-function orderOf(contenders, references) {
-  const order = [...references]
-  for (const [i, contender] of contenders.entries()) order.push(contender, references[i % references.length])
-  return order
-}
-
 /**
- * In each round, `start(contender)` starts a new process of every contender and reference, and `measure(process,
- * contender, round)` measures each of them in `slices` turns. Every second turn has the opposite order. A ratio is the
- * median over all pairs of consecutive measurements of a contender and its reference.
+ * Compares each contender with its references. In each round, `start(contender)` starts new processes of a contender
+ * and of its references, and `measure(process, contender, round)` measures each of them in `slices` turns. Every second
+ * turn has the opposite order. A ratio is the median over all turns.
  *
  * New processes are needed because the layout of code and memory differs between processes. Turns are needed because
- * the speed of the machine drifts.
+ * the speed of the machine drifts. Each contender has its own processes of the references, because a process that is
+ * measured more often than another is faster: its code is compiled further, and more of it is in the caches.
  */
 export async function inPairs({ contenders, references, rounds, slices = 1, start, measure, progress }) {
-  const order = orderOf(contenders, references)
-  const results = new Map(order.map(({ name }) => [name, []]))
-  const pairs = []
+  const results = new Map([...references, ...contenders].map(({ name }) => [name, []]))
+  const turns = new Map(contenders.map(({ name }) => [name, []]))
   for (let round = 0; round < rounds; round++) {
-    const running = new Map()
-    for (const contender of new Set(order)) {
-      progress(`round ${round + 1} of ${rounds}, ${contender.name}`)
-      running.set(contender.name, await start(contender, round))
-    }
-    for (let slice = 0; slice < slices; slice++) {
-      let last
-      for (const contender of (round * slices + slice) % 2 === 0 ? order : order.toReversed()) {
-        const { name } = contender
-        progress(`round ${round + 1} of ${rounds}, turn ${slice + 1} of ${slices}, ${name}`)
-        const result = await measure(running.get(name), contender, round)
-        results.get(name).push(result)
-        if (last) pairs.push({ [last.name]: last.result, [name]: result })
-        last = { name, result }
+    for (const contender of contenders) {
+      const group = [...references, contender]
+      const say = (text) => progress(`round ${round + 1} of ${rounds}, ${contender.name}${text}`)
+      say('')
+      const running = new Map()
+      for (const each of group) running.set(each, await start(each, round))
+      for (let slice = 0; slice < slices; slice++) {
+        const turn = {}
+        for (const each of (round + slice) % 2 === 0 ? group : group.toReversed()) {
+          say(`, turn ${slice + 1} of ${slices}: ${each.name}`)
+          turn[each.name] = await measure(running.get(each), each, round)
+          results.get(each.name).push(turn[each.name])
+        }
+        turns.get(contender.name).push(turn)
       }
+      for (const process of running.values()) await process.stop()
     }
-    for (const process of running.values()) await process.stop()
   }
-  const compared = (name, to) => pairs.filter((pair) => pair[name] && pair[to])
+  // Two references are compared in the turns of all contenders.
+  const compared = (name) => turns.get(name) ?? [...turns.values()].flat()
   return {
     of: (name, figure) => summarize(results.get(name).map((result) => result[figure])),
     ratio: (name, to, figure = 'cpu') => {
       if (name === to) return { median: 1 }
-      return summarize(compared(name, to).map((pair) => pair[name][figure] / pair[to][figure]))
+      return summarize(compared(name).map((turn) => turn[name][figure] / turn[to][figure]))
     },
   }
 }

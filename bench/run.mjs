@@ -12,6 +12,7 @@ const questions = [
   'tls',
   'outstanding',
   'http',
+  'inherit',
   'first-byte',
   'overload',
   'held',

@@ -2,7 +2,8 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import os from 'node:os'
-import { fileOf, inRounds, load, Server } from './measure.mjs'
+import { fileOf, load, Server } from './measure.mjs'
+import { inPairs } from './pairs.mjs'
 
 // fds of a process other than its connections or listeners.
 const otherFds = 200
@@ -190,18 +191,28 @@ export async function measure({ node, connections, listeners, threads, rounds, p
   }
   for (const { tables: shown, pairs } of parts) {
     const [{ what }] = shown
-    const contenders = pairs.flat()
-    const results = await inRounds(
-      contenders,
-      rounds,
-      ({ run }) => run(),
-      (text) => progress(`${what}: ${text}`),
-    )
-    for (const { title, columns } of shown) {
+    const rows = []
+    const compared = []
+    for (const [few, most] of pairs) {
+      const results = await inPairs({
+        contenders: [most],
+        references: [few],
+        rounds,
+        // Each measurement has its own processes.
+        start: () => ({ stop: () => {} }),
+        measure: (_, { run }) => run(),
+        progress: (text) => progress(`${what}: ${text}`),
+      })
+      rows.push({ name: few.name, results }, { name: most.name, results })
+      compared.push({ less: few.name, more: most.name, results })
+    }
+    for (const { title, columns, linear = [] } of shown) {
+      const drawn = columns.filter(([, figure]) => linear.includes(figure)).map(([column]) => column)
       tables.push({
         title,
+        bars: drawn.map((column) => ({ columns: [column], title: `${title}: ${column}` })),
         columns: [what, ...columns.map(([column]) => column)],
-        rows: contenders.map(({ name }) => [
+        rows: rows.map(({ name, results }) => [
           name,
           ...columns.map(([, figure, format]) => format(results.of(name, figure))),
         ]),
@@ -210,7 +221,7 @@ export async function measure({ node, connections, listeners, threads, rounds, p
     for (const { columns, linear = [] } of shown) {
       for (const figure of linear) {
         const [column = figure] = columns.find(([, each]) => each === figure) ?? []
-        for (const [{ name: less }, { name: more }] of pairs) {
+        for (const { less, more, results } of compared) {
           const { median: measured } = results.ratio(more, less, figure)
           checks.push({ what: `${what}: ${column}: ${more} relative to ${less}`, most: growth, measured })
           if (measured > growth) losses.push(`${what}: ${column}: ${more} is ${measured.toFixed(2)} times ${less}`)
@@ -218,9 +229,10 @@ export async function measure({ node, connections, listeners, threads, rounds, p
       }
     }
     if (shown.includes(threading)) {
-      const { most: lost } = results.of(contenders.at(-1).name, 'lost')
-      checks.push({ what: `${what}: clients lost, at worst`, most: 0, measured: lost, digits: 0 })
-      if (lost > 0) losses.push(`${what}: ${lost} clients lost when all threads were terminated`)
+      for (const { name, results } of rows) {
+        const { most: lost } = results.of(name, 'lost')
+        if (lost > 0) losses.push(`${what}: ${lost} clients lost when ${name} threads were terminated`)
+      }
     }
   }
   return { tables, checks, losses }
@@ -240,5 +252,6 @@ export const about = [
   '  200 clients connect to the last one in turn. For the garbage collection, all are unreachable and not closed.',
   '  Through one `serve()`, each listener has 64 outstanding requests.',
   '- Threads: each shares the fd with `dup`. When all are terminated at once, 8 clients connect in turn, and the main',
-  '  thread answers those that the threads leave in the backlog.',
+  '  thread answers those that the threads leave in the backlog. A client is lost if its thread has accepted it, but has',
+  '  not answered yet.',
 ].join('\n')

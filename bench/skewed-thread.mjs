@@ -3,8 +3,8 @@ import cluster from 'node:cluster'
 import net from 'node:net'
 import { parentPort, workerData } from 'node:worker_threads'
 import { Listener } from 'async-accept'
+import { blockedFor } from './skewed.mjs'
 
-const blockedFor = 50 // ms
 const nothing = new Int32Array(new SharedArrayBuffer(4))
 
 /** Answers the single request of a connection. Resolves when the thread has no more work for it. */

@@ -8,14 +8,26 @@
 #include "js.h"
 #include "sys.h"
 
+// The memory that the addon shares with JavaScript (src/core/binding.ts contains the offsets).
+//
+// JavaScript makes most requests while it handles results. A call of the addon for each of them would be a fifth of
+// what a connection costs beyond its system calls. So JavaScript counts requests without a timeout here, and the addon
+// adds them to the queue afterwards.
+struct Addon::Shared {
+  Listener::Completion completions[Listener::kMaxBatch];
+  double listener;  // the id of the listener whose requests may be counted, or 0
+  double last_ref;  // the ref of its newest request
+  double room;      // the number of requests that may still be counted
+};
+
 Addon::Addon(Napi::Env env, Napi::Object exports) : env_(env) {
   // Does not use uv_default_loop(), which returns the loop of the main thread even in a worker thread.
   napi_status status = napi_get_uv_event_loop(env, &loop_);
   if (status != napi_ok) throw Napi::Error::New(env, "cannot get the event loop of the environment");
 
-  auto buffer = Napi::ArrayBuffer::New(env, sizeof(Listener::Completion) * Listener::kMaxBatch);
-  completions_ = Napi::Persistent(buffer);
-  exports.Set("completions", buffer);
+  auto buffer = Napi::ArrayBuffer::New(env, sizeof(Shared));
+  shared_ = Napi::Persistent(buffer);
+  exports.Set("shared", buffer);
   auto setter = [&](const char* name, Napi::FunctionReference* callback) {
     auto set = [this, callback](const Napi::CallbackInfo& info) { set_callback(info, callback); };
     exports.Set(name, Napi::Function::New(env, set, name));
@@ -58,10 +70,15 @@ int Addon::open_listener(int fd, Listener::Options options, ListenerObject* obje
   }
   release(fd);
   (*result)->data = object;
+  (*result)->id = ++last_id_;
   return 0;
 }
 
 int Addon::detach_listener(Listener* listener) {
+  if (listener == delivering_) {
+    collect();
+    delivering_ = nullptr;
+  }
   int fd = listener->detach();
   listening_.remove(fd);
   return fd;
@@ -188,12 +205,38 @@ Listener::Completion* Addon::completions() {
   napi_value undefined = env_.Undefined();
   bool same;
   if (ending_ || napi_strict_equals(env_, undefined, undefined, &same) != napi_ok) return nullptr;
-  // The buffer is looked up each time, because JavaScript can detach it.
+  Shared* memory = shared();
+  return memory == nullptr ? nullptr : memory->completions;
+}
+
+// Returns null if JavaScript has detached the memory. So it is looked up each time.
+Addon::Shared* Addon::shared() {
+  Napi::HandleScope scope(env_);
   void* data;
   size_t length;
-  if (napi_get_arraybuffer_info(env_, completions_.Value(), &data, &length) != napi_ok) return nullptr;
-  bool intact = length == sizeof(Listener::Completion) * Listener::kMaxBatch;
-  return intact ? static_cast<Listener::Completion*>(data) : nullptr;
+  if (napi_get_arraybuffer_info(env_, shared_.Value(), &data, &length) != napi_ok) return nullptr;
+  return length == sizeof(Shared) ? static_cast<Shared*>(data) : nullptr;
+}
+
+void Addon::grant() {
+  Shared* memory = delivering_ == nullptr ? nullptr : shared();
+  if (memory == nullptr) return;
+  granted_ = delivering_->reserve();
+  memory->listener = static_cast<double>(delivering_->id);
+  memory->last_ref = static_cast<double>(delivering_->requests().last_ref());
+  memory->room = static_cast<double>(granted_);
+}
+
+// Adds the requests that JavaScript has counted since grant(). Called before anything else is done with the listener.
+void Addon::collect() {
+  Shared* memory = granted_ == 0 ? nullptr : shared();
+  const size_t granted = granted_;
+  granted_ = 0;
+  if (memory == nullptr) return;
+  memory->listener = 0;
+  // JavaScript may have written any number.
+  const double counted = memory->last_ref - static_cast<double>(delivering_->requests().last_ref());
+  if (counted >= 1) delivering_->add(counted < static_cast<double>(granted) ? static_cast<size_t>(counted) : granted);
 }
 
 void Addon::deliver(Listener* listener, size_t count, Listener::Capacity capacity) {
@@ -202,7 +245,13 @@ void Addon::deliver(Listener* listener, size_t count, Listener::Capacity capacit
   napi_value arguments[] = {Napi::Number::New(env_, static_cast<double>(count)),
                             Napi::Number::New(env_, capacity.error), Napi::Number::New(env_, capacity.delay)};
   auto* object = static_cast<ListenerObject*>(listener->data);
+  // A handler can run a nested turn of the loop, in which another listener delivers, or this one again.
+  collect();
+  delivering_ = listener;
+  grant();
   enter(object->context(), object->value(), deliver_, 3, arguments);
+  collect();
+  delivering_ = nullptr;
 }
 
 void Addon::enter(napi_async_context context, napi_value receiver, const Napi::FunctionReference& callback,

@@ -4,6 +4,7 @@
 #include <napi.h>
 #include <uv.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <unordered_map>
 #include <unordered_set>
@@ -88,14 +89,18 @@ class Addon final : public Listener::Host, public Readiness::Host {
   int close_listener(Listener* listener, int* unremoved = nullptr);
 
   // Creates a listener that takes ownership of the owned fd `fd`, and returns 0. On failure, returns a negative errno
-  // and the environment still owns the fd.
+  // and the environment still owns the fd. Sets Listener::id.
   int open_listener(int fd, Listener::Options options, ListenerObject* object, Listener** result);
   bool is_listening(int fd) const { return listening_.has(fd); }
+
+  // Lets JavaScript count requests of the listener that is delivering, until collect().
+  void grant();
 
   // Closes a listener and transfers its fd to the caller. Returns -1 if the listener is already closed.
   int detach_listener(Listener* listener);
 
   Listener::Completion* completions() override;
+  void collect() override;
   bool close(int fd, bool reset) override;
   void deliver(Listener* listener, size_t count, Listener::Capacity capacity) override;
   void hold(Listener* listener, bool in_use) override;
@@ -106,6 +111,8 @@ class Addon final : public Listener::Host, public Readiness::Host {
   void readiness_closed() override;
 
  private:
+  struct Shared;
+  Shared* shared();
   void close_by_origin(int fd, Closer::How how);
   void set_callback(const Napi::CallbackInfo& info, Napi::FunctionReference* callback);
   void enter(napi_async_context context, napi_value receiver, const Napi::FunctionReference& callback, size_t count,
@@ -127,7 +134,10 @@ class Addon final : public Listener::Host, public Readiness::Host {
   } in_transfer_;
   FdBitSet listening_;                       // the fds of the open listeners
   std::unordered_set<Listener*> listeners_;  // including those that are being closed
-  Napi::Reference<Napi::ArrayBuffer> completions_;
+  Napi::Reference<Napi::ArrayBuffer> shared_;
+  Listener* delivering_ = nullptr;  // the listener whose results JavaScript is handling, or null
+  size_t granted_ = 0;              // the number of requests that JavaScript may count for it
+  int64_t last_id_ = 0;
   Napi::FunctionReference deliver_;
   Napi::FunctionReference on_ready_;
   Readiness readiness_{this};

@@ -26,6 +26,9 @@ uint64_t deadline_in(int64_t timeout) {
   return (uv_hrtime() + kNsPerMs - 1) / kNsPerMs + static_cast<uint64_t>(timeout);
 }
 
+// How long a check of O_NONBLOCK stays valid within a turn of the loop, in ns.
+constexpr uint64_t kNonblockingNs = 100000;
+
 enum class ErrorClass { kQueueEmpty, kRetry, kCapacity, kFatal };
 
 // Classifies the errors of accept(2). The class decides what happens to the outstanding requests.
@@ -100,6 +103,20 @@ Listener::Ref Listener::ask(int64_t timeout) {
   return ref;
 }
 
+size_t Listener::reserve() {
+  try {
+    return requests_.reserve();
+  } catch (const std::bad_alloc&) {
+    return 0;
+  }
+}
+
+void Listener::add(size_t count) {
+  for (size_t i = 0; i < count; i++) requests_.push_reserved();
+  update();
+  check_fd_before_poll();
+}
+
 bool Listener::cancel(Ref ref) {
   if (!requests_.remove(ref)) return false;
   stats_.cancelled++;
@@ -156,6 +173,7 @@ void Listener::stop() {
 }
 
 void Listener::on_readable() {
+  host_->collect();
   // If the loop has waited for less time than it had worked before, connections come faster than one per turn.
   const uint64_t now = uv_hrtime();
   if (woken_at_ != 0 && now - polled_at_ < polled_at_ - woken_at_) expect_more_ = true;
@@ -168,6 +186,7 @@ void Listener::on_readable() {
 }
 
 void Listener::on_timer() {
+  host_->collect();
   in_timer_ = true;
   timer_at_ = RequestQueue::kNoDeadline;
   uint64_t now = now_ms();
@@ -187,6 +206,7 @@ void Listener::on_timer() {
 void Listener::complete_requests() {
   size_t room = options_.max_batch;
   size_t accepted_again = 0;
+  checked_at_ = 0;
   for (bool first = true;; first = false) {
     Completion* slots = host_->completions();
     if (slots == nullptr) return disarm();
@@ -208,7 +228,7 @@ void Listener::complete_requests() {
 bool Listener::deliver(Batch batch, Completion* slots) {
   // A fatal error rejects the requests that exist now. Requests that are added during deliver() wait for a later event.
   const Ref newest = requests_.last_ref();
-  const uint64_t now = now_ms();
+  const uint64_t now = requests_.next_deadline() == RequestQueue::kNoDeadline ? 0 : now_ms();
   for (;;) {
     auto fail = [&](Ref ref, int error) {
       slots[batch.count].ref = static_cast<double>(ref);
@@ -250,10 +270,7 @@ Listener::Batch Listener::accept_batch(Completion* slots, size_t room) {
   // In a timer callback, the accept queue may be empty. accept4(2) on Linux allocates an fd before it checks the queue,
   // so a process at its fd limit would get EMFILE even for an empty queue.
   if (in_timer_ && sys::poll(fd_, POLLIN) == 0) return batch;
-  // Another process that shares the socket may have made it blocking. libuv does this to a socket that becomes fd 0, 1
-  // or 2 of a child process. systemd does it to every socket that it passes. accept4(2) on an empty queue would then
-  // block the thread.
-  if (!requests_.empty()) sys::set_nonblock(fd_);
+  if (!requests_.empty()) check_nonblocking();
   size_t retries = 0;
   while (!requests_.empty()) {
     if (batch.count == room) {
@@ -298,6 +315,17 @@ Listener::Batch Listener::accept_batch(Completion* slots, size_t room) {
     break;
   }
   return batch;
+}
+
+// Another process that shares the socket may have made it blocking. libuv does this to a socket that becomes fd 0, 1 or
+// 2 of a child process. systemd does it to every socket that it passes. accept4(2) on an empty queue would then block
+// the thread. A turn of the loop begins with a check. Later batches of the turn repeat it only after some time, because
+// handlers that start a process take longer than that.
+void Listener::check_nonblocking() {
+  const uint64_t now = uv_hrtime();
+  if (now - checked_at_ < kNonblockingNs) return;
+  checked_at_ = now;
+  sys::set_nonblock(fd_);
 }
 
 Listener::Capacity Listener::at_capacity(int error) {

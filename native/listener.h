@@ -61,6 +61,8 @@ class Listener {
     // Closes the listening fd or an accepted fd, and waits a short time for the close. Returns false if the fd is still
     // open after that.
     virtual bool close(int fd, bool reset) = 0;
+    // Called when the event loop has an event for a listener. Adds the requests that are not yet added, if any.
+    virtual void collect() = 0;
     // Delivers the first `count` completions. May close the listener.
     virtual void deliver(Listener* listener, size_t count, Capacity capacity) = 0;
     // Called when the listener starts or stops being in use. A listener is in use while a request is outstanding, or
@@ -80,6 +82,13 @@ class Listener {
   // Adds a request and returns its ref. `timeout` is in ms from now; a negative timeout means no deadline. A request
   // with a timeout of 0 gets only a connection that is already in the accept queue.
   Ref ask(int64_t timeout);
+
+  // Returns the number of requests without a timeout that add() can add, 0 if memory runs out. It stays valid until
+  // the next call of ask(), add() or reserve().
+  size_t reserve();
+
+  // Adds `count` requests without a timeout, with consecutive refs. `count` is at most what reserve() has returned.
+  void add(size_t count);
 
   // Returns true if the request was outstanding. A cancelled request gets no completion.
   bool cancel(Ref ref);
@@ -104,6 +113,7 @@ class Listener {
   const Stats& stats() const { return stats_; }
 
   void* data = nullptr;
+  int64_t id = 0;  // unique within the host and never reused
 
  private:
   struct Batch {
@@ -121,6 +131,7 @@ class Listener {
   void on_timer();
   void complete_requests();
   Batch accept_batch(Completion* slots, size_t room);
+  void check_nonblocking();
   bool deliver(Batch batch, Completion* slots);
   Capacity at_capacity(int error);
   bool reset_queued();
@@ -148,6 +159,7 @@ class Listener {
   int spare_ = -1;            // the spare fd of reset_at_limit, or a negative number if there is none
   bool at_limit_ = false;     // the fd limit was reported, and no accept has succeeded since
   int poll_error_ = 0;        // the error that prevents polling, as a negative errno, or 0
+  uint64_t checked_at_ = 0;   // when O_NONBLOCK of the fd was last checked, on the clock of uv_hrtime()
   uint64_t woken_at_ = 0;     // when the listener was last readable, on the clock of uv_hrtime(), or 0
   uint64_t polled_at_ = 0;    // when the loop last polled after a new request
   bool expect_more_ = false;  // connections are likely to be queued when the requests of a turn are used up

@@ -54,24 +54,28 @@ void ListenerHandle::hold(bool in_use) {
   }
 }
 
-// open(fd, maxBatch, resetAtLimit): takes ownership of an owned fd and returns 0, or returns a negative errno.
+// open(fd, maxBatch, resetAtLimit): takes ownership of an owned fd and returns the id of the listener, or returns a
+// negative errno.
 Napi::Value ListenerHandle::open(const Napi::CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   auto max_batch = std::clamp<int64_t>(js::to_integer(info[1]), 1, Listener::kMaxBatch);
   bool reset_at_limit = js::to_bool(info[2]);
-  int result = -EALREADY;
+  int error = -EALREADY;
   if (listener_ == nullptr) {
-    result =
+    error =
         Addon::of(info.Env())->open_listener(fd, {static_cast<size_t>(max_batch), reset_at_limit}, this, &listener_);
   }
-  return js::number(info, result);
+  return js::number(info, error == 0 ? static_cast<double>(listener_->id) : error);
 }
 
 // ask(timeout): returns the ref of the new request, 0 if the listener is closed, or -ENOMEM if memory runs out.
 Napi::Value ListenerHandle::ask(const Napi::CallbackInfo& info) {
   return js::or_enomem(info, [&] {
     int64_t timeout = js::to_integer(info[0]);
+    Addon* addon = Addon::of(info.Env());
+    addon->collect();
     Listener::Ref ref = listener_ == nullptr ? 0 : listener_->ask(timeout);
+    addon->grant();
     return js::number(info, static_cast<double>(ref));
   });
 }
@@ -79,11 +83,13 @@ Napi::Value ListenerHandle::ask(const Napi::CallbackInfo& info) {
 // cancel(ref): cancels the request. Returns true if the request was outstanding.
 Napi::Value ListenerHandle::cancel(const Napi::CallbackInfo& info) {
   Listener::Ref ref = js::to_integer(info[0]);
+  Addon::of(info.Env())->collect();
   return Napi::Boolean::New(info.Env(), listener_ != nullptr && listener_->cancel(ref));
 }
 
 // outstanding(): returns the refs of the outstanding requests, oldest first.
 Napi::Value ListenerHandle::outstanding(const Napi::CallbackInfo& info) {
+  Addon::of(info.Env())->collect();
   auto refs = Napi::Float64Array::New(info.Env(), listener_ == nullptr ? 0 : listener_->requests().size());
   size_t i = 0;
   if (listener_ != nullptr)
@@ -92,6 +98,7 @@ Napi::Value ListenerHandle::outstanding(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value ListenerHandle::pending(const Napi::CallbackInfo& info) {
+  Addon::of(info.Env())->collect();
   return js::number(info, listener_ == nullptr ? 0 : static_cast<double>(listener_->requests().size()));
 }
 

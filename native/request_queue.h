@@ -2,6 +2,7 @@
 // with the earliest deadline, without a search.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <unordered_map>
@@ -14,46 +15,67 @@ class RequestQueue {
 
   static constexpr uint64_t kNoDeadline = UINT64_MAX;
 
-  // Adds a request and returns its ref. Deadlines are in milliseconds, on the clock of the caller's choice.
+  // Adds a request and returns its ref. Deadlines are in milliseconds, on the clock of the caller's choice. Throws
+  // std::bad_alloc.
   Ref push(uint64_t deadline) {
-    Ref ref = last_ref_ + 1;
-    Request& request = requests_[ref];
-    request.expiry = deadlines_.end();
+    const Ref ref = last_ref_ + 1;
+    reserve();
     if (deadline != kNoDeadline) {
+      // Requests with equal timeouts have ascending deadlines, so a new deadline nearly always belongs at the end.
+      auto expiry = deadlines_.emplace_hint(deadlines_.end(), deadline, ref);
       try {
-        // Requests with equal timeouts have ascending deadlines, so a new deadline nearly always belongs at the end.
-        request.expiry = deadlines_.emplace_hint(deadlines_.end(), deadline, ref);
+        expiries_.emplace(ref, expiry);
       } catch (...) {
-        requests_.erase(ref);
+        deadlines_.erase(expiry);
         throw;
       }
     }
-    last_ref_ = ref;
-    request.ref = ref;
-    request.previous = tail_;
-    (tail_ != nullptr ? tail_->next : head_) = &request;
-    tail_ = &request;
+    push_reserved();
     return ref;
+  }
+
+  // Returns the number of requests that push_reserved() can add, at least 1. It stays valid if requests are removed.
+  // Throws std::bad_alloc.
+  size_t reserve() {
+    const Ref next = last_ref_ + 1;
+    const bool exists = !words_.empty() && words_.rbegin()->first == next / kBits;
+    if (!exists && spare_.empty()) {
+      Words word;
+      word.emplace(0, 0);
+      spare_ = word.extract(word.begin());
+    }
+    return kBits - next % kBits;
+  }
+
+  // Adds a request without a deadline. Needs no memory after reserve().
+  void push_reserved() {
+    const Ref ref = ++last_ref_;
+    if (words_.empty() || words_.rbegin()->first != ref / kBits) {
+      spare_.key() = ref / kBits;
+      spare_.mapped() = 0;
+      words_.insert(words_.end(), std::move(spare_));
+    }
+    words_.rbegin()->second |= bit_of(ref);
+    size_++;
   }
 
   // Returns false if the ref is not outstanding.
   bool remove(Ref ref) {
-    auto found = requests_.find(ref);
-    if (found == requests_.end()) return false;
-    Request& request = found->second;
-    if (request.expiry != deadlines_.end()) deadlines_.erase(request.expiry);
-    (request.previous != nullptr ? request.previous->next : head_) = request.next;
-    (request.next != nullptr ? request.next->previous : tail_) = request.previous;
-    requests_.erase(found);
+    auto word = words_.find(ref / kBits);
+    if (word == words_.end() || (word->second & bit_of(ref)) == 0) return false;
+    remove(word, ref);
     return true;
   }
 
   // Returns the ref of the oldest request. The queue must not be empty.
-  Ref front() const { return head_->ref; }
+  Ref front() const {
+    const auto& [number, bits] = *words_.begin();
+    return number * kBits + __builtin_ctzll(bits);
+  }
 
   Ref pop() {
-    Ref ref = front();
-    remove(ref);
+    const Ref ref = front();
+    remove(words_.begin(), ref);
     return ref;
   }
 
@@ -61,7 +83,7 @@ class RequestQueue {
   // `now`.
   Ref pop_expired(uint64_t now) {
     if (next_deadline() > now || deadlines_.empty()) return 0;
-    Ref ref = deadlines_.begin()->second;
+    const Ref ref = deadlines_.begin()->second;
     remove(ref);
     return ref;
   }
@@ -74,27 +96,41 @@ class RequestQueue {
   // Calls `visit` with each ref, oldest first.
   template <typename Visit>
   void each(Visit visit) const {
-    for (const Request* request = head_; request != nullptr; request = request->next) visit(request->ref);
+    for (auto [number, bits] : words_) {
+      for (; bits != 0; bits &= bits - 1) visit(number * kBits + __builtin_ctzll(bits));
+    }
   }
 
-  bool empty() const { return requests_.empty(); }
-  size_t size() const { return requests_.size(); }
+  bool empty() const { return size_ == 0; }
+  size_t size() const { return size_; }
 
  private:
   using Deadlines = std::multimap<uint64_t, Ref>;
+  using Words = std::map<Ref, uint64_t>;
 
-  struct Request {
-    Ref ref = 0;
-    Request* previous = nullptr;
-    Request* next = nullptr;
-    Deadlines::iterator expiry;
-  };
+  static constexpr Ref kBits = 64;
+  static uint64_t bit_of(Ref ref) { return uint64_t{1} << (ref % kBits); }
 
-  // An unordered_map never moves its nodes, so the linked list can point to them. A request costs one allocation, or
-  // two if it has a deadline.
-  std::unordered_map<Ref, Request> requests_;
+  void remove(Words::iterator word, Ref ref) {
+    if (!expiries_.empty()) {
+      auto expiry = expiries_.find(ref);
+      if (expiry != expiries_.end()) {
+        deadlines_.erase(expiry->second);
+        expiries_.erase(expiry);
+      }
+    }
+    size_--;
+    word->second &= ~bit_of(ref);
+    // A word without a request stays in memory as the spare, for the next requests.
+    if (word->second == 0) spare_ = words_.extract(word);
+  }
+
+  // One bit for each outstanding request. The bits of 64 consecutive refs are one word. Refs ascend, so the first bit
+  // is the oldest request. A request without a deadline costs an eighth of a byte and no allocation of its own.
+  Words words_;
+  Words::node_type spare_;
+  size_t size_ = 0;
   Deadlines deadlines_;
-  Request* head_ = nullptr;
-  Request* tail_ = nullptr;
+  std::unordered_map<Ref, Deadlines::iterator> expiries_;
   Ref last_ref_ = 0;
 };

@@ -16,6 +16,7 @@ const tests = [
   'test/peek/*.test.ts',
   'test/handover/!(systemd).test.ts',
   'test/serve/!(serving-model|haproxy|nginx|drain-under-load).test.ts',
+  'test/inherit/{differences,environment,life,sockets}.test.ts',
 ]
 
 const excluded = [

@@ -78,6 +78,9 @@ export class Connection {
 
   static {
     brand(Connection, 'Connection')
+    // A promise that is resolved with an object looks up the object's `then`. V8 takes long to find that there is none:
+    // on Node 26, longer than to settle the promise.
+    Object.defineProperty(Connection.prototype, 'then', { value: undefined })
     showAs(Connection, 'Connection', (connection) => ({
       fd: connection.fd,
       ref: connection.ref,

@@ -1,6 +1,6 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
-import { nextTick } from 'node:process'
 import { type CodedError, runSafely } from '../core/errors.js'
+import { warn } from '../core/warning.js'
 import { Connection } from './connection.js'
 import { connectionChannel } from './diagnostics.js'
 
@@ -175,7 +175,7 @@ export class Delivery {
       this.#settling = false
       this.#context.runInAsyncScope(this.#run, this)
     }
-    fulfilled.then(() => nextTick(run))
+    fulfilled.then(() => process.nextTick(run))
   }
 
   #deliverOne({ refs, connections, errors }: Batch, index: number, waiting: Requester | undefined): void {
@@ -224,7 +224,7 @@ export class Delivery {
     if (connection !== undefined) Connection.closeUnhandled(connection)
     else if ('syscall' in error && !this.#failureReported) {
       this.#failureReported = true
-      process.emitWarning(error)
+      warn(error)
     }
   }
 

@@ -1,7 +1,6 @@
 import { EventEmitter } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { constants } from 'node:os'
-import { nextTick } from 'node:process'
 import { type Backlog, binding, type ListenerHandle, type ListenerStats } from '../core/binding.js'
 import { brand } from '../core/brand.js'
 import { type CallSite, callSite } from '../core/call-site.js'
@@ -10,6 +9,7 @@ import { adopt, inspectStream } from '../core/inspect.js'
 import { showAs } from '../core/show.js'
 import { trace } from '../core/trace.js'
 import * as validate from '../core/validate.js'
+import { warn, warningOf } from '../core/warning.js'
 import { type BoundAddress, textOf } from './bound-address.js'
 import type { Connection } from './connection.js'
 import { type AcceptRef, type AcceptResult, inOwnContext, type Requester } from './delivery.js'
@@ -75,10 +75,8 @@ const defaultMaxBatch = 64
 // This registry only emits a warning. The native handle is garbage collected together with its Listener, and then
 // closes the fd.
 const unclosed = new FinalizationRegistry((where: string) => {
-  process.emitWarning(
-    `Closing a Listener that became unreachable: ${where}. Keep a reference to it until you call close()`,
-    { type: 'AsyncAcceptWarning', code: 'ASYNC_ACCEPT_UNCLOSED_LISTENER' },
-  )
+  const message = `Closing a Listener that became unreachable: ${where}. Keep a reference to it until you call close()`
+  warn(warningOf('ASYNC_ACCEPT_UNCLOSED_LISTENER', message))
 })
 
 /**
@@ -130,7 +128,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       onCapacityPause: (error, delay) => this.#emitPause(error, delay),
     })
     const { maxBatch = defaultMaxBatch, onFdLimit = 'hold' } = options
-    const error = this.#handle.open(fd, maxBatch, onFdLimit === 'reset')
+    const error = this.#requests.open(fd, maxBatch, onFdLimit === 'reset')
     // EEXIST: another handle of this event loop, for example of a net.Server, already polls the fd.
     if (error === -constants.errno.EEXIST) throw fdError('ERR_FD_IN_USE', fd)
     check(error, 'poll')
@@ -370,7 +368,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
       const error = this.#handle.close()
       // unlink(2) has failed: for example, the directory has become read-only, or the process has dropped privileges.
       // The path stays, and closing continues.
-      if (error < 0) process.emitWarning(systemError('unlink', error, { path: String(this.#address) }))
+      if (error < 0) warn(systemError('unlink', error, { path: String(this.#address) }))
     })
   }
 
@@ -410,7 +408,7 @@ export class Listener extends EventEmitter<ListenerEvents> implements AsyncItera
     this.#closed = new Promise((resolve) => {
       // The requests are rejected on the next tick: the caller does not expect its own requests to be rejected during
       // close().
-      nextTick(() => {
+      process.nextTick(() => {
         this.#requests.reject(refs, () => {
           inOwnContext(() => runSafely(() => this.emit('close')))
           resolve()

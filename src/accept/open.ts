@@ -6,6 +6,7 @@ import { resolve } from 'node:path'
 import { binding } from '../core/binding.js'
 import { check, invalidArgValue, systemError } from '../core/errors.js'
 import * as validate from '../core/validate.js'
+import { warn, warningOf } from '../core/warning.js'
 import { readSocketOptions, type SocketOptions, setSocketOptions, socketNames } from './sockopt.js'
 
 /** The address to listen on, and the options of the socket. */
@@ -125,10 +126,8 @@ function openIp(address: string, port: number, options: OpenOptions): number {
     check(binding.listen(fd, options.backlog ?? largestBacklog), 'listen', { address, port })
   })
   if (missing !== undefined) {
-    process.emitWarning(`Listening with TCP, because the system has no MPTCP: ${missing.message}`, {
-      type: 'AsyncAcceptWarning',
-      code: 'ASYNC_ACCEPT_NO_MPTCP',
-    })
+    const message = `Listening with TCP, because the system has no MPTCP: ${missing.message}`
+    warn(warningOf('ASYNC_ACCEPT_NO_MPTCP', message))
   }
   return fd
 }

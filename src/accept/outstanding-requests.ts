@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { onAbort } from '../core/abort.js'
-import { completion, type ListenerHandle } from '../core/binding.js'
+import { completion, countRequest, type ListenerHandle } from '../core/binding.js'
 import { type CallSite, leadTo } from '../core/call-site.js'
 import {
   abortError,
@@ -40,6 +40,7 @@ export class OutstandingRequests {
   readonly #handle: ListenerHandle
   readonly #waiting = new Map<AcceptRef, Requester>()
   readonly #delivery: Delivery
+  #id = 0
 
   constructor(listener: RequestedListener) {
     this.#listener = listener
@@ -48,12 +49,18 @@ export class OutstandingRequests {
     this.#handle.deliver = (count, capacityErrno, delay) => this.#deliver(count, capacityErrno, delay)
   }
 
+  /** Opens the native listener, which takes ownership of `fd`. Returns 0, or a negative errno. */
+  open(fd: number, maxBatch: number, resetAtLimit: boolean): number {
+    this.#id = this.#handle.open(fd, maxBatch, resetAtLimit)
+    return Math.min(this.#id, 0)
+  }
+
   /**
    * Makes a request without a requester: its result is an 'accept' event. `timeout` is in ms, -1 for none. Throws
    * `ERR_LISTENER_CLOSED`, or `ENOMEM` if there is no memory for the request.
    */
   ask(timeout: number): AcceptRef {
-    const ref = this.#handle.ask(timeout)
+    const ref = (timeout < 0 && countRequest(this.#id)) || this.#handle.ask(timeout)
     if (ref === 0) throw codedError('ERR_LISTENER_CLOSED')
     if (ref < 0) throw systemError('accept4', ref)
     trace?.('listener on %s: request %d, timeout %d ms', this.#where, ref, timeout)

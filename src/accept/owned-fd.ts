@@ -2,6 +2,7 @@ import { endianness } from 'node:os'
 import { binding, type PlainAddress } from '../core/binding.js'
 import { check, codedError } from '../core/errors.js'
 import type { Handle, HandleClass } from '../core/node-internals.js'
+import { warn, warningOf } from '../core/warning.js'
 import type { Abandon } from '../peek/look-ahead.js'
 import type { Proxied } from '../peek/proxied.js'
 import type { InheritedOptions } from './sockopt.js'
@@ -149,7 +150,7 @@ export function closeWithWarning(owned: OwnedFd, what: string, code: string): vo
     ...(ref === undefined ? [] : [`for request ${ref}`]),
     source.where,
   ]
-  process.emitWarning(`${what}: ${details.join(', ')}`, { type: 'AsyncAcceptWarning', code })
+  warn(warningOf(code, `${what}: ${details.join(', ')}`))
 }
 
 /** Closes the fd of an unclaimed Connection that has become unreachable, and emits a warning. */

@@ -10,6 +10,7 @@ type Deliver = (count: number, capacityErrno: number, delay: number) => void
 export interface ListenerHandle {
   /** Receives the results of one readiness event; see `completion`. The Listener that owns the handle sets it. */
   deliver?: Deliver
+  /** Returns the id of the listener, which is unique within the thread, or a negative errno. */
   open(fd: number, maxBatch: number, resetAtLimit: boolean): number
   ask(timeout: number): number
   cancel(ref: number): boolean
@@ -68,7 +69,8 @@ export interface Binding {
   maxFds: number
   /** The maximum `length` of `receive` and `receiveMessage`, in bytes. */
   maxReceived: number
-  completions: ArrayBuffer
+  /** The memory that the addon shares with this module: see Addon::Shared (native/addon.cc). */
+  shared: ArrayBuffer
   setDeliver(deliver: (this: ListenerHandle, ...args: Parameters<Deliver>) => void): void
   /**
    * Readiness callbacks by fd. The map is stored in the addon because all copies of this package in the thread share
@@ -155,19 +157,34 @@ binding.setDeliver(function (...args) {
   this.deliver?.(...args)
 })
 
-// The layout of Listener::Completion (native/listener.h). `binding.completions` is an array of these structs.
+// The layout of Addon::Shared (native/addon.cc): an array of Listener::Completion (native/listener.h), then three numbers.
 const STRIDE = 128
 const RESULT = 8
 const ADDRESS_LENGTH = 12
 const ADDRESS = 16
-const refs = new Float64Array(binding.completions)
-const words = new Int32Array(binding.completions)
+const LISTENER = (binding.maxBatch * STRIDE) / 8
+const LAST_REF = LISTENER + 1
+const ROOM = LISTENER + 2
+const doubles = new Float64Array(binding.shared)
+const words = new Int32Array(binding.shared)
+
+/**
+ * @internal Requests one connection without a call of the addon. Returns the ref of the request, or 0 if that is not
+ * possible: it is while results of the listener are delivered, for requests without a timeout.
+ */
+export function countRequest(listener: number): number {
+  if (doubles[LISTENER] !== listener || (doubles[ROOM] as number) < 1) return 0
+  doubles[ROOM] = (doubles[ROOM] as number) - 1
+  const ref = (doubles[LAST_REF] as number) + 1
+  doubles[LAST_REF] = ref
+  return ref
+}
 
 /** @internal Reads the results of one delivery. They are valid only until JavaScript returns to the event loop. */
 export const completion = {
-  view: new DataView(binding.completions),
+  view: new DataView(binding.shared),
   /** Returns the ref of the completed request. */
-  ref: (index: number): number => refs[(index * STRIDE) / 8] as number,
+  ref: (index: number): number => doubles[(index * STRIDE) / 8] as number,
   /** Returns the accepted fd, or a negative errno: `-ETIMEDOUT` if the request timed out. */
   result: (index: number): number => words[(index * STRIDE + RESULT) / 4] as number,
   /** Returns the offset of the peer's sockaddr in `view`. */

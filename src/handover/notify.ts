@@ -3,6 +3,7 @@ import { deadlineAfterPoll, longestTimer } from '../core/deadline.js'
 import { check, codedError, invalidArgType, invalidArgValue, systemError } from '../core/errors.js'
 import { onReady } from '../core/readiness.js'
 import * as validate from '../core/validate.js'
+import { warn } from '../core/warning.js'
 
 /** @internal The environment variables of sd_notify(3) and sd_watchdog_enabled(3). */
 export const notifyVariables = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'] as const
@@ -233,7 +234,7 @@ export function watchdog(): (() => void) | false {
       ping()
     } catch (error) {
       // The service manager is busy or gone. At the end of the interval it decides what happens to this process.
-      process.emitWarning(error as Error)
+      warn(error as Error)
     }
   }, interval).unref()
   return () => clearInterval(timer)

@@ -1,4 +1,5 @@
 import type { AddressInfo } from 'node:net'
+import { warn, warnAtExit, warningOf } from '../core/warning.js'
 
 /** The description of a passed fd in a warning. */
 interface PassedFd {
@@ -47,7 +48,7 @@ export class UntakenFds {
       const asked = this.#requestedNames.size === 0 ? '' : `; it has asked for ${quoted(this.#requestedNames)}`
       const untaken = `This process has not taken fds that were passed to it: ${this.#describeFds()}${asked}`
       const remedy = 'Take them with activatedListeners() or activation(), or remove them from the socket unit'
-      this.#warn(`${untaken}. ${remedy}`, emitWarning)
+      this.#warn(`${untaken}. ${remedy}`, warn)
     }, warningDelay).unref()
   }
 
@@ -61,10 +62,10 @@ export class UntakenFds {
     if (passed) return
     if (this.#missingNames.size === 0) {
       // The program may now listen on the same address and exit with EADDRINUSE before the next tick.
-      process.once('exit', () => this.#warnOfNames((warning) => process.emit('warning', warning)))
+      process.once('exit', () => this.#warnOfNames(warnAtExit))
     }
     this.#missingNames.add(name)
-    process.nextTick(() => this.#warnOfNames(emitWarning))
+    process.nextTick(() => this.#warnOfNames(warn))
   }
 
   #warnOfNames(emit: (warning: Error) => void): void {
@@ -81,17 +82,11 @@ export class UntakenFds {
   // Warns about each fd once.
   #warn(message: string, emit: (warning: Error) => void): void {
     this.#fds.clear()
-    const warning = Object.assign(new Error(message), { name: 'AsyncAcceptWarning', code: 'ASYNC_ACCEPT_UNTAKEN_FD' })
-    try {
-      emit(warning)
-    } catch {
-      // The application has replaced process.emitWarning, and its function throws. The program continues.
-    }
+    emit(warningOf('ASYNC_ACCEPT_UNTAKEN_FD', message))
   }
 }
 
 const quoted = (names: Iterable<string>) => [...names].map((name) => `'${name}'`).join(', ')
-const emitWarning = (warning: Error) => process.emitWarning(warning)
 
 function describe({ name, kind, fd, address }: PassedFd): string {
   const at = typeof address === 'object' ? `${address.address} port ${address.port}` : address?.replace('\0', '@')

@@ -12,13 +12,12 @@ export interface AskedPort {
   /** The IP address; null if the call has no host. */
   address: string | null
   ipv6Only: boolean
-  /** Whether the call has `exclusive` or `reusePort`. Then only the map gives it a socket. */
-  exclusive?: boolean
+  /** Whether the call has `reusePort`. Then only the map gives it a socket. */
+  reusePort?: boolean
 }
 
 export interface AskedPath {
   path: string
-  exclusive?: boolean
 }
 
 /** The address of an inherited socket. */
@@ -35,14 +34,20 @@ export function describeAsked(asked: Asked): string {
   return asked.address === null ? port : `${port} of ${asked.address}`
 }
 
-/** The key of `ASYNC_ACCEPT_INHERIT` for what was asked. An abstract name begins with '@' there. */
-export const mapKey = (asked: Asked): string => ('path' in asked ? asked.path.replace('\0', '@') : String(asked.port))
+/** The key of `ASYNC_ACCEPT_INHERIT` for what was asked. */
+export const mapKey = (asked: Asked): string =>
+  'path' in asked ? pathKey(asked.path.replace('\0', '@')) : String(asked.port)
 
-/** Whether a socket accepts at most the clients that a socket at the asked address would accept, and may be shared. */
+/** The key for a path, which may be written in several ways. An abstract name begins with '@'. */
+export const pathKey = (path: string): string => (path[0] === '@' ? path : resolve(path))
+
+/**
+ * Whether a socket accepts at most the clients that a socket at the asked address would accept. With `reusePort`, the
+ * server needs a further socket, so none matches.
+ */
 export function isWithin({ address, dualStack }: SocketAddress, asked: Asked): boolean {
-  if (asked.exclusive) return false
   if ('path' in asked) return typeof address === 'string' && isSamePath(address, asked.path)
-  if (typeof address === 'string' || address.port !== asked.port) return false
+  if (typeof address === 'string' || address.port !== asked.port || asked.reusePort) return false
   const isIpv6 = address.family === 'IPv6'
   if (asked.address === null || isSame(asked.address, '::')) return !asked.ipv6Only || (isIpv6 && !dualStack)
   if (isSame(asked.address, '0.0.0.0')) return !isIpv6
@@ -69,15 +74,16 @@ const familyOf = (address: string) => (net.isIPv6(address) ? 'ipv6' : 'ipv4')
 function isSamePath(bound: string, asked: string): boolean {
   // Node 20 pads abstract names with '\0'.
   if (bound[0] === '\0' || asked[0] === '\0') return bound.replace(/\0+$/, '') === asked.replace(/\0+$/, '')
-  return resolve(bound) === resolve(asked) || isSameFile(bound, asked)
+  // For example, /var/run is a symbolic link to /run.
+  return resolve(bound) === resolve(asked) || (fileAt(bound) !== undefined && fileAt(bound) === fileAt(asked))
 }
 
-// For example, /var/run is a symbolic link to /run.
-function isSameFile(a: string, b: string): boolean {
+/** Identifies the file at a path; undefined if there is none that this process can see. */
+export function fileAt(path: string): string | undefined {
   try {
-    const [one, other] = [statSync(a), statSync(b)]
-    return one.dev === other.dev && one.ino === other.ino
+    const { dev, ino } = statSync(path)
+    return `${dev}:${ino}`
   } catch {
-    return false
+    return undefined
   }
 }

@@ -37,7 +37,7 @@ export class IdleTimeout {
     const servings = this.#sockets.servings.filter(({ state }) => state === 'serving')
     const now = performance.now()
     // Without a server, the program is starting, or ends by itself.
-    if (servings.length === 0 || this.#isActive(servings)) this.#idleSince = now
+    if (servings.length === 0 || this.#sockets.someTaken || this.#isActive(servings)) this.#idleSince = now
     if (now - this.#idleSince < this.#timeout) return
     // No client is accepted after the last look at the backlog. Those that come later wait for the next process.
     for (const serving of servings) serving.pause()

@@ -4,11 +4,11 @@ import { type BoundAddress, textOf } from '../accept/bound-address.js'
 import { Listener } from '../accept/listener.js'
 import { binding } from '../core/binding.js'
 import { check, systemError } from '../core/errors.js'
-import { type Activated, inheritedFds, isTakenByProgram } from '../handover/activation.js'
+import { type Activated, inheritedFds, isTakenByProgram, readEnvironment } from '../handover/activation.js'
 import type { ServeOptions } from '../serve/options.js'
 import { serve } from '../serve/serve.js'
 import type { Serving } from '../serve/serving.js'
-import { type Asked, isExactly, isWithin, mapKey, type SocketAddress } from './asked-address.js'
+import { type Asked, fileAt, isExactly, isWithin, mapKey, type SocketAddress } from './asked-address.js'
 import type { Settings } from './settings.js'
 
 /** An inherited listening socket that a net.Server can use. */
@@ -18,6 +18,8 @@ export interface InheritedSocket extends SocketAddress {
   readonly passedFd: number
   /** A copy of the passed fd, which stays open. So a server can be closed and listen again. */
   readonly fd: number
+  /** The file of a unix socket; undefined if this process does not see it, as in another mount namespace. */
+  readonly file: string | undefined
   /** The last Serving on the socket. */
   serving: Serving | undefined
   /** Whether the program has listened on the passed fd by its number. */
@@ -25,8 +27,10 @@ export interface InheritedSocket extends SocketAddress {
 }
 
 /** Describes a socket in messages. */
-export const describeSocket = ({ name, passedFd, address }: InheritedSocket): string =>
-  `'${name}' (fd ${passedFd}, ${textOf(address)})`
+export function describeSocket(socket: InheritedSocket): string {
+  const { name, passedFd, address } = socket
+  return `'${name}' (fd ${passedFd}, ${textOf(address)}${isRemoved(socket) ? ', which was removed' : ''})`
+}
 
 export class InheritedSockets {
   readonly all: readonly InheritedSocket[]
@@ -34,13 +38,17 @@ export class InheritedSockets {
   readonly #options: ServeOptions
   readonly #servings = new Set<Serving>()
 
-  /** Returns undefined if no listening socket was passed. Throws for an invalid map, and the errors of activation(). */
+  /**
+   * Returns undefined, and changes nothing, if no listening socket was passed. Throws for an invalid map, and the errors
+   * of activation().
+   */
   static open(settings: Settings): InheritedSockets | undefined {
-    const passed = inheritedFds().filter(isServable)
+    const passed = readEnvironment(process.env).filter(isServable)
     for (const name of settings.map.values()) {
       if (!passed.some((each) => each.name === name)) throw unknownName(name, passed)
     }
-    return passed.length === 0 ? undefined : new InheritedSockets(passed, settings)
+    if (passed.length === 0) return undefined
+    return new InheritedSockets(inheritedFds().filter(isServable), settings)
   }
 
   private constructor(passed: readonly Activated[], { map, maxConnections, proxyProtocol, trust }: Settings) {
@@ -52,6 +60,7 @@ export class InheritedSockets {
       fd: check(binding.duplicate(fd), 'fcntl', { fd }),
       address: address as BoundAddress,
       dualStack: domain === 'IPv6' && !isIpv6Only(fd),
+      file: pathFile(address),
       serving: undefined,
       taken: false,
     }))
@@ -64,9 +73,12 @@ export class InheritedSockets {
 
   /** The sockets that no server has listened on, and that the program has not taken in another way. */
   get unserved(): readonly InheritedSocket[] {
-    return this.all.filter(
-      ({ serving, taken, passedFd }) => serving === undefined && !taken && !isTakenByProgram(passedFd),
-    )
+    return this.all.filter((each) => each.serving === undefined && !isTaken(each))
+  }
+
+  /** Whether the program has taken a socket in another way. The connections on such a socket are unknown. */
+  get someTaken(): boolean {
+    return this.all.some(isTaken)
   }
 
   /** Notes that the program listens on a passed fd by its number. */
@@ -98,7 +110,7 @@ export class InheritedSockets {
   #matching(asked: Asked): InheritedSocket[] {
     const name = this.#map.get(mapKey(asked))
     if (name !== undefined) return this.all.filter((each) => each.name === name)
-    const matching = this.all.filter((each) => isWithin(each, asked))
+    const matching = this.all.filter((each) => isWithin(each, asked) && !isRemoved(each))
     // address() of the server is that of the first.
     return matching.sort((a, b) => Number(isExactly(b, asked)) - Number(isExactly(a, asked)))
   }
@@ -117,6 +129,14 @@ export class InheritedSockets {
 
 const isServable = ({ kind, type, address, domain }: Activated) =>
   kind === 'listener' && type === 'stream' && address !== undefined && domain !== 'other'
+
+const isTaken = ({ taken, passedFd }: InheritedSocket) => taken || isTakenByProgram(passedFd)
+
+// Many programs remove the path before they listen, because it may be that of an earlier process. Then no client can
+// connect to the inherited socket.
+const isRemoved = ({ file, address }: InheritedSocket) => file !== undefined && pathFile(address) !== file
+
+const pathFile = (address: Activated['address']) => (typeof address === 'string' ? fileAt(address) : undefined)
 
 // A server can listen again as soon as it was closed, while its connections are still open.
 function isInUse({ serving }: InheritedSocket): boolean {

@@ -31,28 +31,26 @@ type Listen2 = (
   flags: number | undefined,
 ) => void
 
-// UV_TCP_IPV6ONLY of libuv.
+// UV_TCP_IPV6ONLY and UV_TCP_REUSEPORT of libuv. Node 20 has no `reusePort`: it ignores the option.
 const IPV6_ONLY = 1
-
-/** The servers whose last listen() call asked for a socket that is not shared. */
-const exclusive = new WeakSet<object>()
+const REUSE_PORT = 2
 
 /**
- * Calls `handler` for every listen() call in this thread that makes Node open a listening socket. Throws if the methods
+ * Calls `handler` for every listen() call in this thread that makes Node open a listening socket. Throws if the method
  * of net.Server cannot be replaced.
  */
 export function interceptListen(handler: ListenHandler): void {
   const prototype = serverPrototype()
   if (prototype === undefined) return
   if (Object.isFrozen(prototype)) throw new Error('an earlier preload has frozen net.Server.prototype')
-  const { _listen2: listen2, listen } = prototype
-  replace(prototype, '_listen2', function (this: Internals, ...args) {
+  const { _listen2: listen2 } = prototype
+  const intercepted: Listen2 = function (...args) {
     const [address, port, addressType, backlog, fd, flags] = args
     // With a handle, the server listens on a socket that exists already. serve() calls this method in this way.
     if (this._handle) return listen2.apply(this, args)
     if (typeof fd === 'number' && fd >= 0) handler.onListenFd(fd)
     // Workers of `cluster` are other processes, and would not get the connections.
-    const asked = acceptsForCluster(this) ? undefined : readAsked(address, port, flags, exclusive.has(this))
+    const asked = acceptsForCluster(this) ? undefined : readAsked(address, port, flags)
     const served = asked && handler.onListen(this, asked)
     if (served === undefined) return listen2.apply(this, args)
     if (served === true) {
@@ -67,12 +65,12 @@ export function interceptListen(handler: ListenHandler): void {
     // Node itself makes the error, publishes it and emits it, as if listen(2) had failed.
     this._handle = { listen: () => errno, close() {} }
     listen2.call(this, address ?? '::', port, addressType, backlog, undefined, flags)
-  } satisfies Listen2)
-  replace(prototype, 'listen', function (this: Internals, ...args: unknown[]) {
-    if (wantsExclusive(args[0])) exclusive.add(this)
-    else exclusive.delete(this)
-    return Reflect.apply(listen, this, args)
-  })
+  }
+  // Its name, its length and the attributes of the property stay.
+  const { name, length } = listen2
+  Object.defineProperties(intercepted, { name: { value: name }, length: { value: length } })
+  const attributes = Object.getOwnPropertyDescriptor(prototype, '_listen2')
+  Object.defineProperty(prototype, '_listen2', { ...attributes, value: intercepted })
 }
 
 /** The prototype that has Node's own methods. A tracer may have replaced net.Server by its own class. */
@@ -82,41 +80,19 @@ function serverPrototype(): Internals | undefined {
   return prototype ?? undefined
 }
 
-/** Replaces a method. Its name, its length and the attributes of the property stay. */
-function replace(prototype: Internals, name: '_listen2' | 'listen', method: (...args: never[]) => unknown): void {
-  const { name: ofNode, length } = prototype[name]
-  Object.defineProperties(method, { name: { value: ofNode }, length: { value: length } })
-  Object.defineProperty(prototype, name, { ...Object.getOwnPropertyDescriptor(prototype, name), value: method })
-}
-
-function readAsked(
-  address: string | null,
-  port: number | null,
-  flags: number | undefined,
-  exclusive: boolean,
-): Asked | undefined {
-  if (port === -1 && typeof address === 'string') return { path: address, exclusive }
+function readAsked(address: string | null, port: number | null, flags = 0): Asked | undefined {
+  if (port === -1 && typeof address === 'string') return { path: address }
   if (typeof port !== 'number' || port < 0) return undefined
-  return { port, address, ipv6Only: ((flags ?? 0) & IPV6_ONLY) !== 0, exclusive }
-}
-
-// Node 22 and earlier have no `reusePort`. They would ignore it and fail with EADDRINUSE.
-function wantsExclusive(argument: unknown): boolean {
-  if (typeof argument !== 'object' || argument === null) return false
-  try {
-    const { exclusive, reusePort } = argument as net.ListenOptions & { reusePort?: boolean }
-    return Boolean(exclusive) || reusePort === true
-  } catch {
-    // The getter of an option throws. Node calls it next.
-    return false
-  }
+  return { port, address, ipv6Only: (flags & IPV6_ONLY) !== 0, reusePort: (flags & REUSE_PORT) !== 0 }
 }
 
 // listen() with `readableAll` or `writableAll` changes the mode of the path. The mode of an inherited socket is that of
 // its unit (SocketMode=), and the process often has no right to change it.
 function keepMode(handle: unknown): void {
   if (typeof handle === 'object' && handle !== null) {
-    Object.defineProperty(handle, 'fchmod', { value: () => 0, configurable: true })
+    // Without a prototype, a property such as `get` of Object.prototype does not become a part of the descriptor.
+    const property: PropertyDescriptor = Object.create(null)
+    Object.defineProperty(handle, 'fchmod', Object.assign(property, { value: () => 0, configurable: true }))
   }
 }
 

@@ -1,6 +1,11 @@
-import type { Notification } from '../handover/notify.js'
+import type { CodedError } from '../core/errors.js'
+import { warn } from '../core/warning.js'
 import { hasNotified, sendState, watchdog } from '../handover/notify.js'
 import type { InheritedSockets } from './inherited-sockets.js'
+
+// ms until the next try when the queue of the service manager is full. sd_notify(3) waits for it, but a thread with an
+// event loop must not.
+const retryDelay = 100
 
 /** Notifies the service manager, unless the program does: READY=1, STOPPING=1 and the watchdog. */
 export class ServiceState {
@@ -24,8 +29,12 @@ export class ServiceState {
     if (this.#ready || this.#sockets.unserved.length > 0) return
     this.#ready = true
     if (!this.#enabled || hasNotified('ready')) return
-    this.#send({ ready: true })
-    if (!hasNotified('watchdog')) attempt(() => watchdog())
+    this.#try(
+      () => sendState({ ready: true }),
+      () => {
+        if (!hasNotified('watchdog')) this.#try(() => watchdog())
+      },
+    )
     // The program may end in its own way.
     process.once('exit', () => this.stopping())
   }
@@ -34,19 +43,18 @@ export class ServiceState {
   stopping(): void {
     if (!this.#enabled || !this.#ready || this.#stopping || hasNotified('ready') || hasNotified('stopping')) return
     this.#stopping = true
-    this.#send({ stopping: true })
+    this.#try(() => sendState({ stopping: true }))
   }
 
-  #send(state: Notification): void {
-    attempt(() => sendState(state))
-  }
-}
-
-// The service manager is gone, or its variables are malformed. The program continues.
-function attempt(run: () => unknown): void {
-  try {
-    run()
-  } catch (error) {
-    process.emitWarning(error as Error)
+  #try(send: () => unknown, onSent?: () => void): void {
+    try {
+      send()
+    } catch (error) {
+      if ((error as CodedError).code === 'EAGAIN') setTimeout(() => this.#try(send, onSent), retryDelay).unref()
+      // The service manager is gone, or its variables are malformed. The program continues.
+      else warn(error as Error)
+      return
+    }
+    onSent?.()
   }
 }

@@ -1,5 +1,7 @@
-import net from 'node:net'
+import type net from 'node:net'
 import { longestTimer } from '../core/deadline.js'
+import { networks } from '../peek/proxied.js'
+import { pathKey } from './asked-address.js'
 
 /** The settings of the preload, from environment variables. An empty variable counts as not set. */
 export interface Settings {
@@ -8,7 +10,7 @@ export interface Settings {
   /** The maximum number of open connections of each server. */
   maxConnections: number | undefined
   proxyProtocol: 'require' | 'optional' | undefined
-  trust: readonly string[] | undefined
+  trust: net.BlockList | undefined
   /** ms */
   drainTimeout: number
   /** ms */
@@ -19,8 +21,22 @@ export interface Settings {
 
 const defaultDrainTimeout = 30_000
 
+const variables = [
+  'ASYNC_ACCEPT_INHERIT',
+  'ASYNC_ACCEPT_MAX_CONNECTIONS',
+  'ASYNC_ACCEPT_PROXY_PROTOCOL',
+  'ASYNC_ACCEPT_TRUST',
+  'ASYNC_ACCEPT_DRAIN_TIMEOUT',
+  'ASYNC_ACCEPT_IDLE_TIMEOUT',
+  'ASYNC_ACCEPT_NOTIFY',
+] as const
+
+// They are read elsewhere: by load-addon.ts and by the commands of `async-accept`.
+const variablesOfOthers = ['ASYNC_ACCEPT_ADDON', 'ASYNC_ACCEPT_RUN_DIRECTORY']
+
 /** Throws an error whose message is one line for the operator. */
 export function readSettings(env: NodeJS.ProcessEnv): Settings {
+  refuseUnknown(env)
   const proxyProtocol = read(env, 'ASYNC_ACCEPT_PROXY_PROTOCOL', oneOf('require', 'optional'))
   const trust = read(env, 'ASYNC_ACCEPT_TRUST', networkList)
   if (proxyProtocol !== undefined && trust === undefined) {
@@ -37,10 +53,19 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
   }
 }
 
+// A limit whose name is misspelled would not be applied.
+function refuseUnknown(env: NodeJS.ProcessEnv): void {
+  const known: readonly string[] = [...variables, ...variablesOfOthers]
+  const isUnknown = (name: string) => name.startsWith('ASYNC_ACCEPT_') && env[name] !== '' && !known.includes(name)
+  const unknown = Object.keys(env).find(isUnknown)
+  if (unknown === undefined) return
+  throw new Error(`unknown variable ${JSON.stringify(unknown.slice(0, 128))}; the settings are ${known.join(', ')}`)
+}
+
 /** Returns the value that a text stands for, or what the text must be. */
 export type Parse<T> = (text: string) => { value: T } | { expected: string }
 
-function read<T>(env: NodeJS.ProcessEnv, name: string, parse: Parse<T>): T | undefined {
+function read<T>(env: NodeJS.ProcessEnv, name: (typeof variables)[number], parse: Parse<T>): T | undefined {
   const text = env[name]
   if (text === undefined || text === '') return undefined
   const parsed = parse(text)
@@ -68,29 +93,26 @@ export const seconds =
       : { expected: `a number of seconds from ${least / 1000} to ${Math.floor(longestTimer / 1000)}` }
   }
 
-const networkList: Parse<readonly string[]> = (text) => {
-  const value = text.split(',').map((each) => each.trim())
-  return value.every(isNetwork)
-    ? { value }
-    : { expected: 'IP addresses and networks such as 10.0.0.0/8, separated by commas' }
-}
-
-function isNetwork(text: string): boolean {
-  const [, address = '', prefix = '0'] = /^([^/]*)(?:\/(\d{1,3}))?$/.exec(text) ?? []
-  const version = net.isIP(address)
-  return version !== 0 && Number(prefix) <= (version === 4 ? 32 : 128)
+const networkList: Parse<net.BlockList> = (text) => {
+  const list = text.split(',').map((each) => each.trim())
+  try {
+    return { value: networks('ASYNC_ACCEPT_TRUST', list) }
+  } catch {
+    return { expected: 'IP addresses and networks such as 10.0.0.0/8, separated by commas' }
+  }
 }
 
 // A port, or a path, and the name of the sockets. systemd allows '=' in names, but not ':' (fdname_is_valid).
 const mapEntry = /^(?:(?<port>\d{1,5})|(?<path>[/@.][^=]*))=(?<name>[ -9;-~]{1,255})$/
 
+const portKey = (port: number) => (port > 0 && port < 65536 ? String(port) : undefined)
+
 const nameMap: Parse<ReadonlyMap<string, string>> = (text) => {
   const value = new Map<string, string>()
   for (const entry of text.split(',')) {
     const { port, path, name } = mapEntry.exec(entry.trim())?.groups ?? {}
-    const key = port === undefined ? path : String(Number(port))
-    const isPort = port === undefined || (Number(port) > 0 && Number(port) < 65536)
-    if (key === undefined || name === undefined || !isPort || value.has(key)) {
+    const key = path === undefined ? portKey(Number(port)) : pathKey(path)
+    if (key === undefined || name === undefined || value.has(key)) {
       return {
         expected: 'a list such as 3000=web,/run/app.sock=admin: each port or path once, and the name of its sockets',
       }

@@ -7,6 +7,10 @@ export class Shutdown {
   readonly #state: ServiceState
   readonly #drainTimeout: number
   #watching = false
+  /** Whether this class is removing its own handler of SIGTERM. */
+  #removing = false
+  /** Whether the program has removed all handlers, so that the signal ends the process. */
+  #removedByProgram = false
   #ending = false
 
   /** `drainTimeout` is in ms. */
@@ -29,17 +33,13 @@ export class Shutdown {
     process.on('removeListener', (event, handler) => {
       if (event !== 'SIGTERM') return
       if (handler !== this.#onSignal) process.nextTick(this.#update)
-      // The program has removed all handlers, so that the signal ends the process.
-      else if (!this.#removing) this.#removed = true
+      else if (!this.#removing) this.#removedByProgram = true
     })
     this.#update()
   }
 
-  #removing = false
-  #removed = false
-
   #update = (): void => {
-    if (this.#removed) return
+    if (this.#removedByProgram) return
     const ours = process.listeners('SIGTERM').includes(this.#onSignal)
     const others = process.listenerCount('SIGTERM') - Number(ours)
     if (others === 0 && !ours) process.on('SIGTERM', this.#onSignal)

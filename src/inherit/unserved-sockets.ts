@@ -1,8 +1,13 @@
+import { warn, warnAtExit, warningOf } from '../core/warning.js'
 import { type Asked, describeAsked, mapKey } from './asked-address.js'
 import { describeSocket, type InheritedSockets } from './inherited-sockets.js'
 
-// ms from the start, or from the last listen(), to the warning. A program may first connect to a database.
+// ms from the start, or from the last listen() on another address, to the warning. A program may first connect to a
+// database.
 const delay = 10_000
+
+// Some programs listen on a new path or port again and again.
+const longestList = 10
 
 /** Emits a process warning about inherited sockets that no listen() has taken. Their clients wait in vain. */
 export class UnservedSockets {
@@ -16,19 +21,21 @@ export class UnservedSockets {
     this.#timer = this.#startTimer()
     // A program whose own listen() fails with EADDRINUSE often exits before the timer.
     process.once('exit', (code) => {
-      if (code === 0 || this.#asked.size > 0) this.#warn((warning) => process.emit('warning', warning))
+      if (code === 0 || this.#asked.size > 0) this.#warn(warnAtExit)
     })
   }
 
-  /** Notes what the program listens on. */
+  /** Called when the program listens. */
   note(asked: Asked): void {
-    this.#asked.set(describeAsked(asked), asked)
+    const text = describeAsked(asked)
+    if (this.#asked.has(text) || this.#asked.size === longestList) return
+    this.#asked.set(text, asked)
     clearTimeout(this.#timer)
     this.#timer = this.#startTimer()
   }
 
   #startTimer(): NodeJS.Timeout {
-    return setTimeout(() => this.#warn((warning) => process.emitWarning(warning)), delay).unref()
+    return setTimeout(() => this.#warn(warn), delay).unref()
   }
 
   #warn(emit: (warning: Error) => void): void {
@@ -42,11 +49,6 @@ export class UnservedSockets {
       `No listen() has taken these inherited sockets: ${unserved.map(describeSocket).join(', ')}. ` +
       `The program has listened on: ${asked || 'nothing'}. ` +
       `Listen on the address of the socket, or map a port to its name: ASYNC_ACCEPT_INHERIT='${key}=${first.name}'`
-    const warning = Object.assign(new Error(message), { name: 'AsyncAcceptWarning', code: 'ASYNC_ACCEPT_UNTAKEN_FD' })
-    try {
-      emit(warning)
-    } catch {
-      // The application has replaced process.emitWarning, and its function throws. The program continues.
-    }
+    emit(warningOf('ASYNC_ACCEPT_UNTAKEN_FD', message))
   }
 }

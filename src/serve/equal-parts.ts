@@ -6,18 +6,17 @@ import { type AcceptRequests, maxOutstanding } from './accept-requests.js'
  * listeners.
  */
 export class EqualParts {
-  /** Each listener in `#fewer` has this many requests, each in `#more` has one more. */
-  #part: number
-  #more: Set<AcceptRequests>
-  #fewer: Set<AcceptRequests>
-  readonly #changed: Set<AcceptRequests>
+  /** The first of them have one request more than the others, unless all have the same number. */
+  readonly #all: AcceptRequests[]
+  readonly #indexes = new Map<AcceptRequests, number>()
+  /** The sum of all parts. */
+  #total = 0
+  /** Those that may have more or fewer requests than their part. */
+  readonly #changed = new Set<AcceptRequests>()
 
-  /** The first `rest` of `all` have `part` + 1 requests, the others `part`, unless there was no memory for them. */
-  constructor(all: readonly AcceptRequests[], part: number, rest: number) {
-    this.#part = part
-    this.#more = new Set(all.slice(0, rest))
-    this.#fewer = new Set(all.slice(rest))
-    this.#changed = new Set(all.filter(({ size }) => size < part))
+  constructor(all: readonly AcceptRequests[]) {
+    this.#all = [...all]
+    for (const [index, requests] of all.entries()) this.#indexes.set(requests, index)
   }
 
   /** Called when a request has ended, or when one may be made after there was no memory for it. */
@@ -25,60 +24,52 @@ export class EqualParts {
     this.#changed.add(requests)
   }
 
-  /**
-   * Shares the room. Returns false if there is not room for a connection of each listener, no listener is open, or the
-   * room has changed so much that every listener is affected.
-   */
+  /** Shares the room. Returns false, and does nothing, if there is not room for a connection of each open listener. */
   share(room: number): boolean {
-    for (const requests of this.#changed) this.#restore(requests)
-    for (;;) {
-      const count = this.#more.size + this.#fewer.size
-      if (room < count || count === 0) return false
-      const missing = Math.min(room, count * maxOutstanding) - (this.#part * count + this.#more.size)
-      if (missing === 0) return true
-      if (Math.abs(missing) > count) return false
-      if (missing > 0) this.#add()
-      else this.#remove()
-    }
-  }
-
-  // Gives a listener that has lost a request its part again. A closed listener has no part any more.
-  #restore(requests: AcceptRequests): void {
-    const { listener, size } = requests
-    if (listener.fd < 0) {
-      this.#more.delete(requests)
-      this.#fewer.delete(requests)
+    for (const requests of this.#changed) if (requests.listener.fd < 0) this.#remove(requests)
+    const { length: count } = this.#all
+    if (room < count) return false
+    const wanted = Math.min(room, count * maxOutstanding)
+    if (Math.abs(wanted - this.#total) < count) {
+      while (this.#total < wanted) this.#adjust(this.#total++ % count)
+      while (this.#total > wanted) this.#adjust(--this.#total % count)
+      for (const requests of this.#changed) this.#adjust(this.#indexes.get(requests) as number)
     } else {
-      if (size <= this.#part && this.#more.delete(requests)) this.#fewer.add(requests)
-      requests.adjust(this.#more.has(requests) ? this.#part + 1 : this.#part)
-      if (requests.size < this.#part) return
+      this.#total = wanted
+      for (const index of this.#all.keys()) this.#adjust(index)
     }
+    return true
+  }
+
+  #partOf(index: number): number {
+    return Math.ceil((this.#total - index) / this.#all.length)
+  }
+
+  #adjust(index: number): void {
+    const requests = this.#all[index] as AcceptRequests
+    const part = this.#partOf(index)
+    requests.adjust(part)
+    // There may be no memory for a request. The listener may also be closed: its requests then end soon.
+    if (requests.size < part) this.#changed.add(requests)
+    else this.#changed.delete(requests)
+  }
+
+  // The others keep their parts: two of them move, so that the first still have one request more.
+  #remove(requests: AcceptRequests): void {
     this.#changed.delete(requests)
+    const index = this.#indexes.get(requests)
+    if (index === undefined) return
+    const larger = this.#total % this.#all.length
+    this.#total -= this.#partOf(index)
+    const free = index < larger ? larger - 1 : index
+    this.#place(index, this.#all[free] as AcceptRequests)
+    this.#place(free, this.#all.at(-1) as AcceptRequests)
+    this.#all.pop()
+    this.#indexes.delete(requests)
   }
 
-  #add(): void {
-    if (this.#fewer.size === 0) {
-      ;[this.#fewer, this.#more] = [this.#more, this.#fewer]
-      this.#part++
-    }
-    const [requests] = this.#fewer as Iterable<AcceptRequests>
-    this.#move(requests as AcceptRequests, this.#fewer, this.#more, this.#part + 1)
-  }
-
-  #remove(): void {
-    if (this.#more.size === 0) {
-      ;[this.#fewer, this.#more] = [this.#more, this.#fewer]
-      this.#part--
-    }
-    const [requests] = this.#more as Iterable<AcceptRequests>
-    this.#move(requests as AcceptRequests, this.#more, this.#fewer, this.#part)
-  }
-
-  #move(requests: AcceptRequests, from: Set<AcceptRequests>, to: Set<AcceptRequests>, count: number): void {
-    from.delete(requests)
-    if (requests.listener.fd < 0) return
-    to.add(requests)
-    requests.adjust(count)
-    if (requests.size < count) this.#changed.add(requests)
+  #place(index: number, requests: AcceptRequests): void {
+    this.#all[index] = requests
+    this.#indexes.set(requests, index)
   }
 }

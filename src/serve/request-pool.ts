@@ -1,6 +1,6 @@
 import type { Connection } from '../accept/connection.js'
 import type { Listener } from '../accept/listener.js'
-import { type AcceptHandlers, AcceptRequests, maxOutstanding } from './accept-requests.js'
+import { type AcceptHandlers, AcceptRequests } from './accept-requests.js'
 import { EqualParts } from './equal-parts.js'
 
 /**
@@ -85,17 +85,19 @@ export class RequestPool {
   }
 
   #share(): void {
-    const available = this.#room()
-    if (this.#parts?.share(available)) return
+    const room = this.#room()
+    if (this.#parts?.share(room)) return
     const open = [...this.#requests].filter(({ listener }) => listener.fd >= 0)
-    const room = Math.min(Math.max(available, 0), open.length * maxOutstanding)
-    const scarce = room > 0 && room < open.length
-    if (!scarce) this.#endTurn()
+    if (room >= open.length) {
+      this.#endTurn()
+      this.#parts = new EqualParts(open)
+      this.#parts.share(room)
+      return
+    }
+    this.#parts = undefined
+    if (room <= 0) this.#endTurn()
     else if (!this.#allAsk) this.#startTurn()
-    const part = this.#allAsk ? 1 : Math.floor(room / open.length)
-    const rest = this.#allAsk ? 0 : room % open.length
-    for (const [index, requests] of open.entries()) requests.adjust(index < rest ? part + 1 : part)
-    this.#parts = part === 0 || this.#allAsk ? undefined : new EqualParts(open, part, rest)
+    for (const [index, requests] of open.entries()) requests.adjust(this.#allAsk || index < room ? 1 : 0)
   }
 
   #moveToEnd(requests: AcceptRequests): void {

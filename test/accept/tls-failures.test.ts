@@ -119,10 +119,13 @@ describe('Connection.toTLS when the handshake fails', () => {
       const rejected = rejectionCode(pair, await localhost(), { timeout: 30 }).finally(() => {
         over = true
       })
-      // The start of a 16 kB record with part of a 128 kB ClientHello, followed byte by byte.
-      pair.client.write(Buffer.from('160301400001020000', 'hex'))
-      while (!over) {
-        if (pair.client.writable) pair.client.write('\0')
+      // The head of a 128 kB ClientHello, followed byte by byte by records with one byte of it each. So the bytes last
+      // also when a busy machine extends the deadline.
+      pair.client.write(Buffer.from('160301000401020000', 'hex'))
+      const record = Buffer.from('160301000100', 'hex')
+      for (let sent = 0; !over; sent++) {
+        const at = sent % record.length
+        if (pair.client.writable) pair.client.write(record.subarray(at, at + 1))
         await nextTurn()
       }
       assert.equal(await rejected, 'ERR_TLS_HANDSHAKE_TIMEOUT')

@@ -116,6 +116,17 @@ describe('Loading the addon', () => {
     assert.equal(cause, 'ERR_DLOPEN_DISABLED')
   })
 
+  // An import of node:process would open them. A pipe of stdin is non-blocking from then on, also in child processes.
+  // Modules of Node 26 open stderr.
+  it('opens neither stdin nor stdout', () => {
+    const record = `
+      globalThis.opened = []
+      for (const name of ['stdin', 'stdout']) Object.defineProperty(process, name, { get() { opened.push(name) } })`
+    const program = "import('async-accept').then(() => process._rawDebug(opened.length, ...opened))"
+    const { stderr } = spawnSync(process.execPath, [...preload(record), '-e', program], { encoding: 'utf8' })
+    assert.equal(stderr, '0\n')
+  })
+
   const platforms = {
     darwin: 'Object.defineProperty(process, "platform", { value: "darwin" })',
     'Bun 1.3.0': 'Object.defineProperty(process.versions, "bun", { value: "1.3.0" })',

@@ -242,8 +242,9 @@ describe('The activation environment', () => {
 
   it('is either valid or rejected, and reading it has no side effects', async () => {
     const { fd } = await listen()
+    const program = fileURLToPath(new URL('../fixtures/fuzzed-environment.mjs', import.meta.url))
     const child = ours(
-      spawn(process.execPath, [fileURLToPath(new URL('../fixtures/fuzzed-environment.mjs', import.meta.url)), '3'], {
+      spawn(process.execPath, ['--import=tsx', program, '3'], {
         stdio: ['ignore', 'pipe', 'pipe', fd, fd, fd],
         env: plainEnvironment(),
       }),

@@ -23,7 +23,7 @@ export interface Received {
 
 /**
  * A service manager that only reads. It uses Python's socket module, not the code of this package. With 'mute' it does
- * not read; with 'keep' it does not close the fds.
+ * not read before `wake()`; with 'keep' it does not close the fds.
  */
 export async function serviceManager(address: string, how: 'read' | 'keep' | 'mute' = 'read') {
   const script = [
@@ -32,12 +32,12 @@ export async function serviceManager(address: string, how: 'read' | 'keep' | 'mu
     's = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)',
     's.bind("\\0" + address[1:] if address[0] == "@" else address)',
     'print("ready", flush=True)',
-    'while how == "mute": os.read(0, 1) or os._exit(0)',
+    'if how == "mute" and os.read(0, 1) == b"": os._exit(0)',
     'while True:',
     '    text, fds, flags, _ = socket.recv_fds(s, 65536, 253)',
     '    names = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]',
     '    print(json.dumps({"text": text.decode(), "fds": names}), flush=True)',
-    '    if how == "read": [os.close(fd) for fd in fds]',
+    '    if how != "keep": [os.close(fd) for fd in fds]',
   ]
   const child = ours(spawn('python3', ['-c', script.join('\n'), address, how], { stdio: ['pipe', 'pipe', 'inherit'] }))
   let said = ''
@@ -54,6 +54,7 @@ export async function serviceManager(address: string, how: 'read' | 'keep' | 'mu
   return {
     child,
     received,
+    wake: () => child.stdin.write('.'),
     /** Waits for `count` datagrams. Returns all that were received. */
     async got(count = 1): Promise<Received[]> {
       await until(() => received().length >= count)

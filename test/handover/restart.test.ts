@@ -1,45 +1,13 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
-import http from 'node:http'
-import { text } from 'node:stream/consumers'
 import { FdChannel } from '../../src/index.js'
 import { next, temporaryChannel } from '../channels.js'
 import { cleanUp, temporaryDirectory, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { lookedBefore } from '../looked-before.js'
 import { startExample } from '../running-example.js'
+import { SteadyClient } from '../steady-client.js'
 
 const restarts = Number(process.env.RESTARTS ?? 100)
-
-/** Makes requests one after the other until `end()`, and throws when one fails. */
-class Client {
-  readonly servers = new Map<string, number>()
-  reused = 0
-  readonly #agent: http.Agent
-  readonly #port: number
-  #end = false
-
-  constructor(port: number, keepAlive: boolean) {
-    this.#port = port
-    this.#agent = new http.Agent({ keepAlive, maxSockets: 1 })
-    cleanUp(() => this.#agent.destroy())
-  }
-
-  async run(): Promise<void> {
-    while (!this.#end) {
-      const request = http.get({ host: '127.0.0.1', port: this.#port, agent: this.#agent })
-      const [response] = await once(request, 'response')
-      const answer = await text(response)
-      assert.equal(response.statusCode, 200)
-      this.servers.set(answer, (this.servers.get(answer) ?? 0) + 1)
-      if (request.reusedSocket) this.reused++
-    }
-  }
-
-  end(): void {
-    this.#end = true
-  }
-}
 
 describe('A server that is restarted through FdChannel', () => {
   lookedBefore()
@@ -52,8 +20,8 @@ describe('A server that is restarted through FdChannel', () => {
     cleanUp(() => server.ended)
     cleanUp(() => server.signal('SIGTERM'))
     const [, , port] = await server.says(/^process (\d+) serves port (\d+)\n/)
-    const brief = Array.from({ length: 3 }, () => new Client(Number(port), false))
-    const keeping = Array.from({ length: 3 }, () => new Client(Number(port), true))
+    const brief = Array.from({ length: 3 }, () => new SteadyClient(Number(port), false))
+    const keeping = Array.from({ length: 3 }, () => new SteadyClient(Number(port), true))
     const clients = [...brief, ...keeping]
     const running = Promise.all(clients.map((client) => client.run()))
     const failed = running.then(() => {

@@ -1,9 +1,11 @@
-import { spawn, spawnSync } from 'node:child_process'
+import { execFile, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { until } from '../helpers.js'
 import { needs, skip } from '../needs.js'
 
@@ -36,7 +38,8 @@ export class ServiceManager {
     for (const program of ['systemctl', 'nsenter', 'unshare']) needs(context, program, '--version')
     const manager = new ServiceManager()
     const running = () => manager.#systemctl('is-system-running').stdout === 'running\n'
-    await until(() => manager.#child.exitCode !== null || (manager.#pid !== undefined && running()))
+    await until(() => manager.#child.exitCode !== null || manager.#pid !== undefined)
+    await untilQueried(() => manager.#child.exitCode !== null || running())
     if (manager.#child.exitCode === null) return manager
     await manager.end()
     return skip(context, `systemd --user does not start here: ${manager.#said}`)
@@ -47,9 +50,14 @@ export class ServiceManager {
     return existsSync(file) ? readFileSync(file, 'utf8').trim() || undefined : undefined
   }
 
-  #systemctl(...args: string[]) {
+  /** The arguments of nsenter(1) that run systemctl(1). */
+  #inside(args: readonly string[]): string[] {
     const inside = ['-t', this.#pid as string, '-m', '-C', 'env', 'XDG_RUNTIME_DIR=/run/user/0']
-    return spawnSync('nsenter', [...inside, 'systemctl', '--user', ...args], { encoding: 'utf8' })
+    return [...inside, 'systemctl', '--user', ...args]
+  }
+
+  #systemctl(...args: string[]) {
+    return spawnSync('nsenter', this.#inside(args), { encoding: 'utf8' })
   }
 
   /** Adds units by their file names. */
@@ -65,8 +73,19 @@ export class ServiceManager {
     return stdout
   }
 
+  /** As control(), while this process runs on. */
+  async controlBeside(...args: string[]): Promise<void> {
+    await promisify(execFile)('nsenter', this.#inside(args))
+  }
+
   show(unit: string, property: string): string {
     return this.control('show', unit, '--value', '-p', property).trim()
+  }
+
+  /** Resolves when the value of a property is as expected. */
+  async shows(unit: string, property: string, expected: string | ((value: string) => boolean)): Promise<void> {
+    const isExpected = typeof expected === 'string' ? (value: string) => value === expected : expected
+    await untilQueried(() => isExpected(this.show(unit, property)))
   }
 
   /** Ends systemd and everything that it has started. */
@@ -75,6 +94,11 @@ export class ServiceManager {
     if (this.#child.exitCode === null) await once(this.#child, 'close')
     rmSync(this.#directory, { recursive: true })
   }
+}
+
+/** Like `until`, for a condition that runs systemctl(1). Without pauses, that would take a CPU from systemd. */
+function untilQueried(condition: () => boolean): Promise<void> {
+  return until(async () => condition() || (await pause(50, false)))
 }
 
 function impossible(): string | undefined {

@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url'
 import type { Activated } from '../../src/index.js'
 import { reservedPort } from '../activated.js'
 import { temporary } from '../descriptors.js'
-import { cleanUp, temporaryDirectory, until } from '../helpers.js'
+import { cleanUp, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { needs } from '../needs.js'
 import { ServiceManager } from './service-manager.js'
@@ -114,7 +114,7 @@ describe('Under systemd', function () {
     const client = new Client({ port, host: '127.0.0.1' })
     const { pid, found } = await client.line()
     assert.deepEqual(found.map(({ name, kind }) => `${name} ${kind}`).sort(), ['control listener', 'web listener'])
-    await until(() => manager.show(unit, 'ActiveState') === 'active')
+    await manager.shows(unit, 'ActiveState', 'active')
     assert.match(manager.show(unit, 'StatusText'), /^serving (web,control|control,web)$/)
     assert.equal(manager.show(unit, 'MainPID'), String(pid))
     assert.equal((await new Client({ path: control }).line()).pid, pid)
@@ -136,7 +136,7 @@ describe('Under systemd', function () {
     const unit = install({ main: [`ListenStream=${where}`] }, ['Type=notify'])
     const client = new Client({ path: where })
     await client.line()
-    await until(() => manager.show(unit, 'ActiveState') === 'active')
+    await manager.shows(unit, 'ActiveState', 'active')
     await client.done('reload')
     assert.equal(manager.show(unit, 'ActiveState'), 'reloading')
     await client.done('reloaded')
@@ -196,13 +196,13 @@ describe('Under systemd', function () {
     const unit = install({ main: [`ListenStream=${where}`] }, ['Type=notify', 'WatchdogSec=5'])
     const client = new Client({ path: where })
     await client.line()
-    const last = () => Number(manager.show(unit, 'WatchdogTimestampMonotonic'))
-    await until(() => last() > 0)
-    const first = last()
-    await until(() => last() >= first + 2_000_000)
+    const timestamp = 'WatchdogTimestampMonotonic'
+    await manager.shows(unit, timestamp, (last) => Number(last) > 0)
+    const first = Number(manager.show(unit, timestamp))
+    await manager.shows(unit, timestamp, (last) => Number(last) >= first + 2_000_000)
     assert.equal(manager.show(unit, 'ActiveState'), 'active')
     client.order('hang')
-    await until(() => manager.show(unit, 'Result') === 'watchdog')
+    await manager.shows(unit, 'Result', 'watchdog')
   })
 
   it('the units of examples/activated serve clients', async () => {
@@ -213,7 +213,7 @@ describe('Under systemd', function () {
     cleanUp(() => manager.control('stop', 'web.socket', 'each.socket', 'web.service', 'each@*.service'))
     const { status } = await fetch(`http://127.0.0.1:${web}`)
     assert.equal(status, 200)
-    await until(() => manager.show('web.service', 'ActiveState') === 'active')
+    await manager.shows('web.service', 'ActiveState', 'active')
     assert.equal(manager.show('web.service', 'StatusText'), 'serving 1')
     const client = temporary(net.connect(each, '127.0.0.1'))
     client.end('a line\n')
@@ -236,11 +236,14 @@ describe('Under systemd', function () {
     manager.control('start', 'app.socket')
     cleanUp(() => manager.control('stop', 'app.socket', 'app.service'))
     const get = async () => (await fetch(`http://127.0.0.1:${port}/a`, { headers: { connection: 'close' } })).text()
+    // Without a connection, the service could end as idle before its state is queried.
+    const holder = temporary(net.connect(port, '127.0.0.1'))
     assert.equal(await get(), 'hello /a\n')
-    await until(() => manager.show('app.service', 'ActiveState') === 'active')
+    await manager.shows('app.service', 'ActiveState', 'active')
     const ofAdmin = temporary(net.connect(admin))
     ofAdmin.end('GET / HTTP/1.0\r\n\r\n')
     assert.match(await text(ofAdmin), /\d connections\n$/)
+    holder.destroy()
 
     let restarting = true
     const clients = (async () => {
@@ -248,12 +251,12 @@ describe('Under systemd', function () {
       for (; restarting; answered++) assert.equal(await get(), 'hello /a\n')
       return answered
     })()
-    for (let restart = 0; restart < 3; restart++) manager.control('restart', 'app.service')
+    for (let restart = 0; restart < 3; restart++) await manager.controlBeside('restart', 'app.service')
     restarting = false
     assert.ok((await clients) > 0)
 
     // It is idle, and the next client starts it again.
-    await until(() => manager.show('app.service', 'ActiveState') === 'inactive')
+    await manager.shows('app.service', 'ActiveState', 'inactive')
     assert.equal(manager.show('app.service', 'Result'), 'success')
     assert.equal(await get(), 'hello /a\n')
   })

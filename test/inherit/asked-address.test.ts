@@ -24,6 +24,7 @@ const rules: { asked: Asked; matching: SocketAddress[]; other: SocketAddress[] }
   },
   { asked: port('::'), matching: [ipv6('::', true), ipv4('127.0.0.1')], other: [ipv6('::', true, 3001)] },
   { asked: port('::', true), matching: [ipv6('::'), ipv6('::1')], other: [ipv6('::', true), ipv4('127.0.0.1')] },
+  { asked: { port: 3000, address: null, ipv6Only: false, reusePort: true }, matching: [], other: [ipv6('::', true)] },
   { asked: port('0:0:0:0:0:0:0:0'), matching: [ipv6('::', true)], other: [] },
   {
     asked: port('0.0.0.0'),

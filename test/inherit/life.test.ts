@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import http from 'node:http'
 import net from 'node:net'
 import { text } from 'node:stream/consumers'
+import { notify } from '../../src/index.js'
 import { path, serviceManager } from '../handover/notified.js'
 import { cleanUp, connect, type listen, target, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
@@ -241,6 +242,31 @@ describe('The service manager', () => {
     assert.deepEqual(manager.received(), [])
   })
 
+  it('gets READY=1 and WATCHDOG=1 as soon as its queue has room', async () => {
+    const manager = await serviceManager(path(), 'mute')
+    assert.throws(
+      () => {
+        for (;;) notify({ status: 'fills the queue' })
+      },
+      { code: 'EAGAIN' },
+    )
+    const web = await listenOnLoopback()
+    const program = start(
+      "net.createServer().listen(port, () => setImmediate(() => setImmediate(() => log('tried'))))",
+      { web },
+      { WATCHDOG_USEC: '600000000' },
+    )
+    await program.says(/tried/)
+    manager.wake()
+    const sent = () => manager.received().filter(({ text }) => !text.startsWith('STATUS'))
+    await until(() => sent().length === 2)
+    assert.deepEqual(
+      sent().map(({ text }) => text),
+      ['READY=1', 'WATCHDOG=1'],
+    )
+    assert.equal(program.stderr, '')
+  })
+
   it('may be gone: the program gets a warning and continues', async () => {
     const web = await listenOnLoopback()
     const program = start(
@@ -252,6 +278,19 @@ describe('The service manager', () => {
     )
     await program.says(/ENOENT/)
     assert.equal(await text(net.connect(target(web))), 'on')
+  })
+
+  it('may be gone: the program continues even if its process.emitWarning throws', async () => {
+    const web = await listenOnLoopback()
+    const program = start(
+      `process.emitWarning = (error) => { log(error.code); throw new Error('mine') }
+       net.createServer((socket) => socket.end('on')).listen(port)`,
+      { web },
+      { NOTIFY_SOCKET: '/no/such/socket', WATCHDOG_USEC: '50000' },
+    )
+    await program.says(/ENOENT/)
+    assert.equal(await text(net.connect(target(web))), 'on')
+    assert.equal(program.stderr, '')
   })
 })
 
@@ -279,6 +318,21 @@ describe('ASYNC_ACCEPT_IDLE_TIMEOUT', () => {
     )
     assert.equal(await text(net.connect(target(web))), 'still here')
     assert.equal(await program.ended, 0)
+  })
+
+  // Its connections are unknown.
+  it('does not end a process that listens on a passed fd itself', async () => {
+    const [web, admin] = [await listenOnLoopback(), await listenOnLoopback()]
+    const program = start(
+      `net.createServer().listen(port)
+       net.createServer((socket) => setTimeout(() => socket.end('still here'), 1000)).listen({ fd: 4 })
+       process.on('SIGTERM', () => process.exit(4))`,
+      { web, admin },
+      idle,
+    )
+    assert.equal(await text(net.connect(target(admin))), 'still here')
+    program.signal('SIGTERM')
+    assert.equal(await program.ended, 4)
   })
 
   it('does not end a process that has not listened yet', async () => {

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import http from 'node:http'
 import http2 from 'node:http2'
@@ -9,46 +8,11 @@ import { text } from 'node:stream/consumers'
 import * as grpc from '@grpc/grpc-js'
 import { io } from 'socket.io-client'
 import { WebSocket } from 'ws'
-import { reservedPort } from '../activated.js'
 import { certificates } from '../certificates.js'
-import { cleanUp, listen, nodeEnvironment, until } from '../helpers.js'
+import { cleanUp, listen } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
-import { needs } from '../needs.js'
-import { RunningExample } from '../running-example.js'
-import { preload, startPlain, startPreloaded } from './preloaded.js'
-
-interface Subject {
-  /** The server, which listens on PORT as in the documentation of its framework. */
-  program: string
-  /** Uses the server as a client. Returns what the client sees. */
-  use(port: number): Promise<unknown>
-  /** Whether the map is needed, because the framework asks for an exclusive socket. */
-  exclusive?: boolean
-}
-
-const agentFor = async () => new https.Agent({ ca: (await certificates()).ca.cert, maxSockets: 1 })
-
-/** Sends requests on one connection. */
-async function requests(module: typeof http | typeof https, port: number): Promise<unknown> {
-  const agent = module === https ? await agentFor() : new http.Agent({ keepAlive: true, maxSockets: 1 })
-  const seen: unknown[] = []
-  for (const [method, path, body] of [
-    ['GET', '/hello/a?b=c'],
-    ['POST', '/echo', '{"some":"json"}'],
-    ['HEAD', '/hello/b'],
-    ['GET', '/missing'],
-  ] as const) {
-    const headers = { host: 'localhost', 'content-type': 'application/json' }
-    const request = module.request({ host: '127.0.0.1', port, method, path, agent, headers }).end(body)
-    const [response] = (await once(request, 'response')) as [http.IncomingMessage]
-    const { date: _, ...others } = response.headers
-    seen.push([method, path, response.statusCode, others, await text(response)])
-  }
-  agent.destroy()
-  return seen
-}
-
-const overHttp = (program: string): Subject => ({ program, use: (port) => requests(http, port) })
+import { startPreloaded } from './preloaded.js'
+import { assertAnswersTheSame, overHttp, requests, type Subject } from './unchanged-server.js'
 
 const handler = `(request, response) => {
   let body = ''
@@ -65,11 +29,11 @@ const subjects: Record<string, Subject> = {
   http: overHttp(`require('node:http').createServer(${handler}).listen(process.env.PORT)`),
   https: {
     program: `require('node:https').createServer(${secure}, ${handler}).listen(Number(process.env.PORT))`,
-    use: (port) => requests(https, port),
+    use: ({ port }) => requests(https, { port }),
   },
   http2: {
     program: `require('node:http2').createSecureServer(${secure}, ${handler}).listen(Number(process.env.PORT))`,
-    async use(port) {
+    async use({ port }) {
       const session = http2.connect(`https://localhost:${port}`, {
         ca: (await certificates()).ca.cert,
         family: 4,
@@ -87,7 +51,7 @@ const subjects: Record<string, Subject> = {
   net: {
     program:
       "require('node:net').createServer({ allowHalfOpen: true }, (socket) => socket.pipe(socket)).listen(process.env.PORT)",
-    use: (port) => text(net.connect(port, '127.0.0.1').end('echoed')),
+    use: ({ port }) => text(net.connect(port, '127.0.0.1').end('echoed')),
   },
   Express: overHttp(`
     const express = require('express')
@@ -116,21 +80,31 @@ const subjects: Record<string, Subject> = {
       app.post('/echo', async (context) => context.json(await context.req.json()))
       serve({ fetch: app.fetch, port: Number(process.env.PORT) })
     })`),
-  h3: {
-    ...overHttp(`
+  h3: overHttp(`
     import('h3').then(({ H3, serve }) => {
       const app = new H3()
       app.get('/hello/:name', (event) => event.context.params)
       app.post('/echo', (event) => event.req.json())
       serve(app, { port: Number(process.env.PORT), silent: true, gracefulShutdown: false })
     })`),
-    exclusive: true,
+  'two ports and a path': {
+    program: `
+      const app = require('express')()
+      app.get('/hello/:name', ({ params, socket }, response) => response.send([params, socket.server.address().port]))
+      app.listen(process.env.PORT)
+      app.listen(process.env.OTHER_PORT)
+      require('node:http').createServer(app).listen(process.env.PATH_OF_SOCKET)`,
+    listensOn: ['port', 'other', 'path'],
+    use: async ({ port, other, path }) => {
+      const seen = [await requests(http, { port }), await requests(http, { port: other })]
+      return [...seen, await requests(http, { socketPath: path })]
+    },
   },
   ws: {
     program: `
       const server = new (require('ws').WebSocketServer)({ port: Number(process.env.PORT) })
       server.on('connection', (socket) => socket.on('message', (data) => socket.send('got ' + data)))`,
-    async use(port) {
+    async use({ port }) {
       const socket = new WebSocket(`ws://127.0.0.1:${port}`)
       await once(socket, 'open')
       socket.send('message')
@@ -144,7 +118,7 @@ const subjects: Record<string, Subject> = {
     program: `
       const { Server } = require('socket.io')
       new Server(Number(process.env.PORT)).on('connection', (socket) => socket.on('ask', (what, answer) => answer('got ' + what)))`,
-    async use(port) {
+    async use({ port }) {
       const socket = io(`http://127.0.0.1:${port}`)
       const answer = await socket.emitWithAck('ask', 'this')
       socket.disconnect()
@@ -160,70 +134,14 @@ const echo = {
   responseDeserialize: String,
 }
 
-const start = async (port: number) => {
-  const { localhost } = await certificates()
-  return { PORT: String(port), KEY: localhost.key, CERT: localhost.cert }
-}
-
-/** Resolves when a program listens on the port of IPv4. */
-async function listening(port: number): Promise<void> {
-  await until(async () => {
-    const socket = net.connect(port, '127.0.0.1')
-    const [event] = await Promise.race([
-      once(socket, 'connect').then(() => ['connect']),
-      once(socket, 'error').then(() => ['error']),
-    ]).catch(() => ['error'])
-    socket.destroy()
-    return event === 'connect'
-  })
-}
-
+// Nest, Next and Nitro: package/inherited-servers.test.ts.
 describe('An unchanged server answers with the preload as without it', () => {
   leaveNoFds()
 
-  for (const [name, { program, use, exclusive }] of Object.entries(subjects)) {
+  for (const [name, subject] of Object.entries(subjects)) {
     it(name, async function () {
       this.timeout(60_000)
-      const port = reservedPort()
-      const env = await start(port)
-      const plain = startPlain(program, { env })
-      await listening(port)
-      const expected = await use(port)
-      plain.signal('SIGKILL')
-      await plain.ended
-
-      const web = await listen({ host: '127.0.0.1', port })
-      const map = exclusive ? { ASYNC_ACCEPT_INHERIT: `${port}=web` } : {}
-      const preloaded = startPreloaded(program, { web }, { env: { ...env, ...map } })
-      assert.deepEqual(await use(port), expected)
-      preloaded.signal('SIGTERM')
-      assert.deepEqual([await preloaded.ended, preloaded.stderr], [0, ''])
-      await web.close()
-
-      needs(this, 'systemd-socket-activate', '--version')
-      const variables = Object.entries({ ...env, ...map, ...passedOn() }).map(
-        ([key, value]) => `--setenv=${key}=${value}`,
-      )
-      const words = [
-        '-l',
-        `127.0.0.1:${port}`,
-        '--fdname=web',
-        ...variables,
-        process.execPath,
-        ...preload,
-        '-e',
-        program,
-      ]
-      const activated = spawn('systemd-socket-activate', words, {
-        stdio: ['ignore', 'pipe', 'pipe'],
-        env: nodeEnvironment(),
-      })
-      cleanUp(() => activated.kill('SIGKILL'))
-      const running = new RunningExample(activated)
-      await until(() => /^Listening on /m.test(running.stderr) || activated.exitCode !== null)
-      assert.deepEqual(await use(port), expected)
-      running.signal('SIGTERM')
-      assert.equal(await running.ended, 0, running.stderr)
+      await assertAnswersTheSame(this, subject)
     })
   }
 
@@ -251,9 +169,3 @@ describe('An unchanged server answers with the preload as without it', () => {
     assert.deepEqual([await running.ended, running.stderr], [0, ''])
   })
 })
-
-// systemd-socket-activate passes on only the variables that it is told to.
-const passedOn = () =>
-  Object.fromEntries(
-    Object.entries(nodeEnvironment()).filter(([name]) => name === 'NODE_OPTIONS' || name === 'ASYNC_ACCEPT_ADDON'),
-  )

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { resolve } from 'node:path'
 import fc from 'fast-check'
 import { readSettings } from '../../src/inherit/settings.js'
 
@@ -31,11 +32,16 @@ const valid: [NodeJS.ProcessEnv, object][] = [
   [{ ASYNC_ACCEPT_DRAIN_TIMEOUT: '0.25' }, { drainTimeout: 250 }],
   [{ ASYNC_ACCEPT_IDLE_TIMEOUT: '60' }, { idleTimeout: 60_000 }],
   [{ ASYNC_ACCEPT_NOTIFY: 'off' }, { notify: false }],
-  [{ ASYNC_ACCEPT_TRUST: '10.0.0.0/8, ::1' }, { trust: ['10.0.0.0/8', '::1'] }],
   [
-    { ASYNC_ACCEPT_PROXY_PROTOCOL: 'require', ASYNC_ACCEPT_TRUST: '127.0.0.1' },
-    { proxyProtocol: 'require', trust: ['127.0.0.1'] },
+    { ASYNC_ACCEPT_INHERIT: '/run/../run//a.sock=a,./b.sock=b' },
+    {
+      map: new Map([
+        ['/run/a.sock', 'a'],
+        [resolve('b.sock'), 'b'],
+      ]),
+    },
   ],
+  [{ ASYNC_ACCEPT_ADDON: '/some/addon.node', ASYNC_ACCEPT_UNKNOWN: '' }, {}],
 ]
 
 const numbers = ['-1', '1e3', '0x10', ' 1', '1 ', 'NaN', 'Infinity', '1.', '.5', '10s']
@@ -51,6 +57,7 @@ const invalid: Record<string, string[]> = {
     '1=a,,2=b',
     '1=a,01=b',
     'x=y',
+    '/a=x,//a=y',
   ],
   ASYNC_ACCEPT_MAX_CONNECTIONS: [...numbers, '0', '1.5'],
   ASYNC_ACCEPT_DRAIN_TIMEOUT: [...numbers, '2147484', '99999999999'],
@@ -80,6 +87,27 @@ describe('The settings of the preload', () => {
       }
     })
   }
+
+  it('are the trusted proxies', () => {
+    const { proxyProtocol, trust } = readSettings({
+      ASYNC_ACCEPT_PROXY_PROTOCOL: 'require',
+      ASYNC_ACCEPT_TRUST: '10.0.0.0/8, ::1',
+    })
+    assert.equal(proxyProtocol, 'require')
+    assert.deepEqual(
+      [trust?.check('10.1.2.3'), trust?.check('::1', 'ipv6'), trust?.check('11.0.0.1'), trust?.check('::2', 'ipv6')],
+      [true, true, false, false],
+    )
+  })
+
+  it('refuse a variable with an unknown name, in one line', () => {
+    assert.throws(() => readSettings({ ASYNC_ACCEPT_MAX_CONECTIONS: '5' }), {
+      message:
+        'unknown variable "ASYNC_ACCEPT_MAX_CONECTIONS"; the settings are ' +
+        'ASYNC_ACCEPT_INHERIT, ASYNC_ACCEPT_MAX_CONNECTIONS, ASYNC_ACCEPT_PROXY_PROTOCOL, ASYNC_ACCEPT_TRUST, ' +
+        'ASYNC_ACCEPT_DRAIN_TIMEOUT, ASYNC_ACCEPT_IDLE_TIMEOUT, ASYNC_ACCEPT_NOTIFY, ASYNC_ACCEPT_ADDON, ASYNC_ACCEPT_RUN_DIRECTORY',
+    })
+  })
 
   it('need the trusted proxies for the PROXY protocol', () => {
     assert.throws(() => readSettings({ ASYNC_ACCEPT_PROXY_PROTOCOL: 'optional' }), /needs ASYNC_ACCEPT_TRUST/)

@@ -69,10 +69,11 @@ describe('The warning about unserved sockets', () => {
     )
   })
 
-  it('waits for 10 s after the start, and again after each listen()', () => {
+  it('waits for 10 s after the start, and again after listen() on another address', () => {
     const timers = holdTimers()
     const { unserved } = unservedOf(web)
     unserved.note(notPassed)
+    unserved.note({ ...notPassed })
     assert.deepEqual(
       timers.map(({ delay, cleared }) => [delay, cleared]),
       [
@@ -80,6 +81,15 @@ describe('The warning about unserved sockets', () => {
         [10_000, false],
       ],
     )
+  })
+
+  it('names the first ten addresses of a program that listens again and again', () => {
+    const [timers, warnings] = [holdTimers(), holdWarnings()]
+    const { unserved } = unservedOf(web)
+    for (let round = 0; round < 1000; round++) unserved.note({ path: `/run/${round}` })
+    assert.equal(timers.length, 11)
+    timers.at(-1)?.run()
+    assert.match(warnings[0]?.message ?? '', /path \/run\/0, .*path \/run\/9\. /)
   })
 
   it('is emitted once, and only if a socket is unserved', () => {

@@ -58,6 +58,7 @@ class Server final : public Listener::Host, public Readiness::Host {
   uint64_t answered() const { return answered_; }
 
   Listener::Completion* completions() override { return ending_ ? nullptr : slots_; }
+  void collect() override {}
   bool own(int fd, Origin) override { return owned_.add(fd); }
   bool close(int fd, bool reset) override {
     if (reset) {

@@ -1,7 +1,7 @@
 // The package as users get it, and the programs from the registry that install, bundle or refuse it.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { temporaryDirectory } from '../helpers.js'
@@ -54,9 +54,8 @@ export function packedFiles(): readonly string[] {
   return contents
 }
 
-/** A new directory with these files. */
-export function project(files: Record<string, string>): string {
-  const directory = temporaryDirectory()
+/** A directory with these files, a new one by default. */
+export function project(files: Record<string, string>, directory = temporaryDirectory()): string {
   for (const [file, content] of Object.entries(files)) {
     mkdirSync(dirname(join(directory, file)), { recursive: true })
     writeFileSync(join(directory, file), content)
@@ -64,14 +63,31 @@ export function project(files: Record<string, string>): string {
   return directory
 }
 
-/** The directory of a package from the registry, which stays in the cache of the clone. No script of it runs. */
-export function fromRegistry(name: string, version = 'latest'): string {
-  const prefix = resolve('node_modules/.cache/programs', `${name.replaceAll('/', '+')}@${version}`)
-  const directory = join(prefix, 'node_modules', name)
+/**
+ * The directory below which these packages of the registry are installed, as `name@version`. It stays in the cache of
+ * the clone. No script of them runs.
+ */
+export function directoryWith(...packages: string[]): string {
+  const directory = resolve('node_modules/.cache/programs', packages.join().replaceAll('/', '+'))
+  const names = packages.map((each) => each.slice(0, each.lastIndexOf('@')))
   const flags = ['--no-save', '--no-audit', '--no-fund', '--ignore-scripts', '--loglevel=error', '--force']
-  if (!existsSync(directory)) output('.', 'npm', 'install', ...flags, `--prefix=${prefix}`, `${name}@${version}`)
+  const isComplete = () => names.every((name) => existsSync(join(directory, 'node_modules', name)))
+  if (isComplete()) return directory
+  const own = `${directory}.${process.pid}`
+  output('.', 'npm', 'install', ...flags, `--prefix=${own}`, ...packages)
+  try {
+    renameSync(own, directory)
+  } catch {
+    // Another run of the tests has installed them meanwhile.
+    assert.ok(isComplete(), directory)
+    rmSync(own, { recursive: true })
+  }
   return directory
 }
+
+/** The directory of a package from the registry. */
+export const fromRegistry = (name: string, version = 'latest'): string =>
+  join(directoryWith(`${name}@${version}`), 'node_modules', name)
 
 /** Installs the tarball with the npm of the tests. */
 export function install(directory: string): void {

@@ -17,7 +17,7 @@ type Move = 'toThread' | 'toChild' | 'toDeadChild' | 'toDyingChild'
 export type Step =
   | { do: 'open'; place: 'tcp' | 'path'; maxBatch: number }
   | { do: 'newServer'; kind: ServerKind }
-  | { do: 'serve'; on: number; also: number | null; server: number | null; maxConnections: number | null }
+  | { do: 'serve'; on: number; also: number[]; server: number | null; maxConnections: number | null }
   | { do: 'connect'; on: number; count: number }
   | { do: 'leave'; which: number; how: 'reset' | 'close' }
   | { do: 'send'; which: number; what: 'part' | 'request' | 'held' }
@@ -326,14 +326,13 @@ export class ServingRun extends ServingWorld {
 
   #serve({ on, also, server: which, maxConnections }: Omit<Extract<Step, { do: 'serve' }>, 'do'>): void {
     const listener = of(this.listeners, on)
-    const other = also === null ? undefined : of(this.listeners, also)
     const server = which === null ? undefined : of(this.servers, which)
     const full = this.servings.length >= most.servings
     if (full || listener === undefined || (which !== null && server === undefined) || server?.model.counted === false)
       return
     const limit = maxConnections ?? Number.POSITIVE_INFINITY
     const path = listener.real.address()
-    const parts = other === undefined || other === listener ? [listener] : [listener, other]
+    const parts = [...new Set([listener, ...also.map((each) => of(this.listeners, each) as ListenerPart)])]
     const refused = parts.some(({ model }) => !model.open)
       ? 'ERR_LISTENER_CLOSED'
       : server?.model.life
@@ -362,7 +361,7 @@ export class ServingRun extends ServingWorld {
     if (server === undefined) return
     server.real.close()
     this.model.closeServer(server.model)
-    if (step.andThen === 'serve') this.#serve({ on: step.on, also: null, server: step.which, maxConnections: null })
+    if (step.andThen === 'serve') this.#serve({ on: step.on, also: [], server: step.which, maxConnections: null })
     if (step.andThen === 'listen') this.#listenPlainly(server)
   }
 

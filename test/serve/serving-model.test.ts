@@ -36,7 +36,7 @@ const steps = {
   serve: record({
     do: fc.constant('serve'),
     on: number,
-    also: fc.option(number, { nil: null, freq: 2 }),
+    also: fc.array(number, { maxLength: 2 }),
     server: fc.option(number, { nil: null, freq: 3 }),
     maxConnections: limit,
   }),
