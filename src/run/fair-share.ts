@@ -63,6 +63,11 @@ export class FairShare {
     return !this.#board.isLimited || this.#board.take(this.#slot)
   }
 
+  /** Whether a place is free. */
+  get hasRoom(): boolean {
+    return this.#board.hasRoom
+  }
+
   giveBack(): void {
     if (this.#board.isLimited) this.#board.giveBack(this.#slot)
   }
@@ -145,11 +150,13 @@ class Gate implements AcceptGate {
     if (this.#share.isAhead) {
       this.#rest()
       this.#watch()
+      // Clients may wait already, and then none may arrive.
+      this.#look()
       return 0
     }
     this.#unwatch?.()
     if (!this.#hasPlace) this.#hasPlace = this.#share.take()
-    if (!this.#hasPlace) this.#later(fullInterval, this.adjust)
+    if (!this.#hasPlace) this.#later(fullInterval, () => this.adjust())
     return Number(this.#hasPlace)
   }
 
@@ -182,14 +189,30 @@ class Gate implements AcceptGate {
     }
   }
 
-  /** Looks again after some time. `before`: the workers that this one has waited for, `looks` times. */
+  /**
+   * Looks again after some time, until no client waits. `before`: the workers that this one has waited for, while `looks`
+   * times a client waited and a place was free.
+   */
   #look(looks = 0, before = this.#share.othersBehind): void {
     this.#later(lookInterval, () => {
-      const isWaiting = (this.#copies ?? []).some((fd) => binding.poll(fd) > 0)
+      if (!this.#share.isAhead) {
+        this.adjust()
+        return
+      }
+      const isClientWaiting = (this.#copies ?? []).some((fd) => binding.poll(fd) > 0)
+      if (!isClientWaiting) return
+      // While all places are taken, nobody accepts.
+      if (!this.#share.hasRoom) {
+        this.#look()
+        return
+      }
       const idle = before.filter((each) => this.#share.othersBehind.some((other) => isSame(other, each)))
-      if (isWaiting && looks + 1 >= patience) this.#share.noteBlocked(idle)
-      if (!this.#share.isAhead) this.adjust()
-      else if (isWaiting) this.#look(looks + 1 >= patience ? 0 : looks + 1, looks + 1 >= patience ? undefined : idle)
+      if (looks + 1 < patience) {
+        this.#look(looks + 1, idle)
+        return
+      }
+      this.#share.noteBlocked(idle)
+      this.adjust()
     })
   }
 

@@ -78,6 +78,11 @@ export class Scoreboard {
     return Atomics.load(this.#words, TAKEN)
   }
 
+  /** Whether another connection is within the limit. */
+  get hasRoom(): boolean {
+    return !this.isLimited || this.taken < (this.#words[LIMIT] as number)
+  }
+
   /** Takes a place for a worker. Returns false if none is free. */
   take(slot: number): boolean {
     const limit = this.#words[LIMIT] as number

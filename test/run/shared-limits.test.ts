@@ -10,6 +10,13 @@ const holding = `
   http.createServer((request, response) => response.write(process.pid + '.')).listen(3000)
 `
 
+/** The same, and says when it stops accepting. */
+const announcing = `
+  import { subscribe } from 'node:diagnostics_channel'
+  subscribe('async-accept.serving-state', ({ before }) => before === 'serving' && console.log('stopped accepting'))
+  ${holding}
+`
+
 /** A client whose connection is accepted when the answer arrives. Resolves with the pid of the worker. */
 async function client(port: number): Promise<{ socket: net.Socket; pid: number }> {
   const socket = net.connect(port, '127.0.0.1')
@@ -64,11 +71,10 @@ describe('async-accept run --max-connections', function () {
     }
     const visits = Array.from({ length: 10 * limit }, visit)
     await until(() => open === limit)
-    for (let i = 0; i < 3; i++) assert.equal((await supervised.control('reload')).code, 0)
-    // A worker that is killed holds no places.
-    const [worker] = await supervised.workers()
-    process.kill(worker as number, 'SIGKILL')
-    await supervised.logs(/was ended by SIGKILL/)
+    for (let i = 0; i < 3; i++) {
+      assert.equal((await supervised.control('reload')).code, 0)
+      await until(() => open === limit)
+    }
     ended = true
     await supervised.control('stop')
     void visits
@@ -84,6 +90,41 @@ describe('async-accept run --max-connections', function () {
     process.kill(first?.pid as number, 'SIGKILL')
     for (const { socket, pid } of clients) if (pid !== first?.pid) socket.destroy()
     assert.equal((await waiting).length, 4)
+  })
+})
+
+describe('A worker that starts while all places are taken', function () {
+  this.timeout(60_000)
+
+  it('accepts when the clients of the old one leave', async () => {
+    const options = ['-n', '1', '--max-connections', '2', '--settle', '0']
+    const supervised = await new Supervised(announcing, { options }).ready(1)
+    const old = await Promise.all([client(supervised.port), client(supervised.port)])
+    const waiting = client(supervised.port)
+    const reloaded = supervised.control('reload')
+    await until(() => supervised.run.stdout.includes('stopped accepting'))
+    for (const { socket } of old) socket.destroy()
+    assert.notEqual((await waiting).pid, old[0]?.pid)
+    assert.equal((await reloaded).code, 0)
+  })
+
+  it('gets half of the places, as clients leave and others wait', async () => {
+    const limit = 20
+    const supervised = await new Supervised(holding, {
+      options: ['-n', '1', '--max-connections', String(limit)],
+    }).ready(1)
+    const old = await Promise.all(Array.from({ length: limit }, () => client(supervised.port)))
+    assert.equal((await supervised.control('scale', '2')).code, 0)
+    const next: number[] = []
+    const waiting = Array.from({ length: limit }, async () => next.push((await client(supervised.port)).pid))
+    for (const { socket } of old) {
+      const { length } = next
+      socket.destroy()
+      await until(() => next.length > length)
+    }
+    await Promise.all(waiting)
+    const [least = 0, most = 0] = counts(next)
+    assert.ok(least > 0 && most / least <= 1.5, `${least} and ${most}`)
   })
 })
 
