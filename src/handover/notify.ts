@@ -129,7 +129,7 @@ export function sendState(state: Notification, options: NotifyOptions = {}): boo
     if (value !== undefined) lines.push(...fields[name as keyof Notification](value as never))
   }
   if (options.unsetEnvironment) unset()
-  return send(lines)
+  return sendAssignments(lines)
 }
 
 /**
@@ -149,7 +149,7 @@ export async function notifyBarrier(options: { timeout?: number } = {}): Promise
   const [reading, writing] = check(binding.pipe(), 'pipe2')
   try {
     try {
-      send(['BARRIER=1'], [writing])
+      sendAssignments(['BARRIER=1'], [writing])
     } finally {
       binding.close(writing)
     }
@@ -194,7 +194,7 @@ export function storeFds(name: string, fds: readonly number[]): boolean {
   }
   const { maxFds } = binding
   for (let i = 0; i < borrowed.length; i += maxFds) {
-    if (!send(['FDSTORE=1', `FDNAME=${name}`], borrowed.slice(i, i + maxFds))) return false
+    if (!sendAssignments(['FDSTORE=1', `FDNAME=${name}`], borrowed.slice(i, i + maxFds))) return false
   }
   return true
 }
@@ -206,7 +206,7 @@ export function storeFds(name: string, fds: readonly number[]): boolean {
  */
 export function removeFds(name: string): boolean {
   validate.fdName('name', name)
-  return send(['FDSTOREREMOVE=1', `FDNAME=${name}`])
+  return sendAssignments(['FDSTOREREMOVE=1', `FDNAME=${name}`])
 }
 
 /**
@@ -249,7 +249,8 @@ function notifySocket(): string | undefined {
   throw codedError('ERR_NOTIFY_SOCKET', JSON.stringify(NOTIFY_SOCKET))
 }
 
-function send(lines: readonly string[], fds: readonly number[] = []): boolean {
+/** @internal Sends assignments such as `READY=1`, and fds. Returns false if `NOTIFY_SOCKET` is not set. */
+export function sendAssignments(lines: readonly string[], fds: readonly number[] = []): boolean {
   const path = notifySocket()
   if (path === undefined) return false
   if (lines.length === 0) return true

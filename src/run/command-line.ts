@@ -27,6 +27,14 @@ export interface RunOptions {
   maxRss: number | undefined
   termDelay: number
   user: User | undefined
+  probe: ProbeAddress | undefined
+  probeInterval: number
+}
+
+/** The value of `--probe`: a path of the server on the first socket, or on that of a name. */
+export interface ProbeAddress {
+  name: string | undefined
+  path: string
 }
 
 export type CommandName = 'run' | 'reload' | 'scale' | 'stop' | 'status'
@@ -68,6 +76,14 @@ const runOptions = {
   'drain-timeout': { value: 'S', help: 'seconds for the drain of a worker; default: 30' },
   'kill-after': { value: 'S', help: 'seconds from the end of the drain to SIGKILL; default: 5' },
   settle: { value: 'S', help: 'seconds for which the first new worker of a reload must stay ready; default: 2' },
+  probe: {
+    value: '[NAME=]/PATH',
+    help: 'a worker is ready when it answers a GET with 2xx, and replaced when it does so no more; default: off',
+  },
+  'probe-interval': {
+    value: 'S',
+    help: 'seconds between two probes; after three without 2xx it is replaced; default: 5',
+  },
   watchdog: {
     value: 'S',
     help: 'replaces a worker whose event loop stands still for S seconds after READY=1; default: off',
@@ -185,8 +201,8 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
     .replaceAll(/[^\w-]/g, '_')
     .slice(0, 64)
   const maxConnections = given('max-connections', positiveInteger, undefined)
-  if (maxConnections !== undefined && values.exec === true)
-    throw new UsageError('--max-connections needs a file for Node')
+  const needsNode = (['max-connections', 'probe'] as const).find((name) => values[name] !== undefined)
+  if (needsNode !== undefined && values.exec === true) throw new UsageError(`--${needsNode} needs a file for Node`)
   if (maxConnections !== undefined && maxConnections > 2 ** 31 - 1)
     throw new UsageError('--max-connections is too large')
   return {
@@ -206,6 +222,8 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
     maxRss: given('max-rss', memorySize, undefined),
     termDelay: given('term-delay', seconds(0), 0),
     user: given('user', knownUser, undefined),
+    probe: given('probe', probeAddress, undefined),
+    probeInterval: given('probe-interval', seconds(1), 5_000),
   }
 }
 
@@ -216,6 +234,11 @@ function readAddresses(texts: readonly string[] | undefined, { PORT }: NodeJS.Pr
 
 const supervisorName: Parse<string> = (text) =>
   /^(?!\.)[\w.-]{1,64}$/.test(text) ? { value: text } : { expected: 'at most 64 letters, digits, ".", "_" and "-"' }
+
+const probeAddress: Parse<ProbeAddress> = (text) => {
+  const { name, path } = /^(?:(?<name>[^=/]+)=)?(?<path>\/[!-~]*)$/.exec(text)?.groups ?? {}
+  return path === undefined ? { expected: 'a path such as /health or admin=/health' } : { value: { name, path } }
+}
 
 const knownUser: Parse<User> = (text) => {
   const value = findUser(text)

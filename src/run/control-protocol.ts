@@ -37,7 +37,10 @@ export interface WorkerStatus {
   age: number
   /** The open connections; 0 with `--exec`. */
   connections: number
+  /** The last `STATUS=`. */
   status?: string
+  /** What was wrong with the last probe, if anything was. */
+  probe?: string
 }
 
 /** The longest line, in characters. */

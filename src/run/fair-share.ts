@@ -30,14 +30,29 @@ export class FairShare {
   readonly #slot: number
   readonly #gates = new Map<Serving, Gate>()
   #connections = 0
+  #isAdmitted: boolean
   /** The number of connections that came by add() while no place was free. */
   #withoutPlace = 0
   /** The workers that do not accept, by slot, as they were, and the time until which they are ignored. */
   readonly #blocked = new Map<number, { other: Other; until: number }>()
 
-  constructor(board: Scoreboard, slot: number) {
+  /** `isAdmitted`: whether it accepts before `admit()`. */
+  constructor(board: Scoreboard, slot: number, isAdmitted: boolean) {
     this.#board = board
     this.#slot = slot
+    this.#isAdmitted = isAdmitted
+  }
+
+  /** Whether this worker may accept. */
+  get isAdmitted(): boolean {
+    return this.#isAdmitted
+  }
+
+  /** Lets this worker accept from now on. */
+  admit(): void {
+    if (this.#isAdmitted) return
+    this.#isAdmitted = true
+    for (const gate of this.#gates.values()) gate.adjust()
   }
 
   /** Makes a Serving accept one client at a time, and only within the share. */
@@ -138,7 +153,8 @@ class Gate implements AcceptGate {
     this.#serving = serving
   }
 
-  room(asks: boolean): number {
+  room(isWanted: boolean): number {
+    const asks = isWanted && this.#share.isAdmitted
     if (asks !== this.isAsking) {
       this.isAsking = asks
       this.#share.publish()

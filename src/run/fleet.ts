@@ -261,7 +261,8 @@ export class Fleet<Worker extends Member> {
   #startMissing(): void {
     const isMissing = () => this.#live.length < this.#target + Number(this.#live.some(({ stale }) => stale))
     // While no worker has ever been ready, none is started anew.
-    while (isMissing() && !(this.#phase !== 'running' && this.#failures > 0)) {
+    const hasFailed = () => this.#failures > 0 || this.#live.length < this.#workers.size
+    while (isMissing() && !(this.#phase === 'starting' && hasFailed())) {
       const wait = this.#backoff.until - this.#clock.now()
       if (wait > 0) {
         this.#cancelWait()

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import type { Fleet } from './fleet.js'
 import type { Member } from './member.js'
+import type { Worker } from './worker.js'
 
 /** When a worker that does well is replaced all the same. */
 export interface RecyclingLimits {
@@ -13,11 +14,14 @@ export interface RecyclingLimits {
 // ms
 const interval = 1_000
 
-/** Replaces workers that have become too old or too large, one at a time. The returned function ends it. */
-export function recycle(fleet: Fleet<Member>, { maxAge, maxRss }: RecyclingLimits): () => void {
-  if (maxAge === undefined && maxRss === undefined) return () => {}
+/** Replaces workers that have become too old or too large, or fail their probes, one at a time. The returned function ends it. */
+export function recycle(
+  fleet: Fleet<Member & Pick<Worker, 'complaint'>>,
+  { maxAge, maxRss }: RecyclingLimits,
+): () => void {
   const timer = setInterval(() => {
     for (const worker of fleet.ready) {
+      if (worker.complaint !== undefined) fleet.replace(worker, worker.complaint)
       const age = performance.now() - worker.startedAt
       if (maxAge !== undefined && age > maxAge) fleet.replace(worker, `has run for ${Math.round(age / 1000)} s`)
       const rss = maxRss === undefined ? 0 : rssOf(worker.pid)

@@ -99,6 +99,7 @@ function statusOf(name: string, fleet: Fleet<Worker>, starter: WorkerStarter, so
     age: Math.round((now - worker.startedAt) / 100) / 10,
     connections: starter.connectionsOf(worker),
     status: worker.status,
+    probe: worker.probeFailure || undefined,
   }))
   const ready = fleet.ready.length
   return {

@@ -8,20 +8,21 @@ import type { ServingStateMessage } from '../serve/serving.js'
 import { readLine } from './control-protocol.js'
 import { FairShare } from './fair-share.js'
 import { Scoreboard } from './scoreboard.js'
-import { attachmentPath, scoreboardPath } from './worker-paths.js'
+import { attachmentPath, scoreboardPath, type WorkerSettings } from './worker-settings.js'
 
 const { ASYNC_ACCEPT_WORKER } = process.env
-const [, slot, prefix] = /^(\d+):(.+)$/.exec(ASYNC_ACCEPT_WORKER ?? '') ?? []
-if (isMainThread && slot !== undefined && prefix !== undefined) {
+if (isMainThread && ASYNC_ACCEPT_WORKER !== undefined) {
+  const { slot, prefix, probe: target }: WorkerSettings = JSON.parse(ASYNC_ACCEPT_WORKER)
   // Child processes are not workers.
   delete process.env.ASYNC_ACCEPT_WORKER
-  const share = new FairShare(Scoreboard.open(scoreboardPath(prefix)), Number(slot))
+  const share = new FairShare(Scoreboard.open(scoreboardPath(prefix)), slot, target === undefined)
   subscribe('async-accept.serving-state', (message) => {
     const { serving, before } = message as ServingStateMessage
     if (before === undefined) share.limit(serving)
     else share.stop(serving)
   })
-  onRetire(attachmentPath(prefix), Number(slot), () => void drain(share))
+  onRetire(attachmentPath(prefix), slot, () => void drain(share))
+  if (target !== undefined) void (await import('./probe.js')).probe(share, target)
 }
 await import('../inherit/inherit.js')
 

@@ -1,13 +1,14 @@
 import { randomBytes } from 'node:crypto'
+import { fstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Sockets } from './addresses.js'
-import type { RunOptions } from './command-line.js'
+import { type ProbeAddress, type RunOptions, UsageError } from './command-line.js'
 import { type Attachment, parseAttachment } from './control-protocol.js'
 import { ControlSocket } from './control-socket.js'
 import { maxSlots, Scoreboard } from './scoreboard.js'
 import { Worker, type WorkerOptions } from './worker.js'
-import { attachmentPath, scoreboardPath } from './worker-paths.js'
+import { attachmentPath, type ProbeTarget, scoreboardPath, type WorkerSettings } from './worker-settings.js'
 
 const preload = fileURLToPath(new URL('./worker-preload.js', import.meta.url))
 
@@ -15,6 +16,7 @@ const preload = fileURLToPath(new URL('./worker-preload.js', import.meta.url))
 export class WorkerStarter {
   readonly #options: Omit<WorkerOptions, 'askToDrain'>
   readonly #isExec: boolean
+  readonly #probe: ProbeTarget | undefined
   /** What the paths of this supervisor begin with. */
   readonly #prefix: string
   readonly #board: Scoreboard
@@ -38,10 +40,12 @@ export class WorkerStarter {
 
   private constructor(options: RunOptions, sockets: Sockets, directory: string) {
     const { exec, command, args, startTimeout, drainTimeout, killAfter, watchdog, maxConnections } = options
+    const { probe, probeInterval } = options
     // Workers of a supervisor that was killed may still drain, and use its paths.
     this.#prefix = join(directory, `${randomBytes(4).toString('hex')}-`)
     this.#board = Scoreboard.create(scoreboardPath(this.#prefix), maxConnections ?? 0)
     this.#isExec = exec
+    this.#probe = probe && targetOf(probe, probeInterval, sockets)
     this.#options = {
       command: exec ? command : process.execPath,
       args: exec ? args : ['--import', preload, command, ...args],
@@ -51,13 +55,15 @@ export class WorkerStarter {
       drainTimeout,
       killAfter,
       watchdog,
+      probeInterval: probe && probeInterval,
     }
   }
 
   /** Errors: those of `spawnActivated` and bind(2); too many workers. */
   start(onChange: (worker: Worker) => void): Worker {
     const slot = this.#board.claim()
-    const ASYNC_ACCEPT_WORKER = this.#isExec ? undefined : `${slot}:${this.#prefix}`
+    const settings: WorkerSettings = { slot, prefix: this.#prefix, probe: this.#probe }
+    const ASYNC_ACCEPT_WORKER = this.#isExec ? undefined : JSON.stringify(settings)
     const askToDrain = () => this.#askToDrain(slot)
     const options = { ...this.#options, askToDrain, env: { ...this.#options.env, ASYNC_ACCEPT_WORKER } }
     try {
@@ -95,4 +101,11 @@ export class WorkerStarter {
     const slot = this.#slots.get(worker)
     return slot === undefined ? 0 : this.#board.connections(slot)
   }
+}
+
+function targetOf({ name, path }: ProbeAddress, interval: number, { byName }: Sockets): ProbeTarget {
+  const names = Object.keys(byName)
+  const [listener] = byName[name ?? (names[0] as string)] ?? []
+  if (listener !== undefined) return { inode: fstatSync(listener.fd).ino, path, interval }
+  throw new UsageError(`--probe names the socket ${name}, but there are ${names.join(', ')}`)
 }

@@ -3,6 +3,7 @@ import { constants } from 'node:os'
 import { deadlineAfterPoll } from '../core/deadline.js'
 import { type Passed, spawnDependent } from '../handover/spawn-activated.js'
 import { NotifySocket } from './notify-socket.js'
+import { probeField } from './worker-settings.js'
 import { stateAfter, type WorkerEvent, type WorkerState } from './worker-states.js'
 
 /** What all workers of a supervisor have in common. Times are in ms. */
@@ -18,6 +19,8 @@ export interface WorkerOptions {
   killAfter: number
   /** The longest time without WATCHDOG=1, from READY=1 on; undefined: no watchdog. */
   watchdog: number | undefined
+  /** ms between two probes. It is ready only after a good answer. Undefined: it is not probed. */
+  probeInterval: number | undefined
   /**
    * Asks the worker to drain and to send itself SIGTERM then. Returns false if it cannot be asked, because it is not a
    * file for Node, for example.
@@ -36,6 +39,12 @@ export class Worker {
   #child: ChildProcess | undefined
   #state: WorkerState = 'starting'
   #readyAt: number | undefined
+  /** Whether it has sent READY=1. */
+  #isServing = false
+  /** The time of the last probe with a good answer. */
+  #probedAt: number | undefined
+  /** What was wrong with the last probe; '' if nothing was. */
+  #probeFailure = ''
   #status: string | undefined
   #retired = false
   #failure: string | undefined
@@ -87,6 +96,11 @@ export class Worker {
     return this.#status
   }
 
+  /** What was wrong with the last probe; '' if nothing was. */
+  get probeFailure(): string {
+    return this.#probeFailure
+  }
+
   /** Whether the supervisor has retired it. */
   get retired(): boolean {
     return this.#retired
@@ -94,8 +108,19 @@ export class Worker {
 
   /** Why it has failed, as the end of a sentence that begins with the worker; undefined if it has not. */
   get failure(): string | undefined {
-    if (this.#failure === undefined || this.#status === undefined) return this.#failure
-    return `${this.#failure}; its last status: ${JSON.stringify(this.#status)}`
+    if (this.#failure === undefined) return undefined
+    const probe = this.#probeFailure && `; its last probe: ${this.#probeFailure}`
+    const status = this.#status === undefined ? '' : `; its last status: ${JSON.stringify(this.#status)}`
+    return `${this.#failure}${probe}${status}`
+  }
+
+  /** Why it shall be replaced although it is ready, as the end of a sentence; undefined if it is well. */
+  get complaint(): string | undefined {
+    const { probeInterval } = this.#options
+    if (this.#probedAt === undefined || probeInterval === undefined) return undefined
+    // Two probes may fail.
+    if (performance.now() - this.#probedAt < 3 * probeInterval) return undefined
+    return `has failed its probe: ${this.#probeFailure || 'no answer'}`
   }
 
   /** The exit code that a shell would report; 1 if the supervisor has ended it because it has failed. */
@@ -184,7 +209,12 @@ export class Worker {
   #onNotification(fields: ReadonlyMap<string, string>): void {
     const status = fields.get('STATUS')
     if (status !== undefined) this.#status = status.slice(0, 256)
-    if (fields.get('READY') === '1') this.#onEvent('ready')
+    if (fields.get('READY') === '1') this.#isServing = true
+    const probeFailure = fields.get(probeField)
+    if (probeFailure !== undefined) this.#probeFailure = probeFailure
+    if (probeFailure === '') this.#probedAt = performance.now()
+    if (this.#isServing && (this.#options.probeInterval === undefined || this.#probedAt !== undefined))
+      this.#onEvent('ready')
     if (fields.get('STOPPING') === '1') this.#onEvent('stopping')
     if (fields.get('WATCHDOG') === '1' && this.#state === 'ready') this.#expectPing()
     if (fields.get('WATCHDOG') === 'trigger' && this.#state === 'ready') {

@@ -113,6 +113,11 @@ export class Serving extends EventEmitter<ServingEvents> {
     return serving.#adjustRequests
   }
 
+  /** @internal The server of a Serving; undefined if a function handles its connections. */
+  static serverOf(serving: Serving): net.Server | undefined {
+    return serving.#server?.server
+  }
+
   /** @internal Starts serving. */
   static start(
     listeners: readonly Listener[],

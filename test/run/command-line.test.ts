@@ -29,6 +29,8 @@ describe('The command line of run', () => {
       maxRss: undefined,
       termDelay: 0,
       user: undefined,
+      probe: undefined,
+      probeInterval: 5_000,
     })
   })
 
@@ -76,6 +78,8 @@ describe('A wrong command line', () => {
     'run --user no:body s.js': '--user is "no:body", but must be the name of a user in /etc/passwd',
     'run --name ../x s.js': '--name is "../x", but must be at most 64 letters, digits, ".", "_" and "-"',
     'run --max-connections 5 --exec -- x': '--max-connections needs a file for Node',
+    'run --probe /x --exec -- x': '--probe needs a file for Node',
+    'run --probe health s.js': '--probe is "health", but must be a path such as /health or admin=/health',
     scale: 'the number of workers is "", but must be an integer of at least 1',
     'scale 1 2': 'unexpected argument 2',
     'reload x': 'unexpected argument x',

@@ -78,7 +78,7 @@ describe('async-accept run, at the first start', function () {
     assert.equal(await new Supervised('', { options: ['-n', '1'] }).run.ended, 1)
     const idle = new Supervised('setInterval(() => {}, 1000)', { options: ['-n', '2', '--start-timeout', '0.5'] })
     assert.equal(await idle.run.ended, 1)
-    assert.match(idle.run.stderr, /was not ready after 0.5 s/)
+    assert.equal(idle.run.stderr.match(/was not ready after 0.5 s/g)?.length, 2)
   })
 
   it('exits with 127 if the program does not exist', async () => {

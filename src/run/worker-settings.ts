@@ -1,0 +1,24 @@
+/** What a worker gets from its supervisor, as JSON in `ASYNC_ACCEPT_WORKER`. */
+export interface WorkerSettings {
+  slot: number
+  /** What the paths of the supervisor begin with. */
+  prefix: string
+  /** Undefined: it is not probed. */
+  probe: ProbeTarget | undefined
+}
+
+/** Which server of a worker is asked, and for what. */
+export interface ProbeTarget {
+  /** The inode of the listening socket, by which the worker knows the server. Its fd is another. */
+  inode: number
+  path: string
+  /** ms between two probes of a worker that is ready. */
+  interval: number
+}
+
+/** The field of a notification that has the result of a probe: '' after an answer of 2xx, otherwise what was wrong. */
+export const probeField = 'X_ASYNC_ACCEPT_PROBE'
+
+export const scoreboardPath = (prefix: string): string => `${prefix}scoreboard`
+
+export const attachmentPath = (prefix: string): string => `${prefix}workers`
