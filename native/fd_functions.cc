@@ -217,14 +217,14 @@ Value exec_helper_image(const CallbackInfo& info) {
 }
 
 // The largest mapping. It limits what an invalid call can map.
-constexpr int64_t kMaxMapped = 1 << 20;
+constexpr int64_t kMaxMapped = 64 << 20;
 
 // mapShared(fd, length): returns an ArrayBuffer of the first `length` bytes of a file, which other processes may map,
 // too. The bytes beyond the end of the file must not be accessed. The mapping lasts until the process ends.
 Value map_shared(const CallbackInfo& info) {
   int fd = js::to_int(info[0]);
   int64_t length = js::to_integer(info[1]);
-  if (length < 1 || length > kMaxMapped) js::throw_type_error(info.Env(), "expected a length from 1 to 1 MiB");
+  if (length < 1 || length > kMaxMapped) js::throw_type_error(info.Env(), "expected a length from 1 to 64 MiB");
   void* address = nullptr;
   int error = sys::mmap_shared(fd, static_cast<size_t>(length), &address);
   if (error != 0) return number(info, error);

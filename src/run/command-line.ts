@@ -3,6 +3,7 @@ import { basename, extname } from 'node:path'
 import { parseArgs } from 'node:util'
 import { type Parse, positiveInteger, seconds } from '../inherit/settings.js'
 import { type Address, parseAddress } from './addresses.js'
+import { maxPlaces } from './scoreboard.js'
 import { findUser, type User } from './user.js'
 
 /** The options of `async-accept run`. Times are in ms. */
@@ -203,8 +204,8 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
   const maxConnections = given('max-connections', positiveInteger, undefined)
   const needsNode = (['max-connections', 'probe'] as const).find((name) => values[name] !== undefined)
   if (needsNode !== undefined && values.exec === true) throw new UsageError(`--${needsNode} needs a file for Node`)
-  if (maxConnections !== undefined && maxConnections > 2 ** 31 - 1)
-    throw new UsageError('--max-connections is too large')
+  if (maxConnections !== undefined && maxConnections > maxPlaces)
+    throw new UsageError(`--max-connections can be at most ${maxPlaces}`)
   return {
     name: { text: given('name', supervisorName, ofProgram), chosen: values.name !== undefined },
     workers: given('workers', positiveInteger, availableParallelism()),

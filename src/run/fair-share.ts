@@ -84,7 +84,7 @@ export class FairShare {
   }
 
   giveBack(): void {
-    if (this.#board.isLimited) this.#board.giveBack(this.#slot)
+    if (this.#board.isLimited) this.#board.giveBack()
   }
 
   accepted(hasPlace: boolean): void {

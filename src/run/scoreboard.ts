@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, ftruncateSync, openSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, writeFileSync } from 'node:fs'
 import { binding } from '../core/binding.js'
 import { check } from '../core/errors.js'
 
@@ -6,18 +6,20 @@ import { check } from '../core/errors.js'
 export const maxSlots = 1023
 
 // Words of 32 bits. The first line of the page is for all workers, each further one for one worker. So workers do not
-// write to the same cache line, except for the number of places taken.
+// write to the same cache line. The places follow.
 const wordsPerLine = 16
-const size = (maxSlots + 1) * wordsPerLine * 4
+const bytesPerWord = 4
+/** The first word of the places. */
+const firstPlace = (maxSlots + 1) * wordsPerLine
 
-const LIMIT = 0
-const TAKEN = 1
-const SLOTS = 2
+/** The largest limit: 40 MB of memory. */
+export const maxPlaces = 10_000_000
+
+const SLOTS = 0
 
 const ASKING = 0
 const CONNECTIONS = 1
-const HELD = 2
-const ACCEPTED = 3
+const ACCEPTED = 2
 
 /** What a worker knows of another. */
 export interface Other {
@@ -28,36 +30,34 @@ export interface Other {
 }
 
 /**
- * A file that the supervisor and its workers map into their memory. It says how many connections each worker has, and
- * how many places are taken if their number is limited.
+ * A file that the supervisor and its workers map into their memory. It says how many connections each worker has. If the
+ * number of connections is limited, it has a word for each of them, a place, with the slot of the worker that holds it.
  *
- * A place is taken before a connection is accepted, and given back after it was closed. The supervisor gives back the
- * places of a worker that has ended. If a worker is killed between two of its writes, a place may stay taken for ever;
- * it is never taken twice.
+ * A place is taken before a connection is accepted, and given back after it was closed. Both are one atomic operation,
+ * so a worker that is killed at any moment loses none: the supervisor gives back the places with its slot.
  */
 export class Scoreboard {
   readonly #words: Int32Array
+  /** One word for each connection of the limit: 1 + the slot of the worker that holds it; 0 if it is free. */
+  readonly #places: Int32Array
+  /** The places that this worker holds. */
+  readonly #held: number[] = []
+  /** Where the next search for a free place begins. */
+  #next = 0
   /** Which slots have a worker. Only the supervisor knows. */
   readonly #used = new Array<boolean>(maxSlots).fill(false)
 
   /** Makes the file. `limit` is the maximum number of connections over all workers; 0: none. */
   static create(path: string, limit: number): Scoreboard {
-    const fd = openSync(path, 'wx+', 0o600)
-    try {
-      ftruncateSync(fd, size)
-      const board = new Scoreboard(fd)
-      board.#words[LIMIT] = limit
-      return board
-    } finally {
-      closeSync(fd)
-    }
+    // Written, so that a full disk is an error now, and not a SIGBUS later.
+    writeFileSync(path, new Uint8Array((firstPlace + limit) * bytesPerWord), { flag: 'wx', mode: 0o600 })
+    return Scoreboard.open(path)
   }
 
-  /** Maps the file that the supervisor has made. */
+  /** Maps a file that `create` has made. */
   static open(path: string): Scoreboard {
     const fd = openSync(path, 'r+')
     try {
-      if (fstatSync(fd).size !== size) throw new Error(`${path} is not the scoreboard of this version`)
       return new Scoreboard(fd)
     } finally {
       closeSync(fd)
@@ -65,42 +65,47 @@ export class Scoreboard {
   }
 
   private constructor(fd: number) {
-    this.#words = new Int32Array(check(binding.mapShared(fd, size), 'mmap'))
+    this.#words = new Int32Array(check(binding.mapShared(fd, fstatSync(fd).size), 'mmap'))
+    this.#places = this.#words.subarray(firstPlace)
   }
 
   /** Whether the number of connections is limited. */
   get isLimited(): boolean {
-    return this.#words[LIMIT] !== 0
-  }
-
-  /** The number of places that are taken, if their number is limited. */
-  get taken(): number {
-    return Atomics.load(this.#words, TAKEN)
+    return this.#places.length > 0
   }
 
   /** Whether another connection is within the limit. */
   get hasRoom(): boolean {
-    return !this.isLimited || this.taken < (this.#words[LIMIT] as number)
+    return !this.isLimited || this.#findFree() >= 0
   }
 
   /** Takes a place for a worker. Returns false if none is free. */
   take(slot: number): boolean {
-    const limit = this.#words[LIMIT] as number
-    for (let taken = this.taken; taken < limit; ) {
-      const before = Atomics.compareExchange(this.#words, TAKEN, taken, taken + 1)
-      if (before === taken) {
-        Atomics.add(this.#words, wordOf(slot, HELD), 1)
-        return true
-      }
-      taken = before
+    for (let place = this.#findFree(); place >= 0; place = this.#findFree()) {
+      if (Atomics.compareExchange(this.#places, place, 0, slot + 1) !== 0) continue
+      this.#held.push(place)
+      return true
     }
     return false
   }
 
-  /** Gives back a place of a worker. */
-  giveBack(slot: number): void {
-    Atomics.sub(this.#words, wordOf(slot, HELD), 1)
-    Atomics.sub(this.#words, TAKEN, 1)
+  /** Gives back a place that this worker has taken. */
+  giveBack(): void {
+    const place = this.#held.pop() as number
+    Atomics.store(this.#places, place, 0)
+    this.#next = place
+  }
+
+  /** Returns a free place, or -1. */
+  #findFree(): number {
+    const { length } = this.#places
+    for (let i = 0; i < length; i++) {
+      const place = (this.#next + i) % length
+      if (Atomics.load(this.#places, place) !== 0) continue
+      this.#next = place
+      return place
+    }
+    return -1
   }
 
   /** A worker has that many connections, and may accept more or not. */
@@ -139,8 +144,8 @@ export class Scoreboard {
   clear(slot: number): void {
     this.#used[slot] = false
     this.set(slot, 0, false)
-    const held = Atomics.exchange(this.#words, wordOf(slot, HELD), 0)
-    Atomics.sub(this.#words, TAKEN, held)
+    // Nobody else changes a place of this worker.
+    for (const [place, holder] of this.#places.entries()) if (holder === slot + 1) Atomics.store(this.#places, place, 0)
   }
 }
 
