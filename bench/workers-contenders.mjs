@@ -1,0 +1,184 @@
+// The ways to run several processes of a server that bench/workers.mjs compares.
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, readFileSync } from 'node:fs'
+import http from 'node:http'
+import net from 'node:net'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
+import { promisify } from 'node:util'
+import { fileOf, killAtExit, scratch } from './measure.mjs'
+import { cpuOf, family, memoryOf } from './processes.mjs'
+import { install } from './runtimes.mjs'
+
+const run = promisify(execFile)
+const server = fileOf('workers-server.cjs')
+const main = fileOf('../dist/run/main.js')
+const primary = fileOf('workers-primary.mjs')
+
+/** A process that may have child processes, and serves on `port`. */
+export class Group {
+  #child
+  #lines = []
+  #onLine = () => {}
+  #fail = () => {}
+  #environment
+
+  constructor([program, ...args], port, environment) {
+    this.address = { port }
+    this.#environment = { ...process.env, PORT: String(port), ...environment }
+    this.#child = spawn(program, args, { env: this.#environment, stdio: ['ignore', 'pipe', 'pipe'] })
+    killAtExit(this.#child)
+    let errors = ''
+    this.#child.stderr.setEncoding('utf8').on('data', (data) => {
+      errors += data
+    })
+    createInterface({ input: this.#child.stdout })
+      .on('line', (line) => {
+        this.#lines.push(line)
+        this.#onLine()
+      })
+      .on('close', () => this.#fail(new Error(`${args.join(' ')} has ended:\n${errors}`)))
+  }
+
+  get pid() {
+    return this.#child.pid
+  }
+
+  /** Resolves when the process and its children have printed a line `count` times since the last call. */
+  async said(line, count = 1) {
+    await new Promise((resolve, reject) => {
+      this.#fail = reject
+      this.#onLine = () => {
+        if (this.#lines.filter((each) => each === line).length >= count) resolve()
+      }
+      this.#onLine()
+    })
+    this.#lines = []
+  }
+
+  /** Runs a command with the environment of the process. Rejects if it fails. */
+  async command([program, ...args]) {
+    await run(program, args, { env: this.#environment })
+  }
+
+  kill(signal) {
+    this.#child.kill(signal)
+  }
+
+  /** Returns the CPU time of all processes, in us. */
+  get cpu() {
+    return cpuOf(family(this.pid))
+  }
+
+  /** Returns the memory of the first process, and that of all. */
+  memory() {
+    const all = family(this.pid).map((pid) => memoryOf(pid).pss)
+    return { ...memoryOf(this.pid), all: all.reduce((sum, pss) => sum + pss) }
+  }
+
+  async stop() {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
+    const ended = once(this.#child, 'exit')
+    this.kill('SIGTERM')
+    await ended
+  }
+}
+
+async function freePort() {
+  const listener = net.createServer().listen(0, '127.0.0.1')
+  await once(listener, 'listening')
+  const { port } = listener.address()
+  await once(listener.close(), 'close')
+  return port
+}
+
+/** Resolves when `count` processes have answered a request. */
+async function answered({ address: { port } }, count) {
+  const pids = new Set()
+  while (pids.size < count) {
+    const request = http.get({ host: '127.0.0.1', port, agent: false })
+    const response = await once(request, 'response').catch(() => [])
+    if (response.length > 0) pids.add(await text(response[0]))
+  }
+}
+
+async function startNode({ node }) {
+  const group = new Group([node, server], await freePort(), {})
+  await group.said('listening')
+  return group
+}
+
+async function startOurs({ node, workers }) {
+  const port = await freePort()
+  const options = ['-n', workers, '-l', `127.0.0.1:${port}`, '--settle', '0'].map(String)
+  const environment = { ASYNC_ACCEPT_RUN_DIRECTORY: scratch(`run-${port}`) }
+  const group = new Group([node, main, 'run', ...options, server], port, environment)
+  group.reload = () => group.command([node, main, 'reload'])
+  await group.said('listening', workers)
+  return group
+}
+
+const startCluster =
+  (policy) =>
+  async ({ node, workers }) => {
+    const group = new Group([node, primary, policy, String(workers), server], await freePort(), {})
+    group.reload = () => {
+      group.kill('SIGHUP')
+      return group.said('reloaded')
+    }
+    await group.said('listening', workers)
+    return group
+  }
+
+const startPm2 =
+  (more = {}) =>
+  async ({ node, workers }) => {
+    const port = await freePort()
+    const home = scratch(`pm2-${port}`)
+    mkdirSync(home)
+    const at = (path) => join(pm2().directory, path)
+    const environment = { PM2_HOME: home, PM2_DISABLE_VERSION_CHECK: 'true', PM2_DISCRETE_MODE: 'true', ...more }
+    // What `pm2 start` starts in the background if it does not run yet.
+    const group = new Group([node, at('lib/Daemon.js')], port, environment)
+    const command = (...words) => group.command([node, at('bin/pm2'), ...words.map(String)])
+    group.reload = () => command('reload', 'server')
+    await connected(join(home, 'rpc.sock'))
+    await command('start', server, '--name', 'server', '-i', workers)
+    await answered(group, workers)
+    return group
+  }
+
+/** Resolves when a unix socket accepts connections. */
+async function connected(path) {
+  for (;;) {
+    const socket = net.connect(path)
+    const isOpen = await once(socket, 'connect').catch(() => false)
+    socket.destroy()
+    if (isOpen) return
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
+
+let found
+
+/** Returns { directory, version } of pm2, or { missing: why } if it cannot be installed. */
+export function pm2() {
+  if (found !== undefined) return found
+  try {
+    const directory = install('pm2')
+    found = { directory, version: JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8')).version }
+  } catch (error) {
+    found = { missing: error.message }
+  }
+  return found
+}
+
+export const plain = { name: 'node server.js', start: startNode }
+export const ours = { name: 'async-accept run', start: startOurs }
+export const roundRobin = { name: 'cluster, round robin', start: startCluster('rr') }
+export const noPolicy = { name: 'cluster, SCHED_NONE', start: startCluster('none') }
+export const ofPm2 = { name: 'pm2', start: startPm2() }
+/** For reloads: a program that ends its connections at SIGINT, and so is not unchanged. */
+export const ofPm2Handled = { name: 'pm2, SIGINT handled', start: startPm2({ HANDLE_SIGINT: '1' }) }
