@@ -11,12 +11,14 @@ import { blockedFor, makeRequests } from './skewed.mjs'
 // In ms. A request without an answer after this time counts as unanswered.
 const patience = 10_000
 
+const ends = { ECONNREFUSED: 'refused', ECONNRESET: 'reset', EPIPE: 'reset', ETIMEDOUT: 'unanswered' }
+
 const host = '127.0.0.1'
 
 /** Makes one request. Returns how it ended. */
 async function post(port, agent, body) {
   const request = http.request({ host, port, agent, method: 'POST', timeout: patience })
-  request.on('timeout', () => request.destroy(Object.assign(new Error('timeout'), { code: 'timeout' })))
+  request.on('timeout', () => request.destroy(Object.assign(new Error('no answer'), { code: 'ETIMEDOUT' })))
   request.end(body)
   try {
     const [response] = await once(request, 'response')
@@ -24,8 +26,7 @@ async function post(port, agent, body) {
     if (response.statusCode >= 500) return '5xx'
     return response.statusCode === 200 && answer === body ? 'answered' : 'other'
   } catch ({ code }) {
-    if (code === 'ECONNREFUSED') return 'refused'
-    return code === 'ECONNRESET' || code === 'EPIPE' ? 'reset' : 'other'
+    return ends[code] ?? 'other'
   }
 }
 

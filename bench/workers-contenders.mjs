@@ -133,16 +133,15 @@ const startCluster =
   }
 
 const startPm2 =
-  (more = {}) =>
+  (directory, more = {}) =>
   async ({ node, workers }) => {
     const port = await freePort()
     const home = scratch(`pm2-${port}`)
     mkdirSync(home)
-    const at = (path) => join(pm2().directory, path)
     const environment = { PM2_HOME: home, PM2_DISABLE_VERSION_CHECK: 'true', PM2_DISCRETE_MODE: 'true', ...more }
     // What `pm2 start` starts in the background if it does not run yet.
-    const group = new Group([node, at('lib/Daemon.js')], port, environment)
-    const command = (...words) => group.command([node, at('bin/pm2'), ...words.map(String)])
+    const group = new Group([node, join(directory, 'lib/Daemon.js')], port, environment)
+    const command = (...words) => group.command([node, join(directory, 'bin/pm2'), ...words.map(String)])
     group.reload = () => command('reload', 'server')
     await connected(join(home, 'rpc.sock'))
     await command('start', server, '--name', 'server', '-i', workers)
@@ -161,24 +160,23 @@ async function connected(path) {
   }
 }
 
-let found
-
-/** Returns { directory, version } of pm2, or { missing: why } if it cannot be installed. */
-export function pm2() {
-  if (found !== undefined) return found
-  try {
-    const directory = install('pm2')
-    found = { directory, version: JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8')).version }
-  } catch (error) {
-    found = { missing: error.message }
-  }
-  return found
-}
-
 export const plain = { name: 'node server.js', start: startNode }
 export const ours = { name: 'async-accept run', start: startOurs }
 export const roundRobin = { name: 'cluster, round robin', start: startCluster('rr') }
 export const noPolicy = { name: 'cluster, SCHED_NONE', start: startCluster('none') }
-export const ofPm2 = { name: 'pm2', start: startPm2() }
-/** For reloads: a program that ends its connections at SIGINT, and so is not unchanged. */
-export const ofPm2Handled = { name: 'pm2, SIGINT handled', start: startPm2({ HANDLE_SIGINT: '1' }) }
+
+/**
+ * Returns { unchanged, handled }: pm2 with the unchanged server, and with a server that handles SIGINT. Or
+ * { missing: why } if pm2 cannot be installed.
+ */
+export function pm2() {
+  try {
+    const directory = install('pm2')
+    const { version } = JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8'))
+    const name = `pm2 ${version}`
+    const handled = { name: `${name}, SIGINT handled`, start: startPm2(directory, { HANDLE_SIGINT: '1' }) }
+    return { unchanged: { name, start: startPm2(directory) }, handled }
+  } catch (error) {
+    return { missing: error.message }
+  }
+}

@@ -5,19 +5,19 @@ import { text } from 'node:stream/consumers'
 import { has, loadFor, wrk } from './http.mjs'
 import { fileOf, load, percentile, pinned, summarize } from './measure.mjs'
 import { again, inPairs } from './pairs.mjs'
-import { noPolicy, ofPm2, ofPm2Handled, ours, plain, pm2, roundRobin } from './workers-contenders.mjs'
+import { noPolicy, ours, plain, pm2, roundRobin } from './workers-contenders.mjs'
 
 const clients = fileOf('workers-clients.mjs')
 const perSecond = 320
 const posting = { keepAlive: 8, new: 4 }
 // What the clients of the reloads may get instead of an answer.
-const failures = ['refused', 'reset', '5xx', 'other']
+const failures = ['refused', 'reset', '5xx', 'unanswered', 'other']
 const gaps = { 'at once': 0, 'every 2 ms': 2 }
 
 const loads = { 'keep-alive': wrk('http'), 'one request per connection': wrk('http', '-H', 'Connection: close') }
 
 // `warmUp` and `slice` in seconds, as in http.mjs. `requests` is the number of the skewed load, and `connections` that
-// of the connections that stay.
+// of the connections that stay. The quick form leaves out what other contenders show as well, and pm2.
 export const defaults = {
   workers: 4,
   warmUp: 2,
@@ -37,14 +37,14 @@ export const smoke = {
   connections: 16,
   reloads: 1,
   rounds: 1,
-  only: [ours, roundRobin],
+  quick: true,
 }
 
 const isOurs = ([label]) => label === ours.name
 const summary = (results, figure, digits) => ({ ...summarize(results.map((result) => result[figure])), digits })
 
-async function costTables({ contenders, node, workers, rounds, slices, progress, ...sizes }) {
-  const others = [again(plain), ...contenders]
+async function costTables({ contenders, quick, node, workers, rounds, slices, progress, ...sizes }) {
+  const others = quick ? [ours] : [again(plain), ...contenders]
   const tables = []
   const compared = []
   for (const [what, makeLoad] of Object.entries(loads)) {
@@ -85,12 +85,12 @@ async function costTables({ contenders, node, workers, rounds, slices, progress,
         { ...results.ratio(name, plain.name, 'rate'), digits: 2 },
       ]),
     })
-    // Relative to the same reference, because each contender has its own process of it.
-    for (const { name } of contenders) {
+    // By their ratios to the reference, because each contender has its own process of it.
+    for (const { name } of others.filter((each) => contenders.includes(each))) {
       const ratio = (figure) =>
         results.ratio(ours.name, plain.name, figure).median / results.ratio(name, plain.name, figure).median
       compared.push({ what: `${what}, CPU per request`, name, ratio: ratio('cpu') })
-      compared.push({ what: `${what}, requests per second, inverse`, name, ratio: 1 / ratio('rate') })
+      compared.push({ what: `${what}, requests per second`, name, ratio: ratio('rate'), moreIsBetter: true })
     }
   }
   return { tables, compared }
@@ -170,18 +170,21 @@ async function reloadUnderLoad(group, node, reloads) {
 }
 
 /** Measures each contender alone: spread, memory, and reloads. */
-async function alone({ contenders, node, progress, rounds, reloads, ...sizes }) {
-  const reloaded = [...contenders, ...(contenders.includes(ofPm2) ? [ofPm2Handled] : [])]
-  const results = new Map([plain, ...reloaded].map(({ name }) => [name, []]))
+async function alone({ contenders, handled, quick, node, progress, rounds, reloads, ...sizes }) {
+  const reloaded = [...contenders, ...handled]
+  const all = quick ? reloaded : [plain, ...reloaded]
+  const results = new Map(all.map(({ name }) => [name, []]))
   for (let round = 1; round <= rounds; round++) {
-    for (const contender of [plain, ...reloaded]) {
+    for (const contender of all) {
       const say = (what) => progress(`round ${round} of ${rounds}: ${contender.name}: ${what}`)
-      say('spread and memory')
       const group = await contender.start({ node, workers: sizes.workers })
       const result = {}
-      if (contender !== plain)
+      say('spread')
+      if (contender !== plain) {
         for (const [when, gap] of Object.entries(gaps)) result[when] = await spread(group, node, sizes, gap)
-      for (const makeLoad of Object.values(loads)) await loadFor(group.address, makeLoad, sizes.slice, sizes)
+      }
+      say('memory')
+      await loadFor(group.address, loads['one request per connection'], sizes.warmUp, sizes)
       result.memory = group.memory()
       say('reloads')
       if (contender !== plain) result.reloads = await reloadUnderLoad(group, node, reloads)
@@ -191,7 +194,7 @@ async function alone({ contenders, node, progress, rounds, reloads, ...sizes }) 
     }
   }
   const of = ({ name }, part) => results.get(name).map((result) => result[part])
-  return { contenders, reloaded, of, ...sizes, reloads }
+  return { contenders, reloaded, all, of, ...sizes, reloads }
 }
 
 function spreadTable({ contenders, of, connections }) {
@@ -228,14 +231,15 @@ function reloadTable({ reloaded, of, reloads }) {
   }
 }
 
-function memoryTable({ contenders, of, workers }) {
+function memoryTable({ contenders, all, of, workers }) {
   const perWorker = (each, count) => of(each, 'memory').map(({ all }) => ({ all: all / count }))
+  const references = all.filter((each) => each === plain)
   return {
-    title: 'Memory after a load, MiB',
+    title: 'Memory after requests on new connections, MiB',
     columns: ['contender', 'supervisor, RSS', 'supervisor, PSS', 'RSS after the reloads', 'all, PSS per worker'],
     bars: { columns: ['supervisor, PSS', 'all, PSS per worker'], title: 'Memory, MiB' },
     rows: [
-      [plain.name, '-', '-', '-', summary(perWorker(plain, 1), 'all', 1)],
+      ...references.map((each) => [each.name, '-', '-', '-', summary(perWorker(each, 1), 'all', 1)]),
       ...contenders.map((each) => [
         each.name,
         summary(of(each, 'memory'), 'rss', 1),
@@ -258,15 +262,13 @@ function comparedIn(table, columns) {
   })
 }
 
-export async function measure({ only, ...how }) {
-  const found = only ? {} : pm2()
-  const all = [ours, roundRobin, noPolicy, ...(found.version ? [ofPm2] : [])]
-  const contenders = only ?? all
-  const missing = found.missing ? [`not measured: pm2: ${found.missing}`] : []
+export async function measure(how) {
   if (!has('wrk')) return { tables: [], checks: [], losses: ['not measured: wrk not found'] }
+  const { unchanged, handled, missing } = how.quick ? {} : pm2()
+  const contenders = [ours, roundRobin, ...(how.quick ? [] : [noPolicy]), ...(unchanged ? [unchanged] : [])]
   const cost = await costTables({ contenders, ...how })
   const skewed = await skewedTable({ contenders, ...how })
-  const each = await alone({ contenders, ...how })
+  const each = await alone({ contenders, handled: handled ? [handled] : [], ...how })
   const spread = spreadTable(each)
   const reloads = reloadTable(each)
   const memory = memoryTable(each)
@@ -301,14 +303,46 @@ export async function measure({ only, ...how }) {
     ...comparedIn(memory, ['supervisor, RSS', 'supervisor, PSS', 'all, PSS per worker']),
   ]
   // Rounded as printed: a third digit is noise.
-  const lost = compared.filter(({ ratio }) => Number(ratio.toFixed(2)) > 1)
+  const isLost = ({ ratio, moreIsBetter }) => {
+    const rounded = Number(ratio.toFixed(2))
+    return moreIsBetter ? rounded < 1 : rounded > 1
+  }
   return {
     tables: [...cost.tables, skewed.table, spread, reloads, memory],
     checks,
-    losses: [...lost.map(({ what, name, ratio }) => `${what}: ${ratio.toFixed(2)} times that of ${name}`), ...missing],
-    pm2: found.version,
+    losses: [
+      ...compared.filter(isLost).map(({ what, name, ratio }) => `${what}: ${ratio.toFixed(2)} times that of ${name}`),
+      ...(missing ? [`not measured: pm2: ${missing}`] : []),
+    ],
   }
 }
 
 export const title = 'Workers on shared sockets'
-export const about = ['TODO'].join('\n')
+export const about = [
+  `The same unchanged server in ${defaults.workers} processes (\`node:http\`, bench/workers-server.cjs), and in one process as the`,
+  'reference. The processes and the load share all cores, so these figures show costs, and not how a server scales.',
+  '',
+  '- async-accept run: `async-accept run -n 4 --settle 0 server.js`, replaced by `async-accept reload`',
+  '- cluster: a primary (bench/workers-primary.mjs) with each `schedulingPolicy`. At a reload it forks a worker, waits for',
+  '  its `listening`, and calls `disconnect()` of an old one. Workers that have not ended after 2 s are killed: keep-alive',
+  '  connections do not end by themselves.',
+  '- pm2: `pm2 start server.js -i 4`, replaced by `pm2 reload`, with its defaults. It sends SIGINT to an old worker, which',
+  '  ends an unchanged program at once. With "SIGINT handled", the program calls `server.close()` and then exits, as the',
+  '  documentation of pm2 recommends, and pm2 kills it after 1.6 s.',
+  '',
+  'CPU is that of all processes of a contender: a supervisor, primary or daemon is included. wrk makes requests on 64',
+  'connections, as in the question `http`. Each contender is loaded in turn with a reference of its own.',
+  '',
+  'Skewed load: as in [the question above](#a-skewed-load), over HTTP, and in processes. 5 % of the requests block their',
+  'process for 50 ms. The latency is that of the others.',
+  '',
+  'Keep-alive connections: clients connect, send one request, and stay. The figures are the connections of the process',
+  'with the fewest and with the most.',
+  '',
+  `Reloads: ${posting.keepAlive} clients send POST requests on a keep-alive connection, and ${posting.new} clients on a new connection for each`,
+  'request. Each request takes 10 ms, and none is repeated. Meanwhile, one reload follows the other. A request has failed',
+  'if it was refused, reset, answered with 5xx, or not answered within 10 s.',
+  '',
+  'Memory: RSS of the supervisor, primary or daemon counts all pages of the Node binary. In PSS, each process counts its',
+  'part of a shared page. The last column is the PSS of all processes, divided by the number of workers.',
+].join('\n')
