@@ -179,12 +179,10 @@ async function alone({ contenders, handled, quick, node, progress, rounds, reloa
       const say = (what) => progress(`round ${round} of ${rounds}: ${contender.name}: ${what}`)
       const group = await contender.start({ node, workers: sizes.workers })
       const result = {}
-      say('spread')
+      say('spread and memory')
       if (contender !== plain) {
         for (const [when, gap] of Object.entries(gaps)) result[when] = await spread(group, node, sizes, gap)
       }
-      say('memory')
-      await loadFor(group.address, loads['one request per connection'], sizes.warmUp, sizes)
       result.memory = group.memory()
       say('reloads')
       if (contender !== plain) result.reloads = await reloadUnderLoad(group, node, reloads)
@@ -235,9 +233,13 @@ function memoryTable({ contenders, all, of, workers }) {
   const perWorker = (each, count) => of(each, 'memory').map(({ all }) => ({ all: all / count }))
   const references = all.filter((each) => each === plain)
   return {
-    title: 'Memory after requests on new connections, MiB',
+    title: 'Memory, MiB',
     columns: ['contender', 'supervisor, RSS', 'supervisor, PSS', 'RSS after the reloads', 'all, PSS per worker'],
-    bars: { columns: ['supervisor, PSS', 'all, PSS per worker'], title: 'Memory, MiB' },
+    bars: {
+      columns: ['supervisor, PSS', 'all, PSS per worker'],
+      title: 'Memory, MiB',
+      of: ([label]) => label !== plain.name,
+    },
     rows: [
       ...references.map((each) => [each.name, '-', '-', '-', summary(perWorker(each, 1), 'all', 1)]),
       ...contenders.map((each) => [
@@ -343,6 +345,7 @@ export const about = [
   'request. Each request takes 10 ms, and none is repeated. Meanwhile, one reload follows the other. A request has failed',
   'if it was refused, reset, answered with 5xx, or not answered within 10 s.',
   '',
-  'Memory: RSS of the supervisor, primary or daemon counts all pages of the Node binary. In PSS, each process counts its',
-  'part of a shared page. The last column is the PSS of all processes, divided by the number of workers.',
+  'Memory: after the keep-alive connections have ended. RSS of the supervisor, primary or daemon counts all pages of the',
+  'Node binary. In PSS, each process counts its part of a shared page. The last column is the PSS of all processes,',
+  'divided by the number of workers.',
 ].join('\n')
