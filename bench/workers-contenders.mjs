@@ -72,10 +72,14 @@ export class Group {
     return cpuOf(family(this.pid))
   }
 
-  /** Returns the memory of the first process, and that of all. */
+  /** Returns the memory of the first process. */
   memory() {
-    const all = family(this.pid).map((pid) => memoryOf(pid).pss)
-    return { ...memoryOf(this.pid), all: all.reduce((sum, pss) => sum + pss) }
+    return memoryOf(this.pid)
+  }
+
+  /** Returns the memory of all processes, none of which may end meanwhile, as PSS. */
+  memoryOfAll() {
+    return family(this.pid).reduce((sum, pid) => sum + memoryOf(pid).pss, 0)
   }
 
   async stop() {

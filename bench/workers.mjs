@@ -180,10 +180,8 @@ async function alone({ contenders, handled, quick, node, progress, rounds, reloa
       const group = await contender.start({ node, workers: sizes.workers })
       const result = {}
       say('spread and memory')
-      if (contender !== plain) {
-        for (const [when, gap] of Object.entries(gaps)) result[when] = await spread(group, node, sizes, gap)
-      }
-      result.memory = group.memory()
+      for (const [when, gap] of Object.entries(gaps)) result[when] = await spread(group, node, sizes, gap)
+      result.memory = { ...group.memory(), all: group.memoryOfAll() }
       say('reloads')
       if (contender !== plain) result.reloads = await reloadUnderLoad(group, node, reloads)
       result.after = group.memory()
@@ -321,31 +319,36 @@ export async function measure(how) {
 
 export const title = 'Workers on shared sockets'
 export const about = [
-  `The same unchanged server in ${defaults.workers} processes (\`node:http\`, bench/workers-server.cjs), and in one process as the`,
-  'reference. The processes and the load share all cores, so these figures show costs, and not how a server scales.',
+  `The same unchanged server (\`node:http\`, bench/workers-server.cjs) in ${defaults.workers} processes, and in one process as the`,
+  'reference. The processes are not pinned: they and the load share all cores. So the figures compare costs, and do not',
+  'show how a server scales.',
   '',
   '- async-accept run: `async-accept run -n 4 --settle 0 server.js`, replaced by `async-accept reload`',
   '- cluster: a primary (bench/workers-primary.mjs) with each `schedulingPolicy`. At a reload it forks a worker, waits for',
-  '  its `listening`, and calls `disconnect()` of an old one. Workers that have not ended after 2 s are killed: keep-alive',
-  '  connections do not end by themselves.',
+  '  its `listening`, and calls `disconnect()` of an old one. It kills an old worker that has not ended after 2 s.',
   '- pm2: `pm2 start server.js -i 4`, replaced by `pm2 reload`, with its defaults. It sends SIGINT to an old worker, which',
   '  ends an unchanged program at once. With "SIGINT handled", the program calls `server.close()` and then exits, as the',
-  '  documentation of pm2 recommends, and pm2 kills it after 1.6 s.',
+  '  documentation of pm2 recommends. pm2 kills it after 1.6 s.',
   '',
-  'CPU is that of all processes of a contender: a supervisor, primary or daemon is included. wrk makes requests on 64',
-  'connections, as in the question `http`. Each contender is loaded in turn with a reference of its own.',
+  'CPU is that of all processes of a contender, also of its supervisor, primary or daemon. wrk makes requests on 64',
+  'connections, as in the question `http`. Each contender is loaded in turn with a process of the reference of its own.',
+  'With round robin, which pm2 uses, too, the primary accepts each connection and sends it to a worker. With SCHED_NONE',
+  'and in async-accept run, the workers accept. A worker of async-accept run also compares its connections with those of',
+  'the others.',
   '',
-  'Skewed load: as in [the question above](#a-skewed-load), over HTTP, and in processes. 5 % of the requests block their',
-  'process for 50 ms. The latency is that of the others.',
+  'Skewed load: as in [the question `skewed`](#a-skewed-load), over HTTP. 5 % of the requests block their process for',
+  '50 ms. The latency is that of the others.',
   '',
   'Keep-alive connections: clients connect, send one request, and stay. The figures are the connections of the process',
   'with the fewest and with the most.',
   '',
   `Reloads: ${posting.keepAlive} clients send POST requests on a keep-alive connection, and ${posting.new} clients on a new connection for each`,
   'request. Each request takes 10 ms, and none is repeated. Meanwhile, one reload follows the other. A request has failed',
-  'if it was refused, reset, answered with 5xx, or not answered within 10 s.',
+  'if it was refused, reset, answered with 5xx, or not answered within 10 s. A keep-alive connection stays with its',
+  'process. So an old worker of `cluster` does not end before it is killed, which resets the requests that it has. A',
+  'worker of async-accept run answers with `Connection: close` and ends after its last answer.',
   '',
   'Memory: after the keep-alive connections have ended. RSS of the supervisor, primary or daemon counts all pages of the',
-  'Node binary. In PSS, each process counts its part of a shared page. The last column is the PSS of all processes,',
-  'divided by the number of workers.',
+  'Node binary. In PSS, each process counts its part of a shared page, so it also depends on the other processes of Node',
+  'on the machine. The last column is the PSS of all processes, divided by the number of workers.',
 ].join('\n')
