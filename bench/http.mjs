@@ -66,6 +66,7 @@ export const wrk = (scheme, ...more) => ({
   ],
   read: (text) => ({
     rate: Number(/Requests\/sec:\s*([\d.]+)/.exec(text)?.[1]),
+    requests: Number(/(\d+) requests in/.exec(text)?.[1]),
     failed: /Socket errors|Non-2xx/.test(text),
   }),
 })
@@ -76,6 +77,7 @@ const h2load = (server, scheme, size) => ({
   command: ({ port }, sizes) => [...size(sizes), `${scheme}://127.0.0.1:${port}/`],
   read: (text) => ({
     rate: Number(/finished in .*?, ([\d.]+) req\/s/.exec(text)?.[1]),
+    requests: Number(/ (\d+) succeeded/.exec(text)?.[1]),
     failed: !/ 0 failed, 0 errored, 0 timeout/.test(text),
   }),
 })
@@ -114,28 +116,36 @@ export const smoke = { warmUp: 0, slice: 0, slices: 1, requests: 256, connection
 // duration then doubles until this time has elapsed, which is a failure.
 const patience = 20
 
-/** Loads a server for `seconds`. Returns its CPU per request, in us, and the requests per second. */
-export async function slice(server, load, seconds, sizes) {
-  const rates = []
+/** Loads the server at an address for `seconds`. Returns the requests per second and their number. */
+export async function loadFor(address, load, seconds, sizes) {
+  const results = []
   let enough = false
-  const before = await server.mark()
   const start = performance.now()
   let wait = 1
   do {
-    const command = load.command(server.address, { ...sizes, wait })
+    const command = load.command(address, { ...sizes, wait })
     const [program, ...args] = [...pinned, load.tool, ...command].map(String)
     const { stdout } = await run(program, args)
-    const { rate, failed } = load.read(stdout)
+    const { failed, ...result } = load.read(stdout)
     const elapsed = (performance.now() - start) / 1000
-    if (failed || Number.isNaN(rate) || (rate === 0 && elapsed > patience)) {
+    if (failed || Number.isNaN(result.rate) || (result.rate === 0 && elapsed > patience)) {
       throw new Error(`${[program, ...args].join(' ')}: requests failed\n${stdout}`)
     }
-    if (rate > 0) rates.push(rate)
+    if (result.rate > 0) results.push(result)
     else wait *= 2
-    enough = elapsed >= seconds && rate > 0
+    enough = elapsed >= seconds && result.rate > 0
   } while (!enough)
-  const after = await server.mark()
-  return { ...cpuBetween(before, after), rate: summarize(rates).median }
+  return {
+    rate: summarize(results.map(({ rate }) => rate)).median,
+    requests: results.reduce((sum, { requests }) => sum + requests, 0),
+  }
+}
+
+/** Loads a server for `seconds`. Returns its CPU per request, in us, and the requests per second. */
+export async function slice(server, load, seconds, sizes) {
+  const before = await server.mark()
+  const { rate } = await loadFor(server.address, load, seconds, sizes)
+  return { ...cpuBetween(before, await server.mark()), rate }
 }
 
 export const has = (tool) => !spawnSync(tool, ['--version']).error

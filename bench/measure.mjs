@@ -72,13 +72,18 @@ process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL')
 })
 
+/** Kills the child process when this process exits. */
+export function killAtExit(child) {
+  running.add(child)
+  child.once('exit', () => running.delete(child))
+}
+
 /** A contender in a separate process, which implements the protocol of serve.mjs. */
 export class Server {
   static async start(command) {
     const [program, ...args] = pinned('server', command)
     const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] })
-    running.add(child)
-    child.once('exit', () => running.delete(child))
+    killAtExit(child)
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
     const server = new Server(child, lines)
     server.address = await server.#say()

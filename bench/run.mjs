@@ -18,6 +18,7 @@ const questions = [
   'held',
   'skewed',
   'spread',
+  'workers',
   'wake',
   'scale',
 ]

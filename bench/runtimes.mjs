@@ -21,8 +21,9 @@ function output(command, ...args) {
   return stdout
 }
 
-// In a process of its own, because the script exits when the installation fails.
-const install = (name) =>
+/** Returns the directory of the newest version of a package. Throws an error with the reason if it cannot be installed. */
+export const install = (name) =>
+  // In a process of its own, because the script exits when the installation fails.
   output(
     process.execPath,
     '--input-type=module',

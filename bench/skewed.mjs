@@ -96,17 +96,17 @@ function simulate(count, perSecond, seed) {
 }
 
 /**
- * Runs in a separate process: makes requests at times independent of the responses. Prints the latencies of quick
- * requests.
+ * Runs in a separate process: makes requests at times independent of the responses, each with the text of its kind.
+ * Prints the latencies of quick requests.
  */
-async function makeRequests(port, count, perSecond, seed) {
+export async function makeRequests(port, count, perSecond, seed, textOf = (kind) => kind) {
   const took = []
   let failures = 0
   const request = (kind) =>
     new Promise((resolve) => {
       const start = performance.now()
       const socket = net.connect({ host: '127.0.0.1', port })
-      socket.write(kind)
+      socket.write(textOf(kind))
       socket.once('data', () => {
         if (kind === 'quick') took.push(performance.now() - start)
       })
