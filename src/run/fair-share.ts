@@ -31,6 +31,7 @@ export class FairShare {
   readonly #gates = new Map<Serving, Gate>()
   #connections = 0
   #isAdmitted: boolean
+  #isReading = false
   /** The number of connections that came by add() while no place was free. */
   #withoutPlace = 0
   /** The workers that do not accept, by slot, as they were, and the time until which they are ignored. */
@@ -52,7 +53,28 @@ export class FairShare {
   admit(): void {
     if (this.#isAdmitted) return
     this.#isAdmitted = true
+    this.#adjust()
+  }
+
+  /** Whether the event loop has not yet had the time to read what the last client has sent. */
+  get isReading(): boolean {
+    return this.#isReading
+  }
+
+  #adjust(): void {
     for (const gate of this.#gates.values()) gate.adjust()
+  }
+
+  // A client that was accepted now would wait for the first request of the last one, also when another worker has
+  // nothing to do. libuv polls the new fd in the next poll phase. The second of two immediates runs after that phase.
+  #readFirst(): void {
+    this.#isReading = true
+    setImmediate(() =>
+      setImmediate(() => {
+        this.#isReading = false
+        this.#adjust()
+      }),
+    )
   }
 
   /** Makes a Serving accept one client at a time, and only within the share. */
@@ -91,6 +113,7 @@ export class FairShare {
     // add() brings connections without a place. They count if one is free.
     if (!hasPlace && !this.take()) this.#withoutPlace++
     this.#connections++
+    this.#readFirst()
     this.publish()
   }
 
@@ -171,6 +194,7 @@ class Gate implements AcceptGate {
       return 0
     }
     this.#unwatch?.()
+    if (this.#share.isReading) return 0
     if (!this.#hasPlace) this.#hasPlace = this.#share.take()
     if (!this.#hasPlace) this.#later(fullInterval, () => this.adjust())
     return Number(this.#hasPlace)
