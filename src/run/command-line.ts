@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os'
 import { basename, extname } from 'node:path'
 import { parseArgs } from 'node:util'
-import { type Parse, positiveInteger, seconds } from '../inherit/settings.js'
+import { networkList, type Parse, positiveInteger, proxyProtocolMode, seconds } from '../inherit/settings.js'
 import { type Address, parseAddress } from './addresses.js'
 import { findUser, type User } from './user.js'
 
@@ -17,6 +17,8 @@ export interface RunOptions {
   args: readonly string[]
   /** Over all workers; undefined: no limit. */
   maxConnections: number | undefined
+  /** The settings of the preload that have options, as environment variables. */
+  settings: Readonly<Record<string, string>>
   startTimeout: number
   drainTimeout: number
   killAfter: number
@@ -64,6 +66,8 @@ const runOptions = {
     value: 'N',
     help: 'connections of all workers together, those that drain included; default: no limit',
   },
+  'proxy-protocol': { value: 'require|optional', help: 'clients come through proxies that send PROXY headers' },
+  trust: { value: 'ADDRESSES', help: 'the trusted proxies, such as 10.0.0.0/8,::1; needed for --proxy-protocol' },
   'start-timeout': { value: 'S', help: 'seconds from the start of a worker to READY=1; default: 60' },
   'drain-timeout': { value: 'S', help: 'seconds for the drain of a worker; default: 30' },
   'kill-after': { value: 'S', help: 'seconds from the end of the drain to SIGKILL; default: 5' },
@@ -184,9 +188,9 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
   const ofProgram = basename(command, extname(command))
     .replaceAll(/[^\w-]/g, '_')
     .slice(0, 64)
+  const forNode = ['max-connections', 'proxy-protocol', 'trust'].find((name) => values[name] !== undefined)
+  if (forNode !== undefined && values.exec === true) throw new UsageError(`--${forNode} needs a file for Node`)
   const maxConnections = given('max-connections', positiveInteger, undefined)
-  if (maxConnections !== undefined && values.exec === true)
-    throw new UsageError('--max-connections needs a file for Node')
   if (maxConnections !== undefined && maxConnections > 2 ** 31 - 1)
     throw new UsageError('--max-connections is too large')
   return {
@@ -195,6 +199,7 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
     addresses: readAddresses(values.listen as string[] | undefined, env),
     exec: values.exec === true,
     maxConnections,
+    settings: readProxySettings(values, env),
     command,
     args,
     startTimeout: given('start-timeout', seconds(1), 60_000),
@@ -207,6 +212,23 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
     termDelay: given('term-delay', seconds(0), 0),
     user: given('user', knownUser, undefined),
   }
+}
+
+/** The options that are settings of the preload. Those of the environment stay where no option replaces them. */
+function readProxySettings(values: Values, env: NodeJS.ProcessEnv): Record<string, string> {
+  const settings: Record<string, string> = {}
+  const set = (option: string, variable: string, parse: Parse<unknown>) => {
+    const text = values[option] as string | undefined
+    if (text === undefined) return
+    read(`--${option}`, text, parse)
+    settings[variable] = text
+  }
+  set('proxy-protocol', 'ASYNC_ACCEPT_PROXY_PROTOCOL', proxyProtocolMode)
+  set('trust', 'ASYNC_ACCEPT_TRUST', networkList)
+  if (settings.ASYNC_ACCEPT_PROXY_PROTOCOL && !{ ...env, ...settings }.ASYNC_ACCEPT_TRUST) {
+    throw new UsageError('--proxy-protocol needs --trust, the addresses of the trusted proxies')
+  }
+  return settings
 }
 
 function readAddresses(texts: readonly string[] | undefined, { PORT }: NodeJS.ProcessEnv): Address[] {

@@ -37,7 +37,7 @@ export class WorkerStarter {
   }
 
   private constructor(options: RunOptions, sockets: Sockets, directory: string) {
-    const { exec, command, args, startTimeout, drainTimeout, killAfter, watchdog, maxConnections } = options
+    const { exec, command, args, startTimeout, drainTimeout, killAfter, watchdog, maxConnections, settings } = options
     // Workers of a supervisor that was killed may still drain, and use its paths.
     this.#prefix = join(directory, `${randomBytes(4).toString('hex')}-`)
     this.#board = Scoreboard.create(scoreboardPath(this.#prefix), maxConnections ?? 0)
@@ -46,7 +46,7 @@ export class WorkerStarter {
       command: exec ? command : process.execPath,
       args: exec ? args : ['--import', preload, command, ...args],
       listeners: sockets.byName,
-      env: { ...process.env, ASYNC_ACCEPT_DRAIN_TIMEOUT: String(drainTimeout / 1000) },
+      env: { ...process.env, ...settings, ASYNC_ACCEPT_DRAIN_TIMEOUT: String(drainTimeout / 1000) },
       startTimeout,
       drainTimeout,
       killAfter,

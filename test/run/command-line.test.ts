@@ -20,6 +20,7 @@ describe('The command line of run', () => {
       command: 'path/to/server.js',
       args: [],
       maxConnections: undefined,
+      settings: {},
       startTimeout: 60_000,
       drainTimeout: 30_000,
       killAfter: 5_000,
@@ -55,6 +56,15 @@ describe('The command line of run', () => {
     ])
   })
 
+  it('checks the settings of the preload that have options, and passes them as variables', () => {
+    assert.deepEqual(runOptions('--proxy-protocol optional --trust 10.0.0.0/8,::1 s.js').settings, {
+      ASYNC_ACCEPT_PROXY_PROTOCOL: 'optional',
+      ASYNC_ACCEPT_TRUST: '10.0.0.0/8,::1',
+    })
+    const { settings } = runOptions('--proxy-protocol require s.js', { ASYNC_ACCEPT_TRUST: '::1' })
+    assert.deepEqual(settings, { ASYNC_ACCEPT_PROXY_PROTOCOL: 'require' })
+  })
+
   it('reads seconds and sizes', () => {
     const { startTimeout, watchdog, maxRss } = runOptions('--start-timeout 1.5 --watchdog 2 --max-rss 3M s.js')
     assert.deepEqual([startTimeout, watchdog, maxRss], [1500, 2000, 3 * 2 ** 20])
@@ -76,6 +86,11 @@ describe('A wrong command line', () => {
     'run --user no:body s.js': '--user is "no:body", but must be the name of a user in /etc/passwd',
     'run --name ../x s.js': '--name is "../x", but must be at most 64 letters, digits, ".", "_" and "-"',
     'run --max-connections 5 --exec -- x': '--max-connections needs a file for Node',
+    'run --proxy-protocol yes s.js': '--proxy-protocol is "yes", but must be require or optional',
+    'run --proxy-protocol require s.js': '--proxy-protocol needs --trust, the addresses of the trusted proxies',
+    'run --trust me s.js':
+      '--trust is "me", but must be IP addresses and networks such as 10.0.0.0/8, separated by commas',
+    'run --trust ::1 --exec -- x': '--trust needs a file for Node',
     scale: 'the number of workers is "", but must be an integer of at least 1',
     'scale 1 2': 'unexpected argument 2',
     'reload x': 'unexpected argument x',
