@@ -284,6 +284,7 @@ export class Fleet<Worker extends Member> {
       if (this.#phase === 'stopping') queueMicrotask(() => this.#step())
       return
     }
+    worker.generation = this.#generation
     this.#workers.add(worker)
     if (this.#proving === 'next') this.#proving = worker
   }

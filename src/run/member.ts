@@ -11,6 +11,8 @@ export interface Member {
   readonly exitCode: number
   /** Whether another worker shall replace this one. */
   stale: boolean
+  /** The generation of its start. The fleet sets it. */
+  generation: number
   retire(): void
   kill(): void
 }

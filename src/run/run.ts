@@ -8,6 +8,7 @@ import { recycle } from './recycling.js'
 import { controlSocketIn, makeRunDirectory, removeRunDirectory } from './run-directory.js'
 import { ServiceState } from './service-state.js'
 import { handleSignals } from './signals.js'
+import { statusOf } from './status.js'
 import { becomeUser } from './user.js'
 import type { Worker } from './worker.js'
 import { WorkerStarter } from './worker-starter.js'
@@ -87,30 +88,4 @@ async function answer(request: Request, fleet: Fleet<Worker>, status: () => Stat
   if (request.command === 'scale') return fleet.scale(request.target)
   if (request.command === 'stop') return fleet.stop()
   return { ok: true, status: status() }
-}
-
-function statusOf(name: string, fleet: Fleet<Worker>, starter: WorkerStarter, sockets: Sockets): Status {
-  const now = performance.now()
-  const { phase, target, generation, reloading, failures } = fleet
-  const workers = fleet.workers.map((worker) => ({
-    pid: worker.pid,
-    state: worker.state,
-    stale: worker.stale,
-    age: Math.round((now - worker.startedAt) / 100) / 10,
-    connections: starter.connectionsOf(worker),
-    status: worker.status,
-  }))
-  const ready = fleet.ready.length
-  return {
-    name,
-    pid: process.pid,
-    phase,
-    target,
-    ready,
-    generation,
-    reloading,
-    failures,
-    sockets: sockets.all,
-    workers,
-  }
 }

@@ -18,6 +18,8 @@ const ASKING = 0
 const CONNECTIONS = 1
 const HELD = 2
 const ACCEPTED = 3
+const BEAT = 4
+const DELAY = 5
 
 /** What a worker knows of another. */
 export interface Other {
@@ -28,8 +30,8 @@ export interface Other {
 }
 
 /**
- * A file that the supervisor and its workers map into their memory. It says how many connections each worker has, and
- * how many places are taken if their number is limited.
+ * A file that the supervisor and its workers map into their memory. It says how many connections each worker has,
+ * how many places are taken if their number is limited, and when the event loop of each worker ran.
  *
  * A place is taken before a connection is accepted, and given back after it was closed. The supervisor gives back the
  * places of a worker that has ended. If a worker is killed between two of its writes, a place may stay taken for ever;
@@ -109,6 +111,18 @@ export class Scoreboard {
     return Atomics.load(this.#words, wordOf(slot, CONNECTIONS))
   }
 
+  /** The event loop of a worker runs: see heartbeat.ts. Times are in ms. */
+  beat(slot: number, now: number, delay: number): void {
+    Atomics.store(this.#words, wordOf(slot, DELAY), delay)
+    Atomics.store(this.#words, wordOf(slot, BEAT), now)
+  }
+
+  /** What a worker has written last; zeros if nothing. */
+  heartbeat(slot: number): { last: number; delay: number } {
+    const word = (index: number) => Atomics.load(this.#words, wordOf(slot, index))
+    return { last: word(BEAT), delay: word(DELAY) }
+  }
+
   /** The other workers that may accept. */
   othersAsking(slot: number): Other[] {
     const others: Other[] = []
@@ -134,6 +148,7 @@ export class Scoreboard {
   clear(slot: number): void {
     this.#used[slot] = false
     this.set(slot, 0, false)
+    this.beat(slot, 0, 0)
     const held = Atomics.exchange(this.#words, wordOf(slot, HELD), 0)
     Atomics.sub(this.#words, TAKEN, held)
   }

@@ -7,6 +7,7 @@ import { readSettings } from '../inherit/settings.js'
 import type { ServingStateMessage } from '../serve/serving.js'
 import { readLine } from './control-protocol.js'
 import { FairShare } from './fair-share.js'
+import { startHeartbeat } from './heartbeat.js'
 import { Scoreboard } from './scoreboard.js'
 import { attachmentPath, scoreboardPath } from './worker-paths.js'
 
@@ -15,7 +16,9 @@ const [, slot, prefix] = /^(\d+):(.+)$/.exec(ASYNC_ACCEPT_WORKER ?? '') ?? []
 if (isMainThread && slot !== undefined && prefix !== undefined) {
   // Child processes are not workers.
   delete process.env.ASYNC_ACCEPT_WORKER
-  const share = new FairShare(Scoreboard.open(scoreboardPath(prefix)), Number(slot))
+  const board = Scoreboard.open(scoreboardPath(prefix))
+  startHeartbeat(board, Number(slot))
+  const share = new FairShare(board, Number(slot))
   subscribe('async-accept.serving-state', (message) => {
     const { serving, before } = message as ServingStateMessage
     if (before === undefined) share.limit(serving)

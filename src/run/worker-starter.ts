@@ -3,8 +3,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Sockets } from './addresses.js'
 import type { RunOptions } from './command-line.js'
-import { type Attachment, parseAttachment } from './control-protocol.js'
+import { type Attachment, parseAttachment, type WorkerLoad } from './control-protocol.js'
 import { ControlSocket } from './control-socket.js'
+import { eventLoopDelay } from './heartbeat.js'
 import { maxSlots, Scoreboard } from './scoreboard.js'
 import { Worker, type WorkerOptions } from './worker.js'
 import { attachmentPath, scoreboardPath } from './worker-paths.js'
@@ -90,9 +91,11 @@ export class WorkerStarter {
     this.#board.clear(slot)
   }
 
-  /** The number of open connections of a worker; 0 if it is not a file for Node. */
-  connectionsOf(worker: Worker): number {
+  /** What a worker has to do, if it is a file for Node. */
+  loadOf(worker: Worker): WorkerLoad {
     const slot = this.#slots.get(worker)
-    return slot === undefined ? 0 : this.#board.connections(slot)
+    if (slot === undefined || this.#isExec) return {}
+    const delay = eventLoopDelay(this.#board, slot)
+    return { connections: this.#board.connections(slot), delay: delay === undefined ? undefined : delay / 1000 }
   }
 }

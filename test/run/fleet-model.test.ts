@@ -8,6 +8,7 @@ import { stateAfter, type WorkerEvent, type WorkerState } from '../../src/run/wo
 /** A worker without a process. It changes its state as a real one does. */
 class PretendedWorker implements Member {
   stale = false
+  generation = 0
   state: WorkerState = 'starting'
   readyAt: number | undefined
   retired = false
