@@ -39,7 +39,7 @@ export type Command =
   | { command: 'help'; text: string }
   | { command: 'reload' | 'stop'; name: string | undefined }
   | { command: 'scale'; name: string | undefined; target: number }
-  | { command: 'status'; name: string | undefined; format: 'text' | 'json' | 'prometheus' }
+  | { command: 'status'; name: string | undefined; format: 'text' | 'json' | 'prometheus'; watch: boolean }
 
 /** The command line is wrong. The message is one line. */
 export class UsageError extends Error {}
@@ -111,11 +111,12 @@ const descriptions: Record<CommandName, Description> = {
     options: { ...nameOption, ...helpOption },
   },
   status: {
-    usage: 'status [--json | --prometheus] [--name NAME]',
+    usage: 'status [--json | --prometheus] [--watch] [--name NAME]',
     help: 'Prints the workers. Exits with 0 if as many are ready as there shall be, otherwise with 1.',
     options: {
       json: { help: 'as JSON' },
       prometheus: { help: 'as text for Prometheus' },
+      watch: { help: 'prints them each second until the supervisor has ended, and then exits with 0' },
       ...nameOption,
       ...helpOption,
     },
@@ -144,7 +145,7 @@ export function readCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv)
     return { command, name, target: read('the number of workers', positionals[0] ?? '', positiveInteger) }
   if (command === 'status') {
     const format = values.json === true ? 'json' : values.prometheus === true ? 'prometheus' : 'text'
-    return { command, name, format }
+    return { command, name, format, watch: values.watch === true }
   }
   return { command, name }
 }

@@ -12,7 +12,8 @@ export function statusText(status: Status): string {
     String(each.connections ?? '-'),
     each.rss === undefined ? '-' : `${Math.round(each.rss / 2 ** 20)} MiB`,
     each.delay === undefined ? '-' : `${Math.round(each.delay * 1000)} ms`,
-    each.status ?? '',
+    // It comes from a program, and must not control the terminal.
+    (each.status ?? '').replace(/\p{Cc}/gu, ' '),
   ])
   return [
     `${name} (pid ${pid}): ${phase}, ${ready} of ${target} workers are ready, generation ${generation}`,

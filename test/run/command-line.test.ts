@@ -114,7 +114,8 @@ describe('The other command lines', () => {
     assert.deepEqual(read('reload'), { command: 'reload', name: undefined })
     assert.deepEqual(read('stop --name x'), { command: 'stop', name: 'x' })
     assert.deepEqual(read('scale 4 --name x'), { command: 'scale', name: 'x', target: 4 })
-    assert.deepEqual(read('status --json'), { command: 'status', name: undefined, format: 'json' })
+    assert.deepEqual(read('status --json'), { command: 'status', name: undefined, format: 'json', watch: false })
+    assert.deepEqual(read('status --watch'), { command: 'status', name: undefined, format: 'text', watch: true })
   })
 
   for (const command of ['run', 'reload', 'scale', 'stop', 'status']) {

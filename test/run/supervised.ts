@@ -1,8 +1,9 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { join, resolve } from 'node:path'
+import type { Readable, Writable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import type { Status } from '../../src/run/control-protocol.js'
@@ -16,6 +17,26 @@ export const answering = `
   import http from 'node:http'
   http.createServer((request, response) => response.end(String(process.pid))).listen(3000)
 `
+
+// Runs a command on a terminal of its own, and prints its pid. When standard input ends, the terminal goes away.
+const terminalProgram = `
+import os, pty, sys, select
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+print(f'pid {pid}.', flush=True)
+while True:
+    for each in select.select([0, fd], [], [])[0]:
+        data = os.read(each, 4096)
+        if each == 0 and not data:
+            os.close(fd)
+            os.waitpid(pid, 0)
+            sys.exit(0)
+        os.write(1 if each == fd else fd, data)
+`
+
+/** Precedes a command that shall run on a terminal of its own. When standard input ends, the terminal goes away. */
+export const onTerminal = ['python3', '-c', terminalProgram]
 
 export interface SupervisedOptions {
   env?: NodeJS.ProcessEnv
@@ -79,12 +100,23 @@ export class Supervised {
 
   /** Runs another command, such as `reload`. */
   async control(...words: string[]): Promise<Finished> {
-    const child = spawn(process.execPath, [command, ...words], { env: this.#env, stdio: ['ignore', 'pipe', 'pipe'] })
-    cleanUp(() => child.kill('SIGKILL'))
+    const child = this.startControl(words)
     const closed = once(child, 'close')
     const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)])
     const [code, signal] = await closed
     return { code, signal, stdout, stderr }
+  }
+
+  /** Starts another command. `before` precedes Node on the command line. */
+  startControl(words: readonly string[], before: readonly string[] = []) {
+    const [program = '', ...args] = [...before, process.execPath, command, ...words]
+    // Some of `before` end with their standard input.
+    const child = spawn(program, args, {
+      env: this.#env,
+      stdio: [before.length > 0 ? 'pipe' : 'ignore', 'pipe', 'pipe'],
+    })
+    cleanUp(() => child.kill('SIGKILL'))
+    return child as ChildProcessByStdio<Writable | null, Readable, Readable>
   }
 
   async status(): Promise<Status> {
