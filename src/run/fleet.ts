@@ -1,6 +1,7 @@
 import { Backoff } from './backoff.js'
 import { type Clock, systemClock } from './clock.js'
-import { type Member, surplusOf } from './member.js'
+import type { Log } from './log.js'
+import { type Member, namesOf, surplusOf } from './member.js'
 
 /** The result of a command. `reason` is a sentence for the operator. */
 export type Verdict = { ok: true } | { ok: false; reason: string }
@@ -22,7 +23,7 @@ export interface FleetOptions<Worker extends Member> {
   settle: number
   /** Starts a worker, which calls `onChange` after each change of its state. Throws if that is impossible. */
   start(onChange: (worker: Worker) => void): Worker
-  log(line: string): void
+  log: Log
   /** Called when the number of ready workers, the target or the phase may have changed. */
   onChange(): void
   /** Called once, with the exit code of the supervisor. */
@@ -174,7 +175,7 @@ export class Fleet<Worker extends Member> {
 
   #onReady(worker: Worker): void {
     this.#backoff.noteReady()
-    this.#options.log(`worker ${worker.pid} is ready`)
+    this.#options.log(`worker ${worker.pid} is ready, generation ${worker.generation}`, 'good')
     if (this.#phase === 'starting') this.#phase = 'running'
     if (worker !== this.#proving) return
     this.#cancelProof = this.#clock.after(this.#options.settle, () => {
@@ -185,6 +186,7 @@ export class Fleet<Worker extends Member> {
 
   // It ends by itself, and its exit code will say why. The next one may do the same.
   #onLeaving(worker: Worker): void {
+    this.#options.log(`worker ${worker.pid} drains by itself`)
     this.#backoff.noteFailure(worker, this.#clock.now())
     if (worker === this.#proving) this.#cancelProof()
   }
@@ -192,7 +194,8 @@ export class Fleet<Worker extends Member> {
   #onGone(worker: Worker): void {
     this.#workers.delete(worker)
     if (worker.retired) {
-      this.#options.log(`worker ${worker.pid} has ended${worker.failure ? `: it ${worker.failure}` : ''}`)
+      const how = worker.failure ? `: it ${worker.failure}` : ''
+      this.#options.log(`worker ${worker.pid} has ended${how}`, how === '' ? undefined : 'bad')
       if (worker.failure) this.#overdue++
       return
     }
@@ -200,9 +203,9 @@ export class Fleet<Worker extends Member> {
   }
 
   #onFailure(worker: Pick<Worker, 'startedAt' | 'readyAt' | 'stale' | 'exitCode'>, reason: string): void {
+    this.#options.log(reason, 'bad')
     if (this.#phase === 'stopping') return
     this.#failures++
-    this.#options.log(reason)
     this.#backoff.noteFailure(worker, this.#clock.now())
     const isStart = worker.readyAt === undefined
     const verdict: Verdict = { ok: false, reason }
@@ -223,6 +226,7 @@ export class Fleet<Worker extends Member> {
   #step(): void {
     if (this.#phase === 'ended') return
     if (this.#phase === 'stopping') {
+      this.#logDrain(this.#live, 'the supervisor is stopping')
       for (const worker of this.workers) worker.retire()
       if (this.#workers.size === 0) this.#end()
     } else {
@@ -250,29 +254,45 @@ export class Fleet<Worker extends Member> {
   }
 
   #retireSurplus(): void {
+    const retired: Worker[] = []
     for (;;) {
       const worker = surplusOf(this.#live, this.#target, this.#proving)
-      if (worker === undefined) return
+      if (worker === undefined) break
       if (worker === this.#proving) this.#endProof()
       worker.retire()
+      retired.push(worker)
     }
+    const isReplaced = ({ stale }: Worker) => stale
+    this.#logDrain(retired.filter(isReplaced), 'replaced')
+    this.#logDrain(
+      retired.filter((worker) => !isReplaced(worker)),
+      `more than ${this.#target}`,
+    )
+  }
+
+  /** One line, also for many workers. */
+  #logDrain(workers: readonly Worker[], why: string): void {
+    if (workers.length > 0) this.#options.log(`drains ${namesOf(workers)}: ${why}`)
   }
 
   #startMissing(): void {
     const isMissing = () => this.#live.length < this.#target + Number(this.#live.some(({ stale }) => stale))
+    const started: Worker[] = []
     // While no worker has ever been ready, none is started anew.
     while (isMissing() && !(this.#phase !== 'running' && this.#failures > 0)) {
       const wait = this.#backoff.until - this.#clock.now()
       if (wait > 0) {
         this.#cancelWait()
         this.#cancelWait = this.#clock.after(wait, () => this.#step())
-        return
+        break
       }
-      this.#startOne()
+      const worker = this.#startOne()
+      if (worker !== undefined) started.push(worker)
     }
+    if (started.length > 0) this.#options.log(`starts ${namesOf(started)}, generation ${this.#generation}`)
   }
 
-  #startOne(): void {
+  #startOne(): Worker | undefined {
     const startedAt = this.#clock.now()
     let worker: Worker
     try {
@@ -282,11 +302,12 @@ export class Fleet<Worker extends Member> {
       const failed = { startedAt, readyAt: undefined, stale: false, exitCode: 1 }
       this.#onFailure(failed, `cannot start a worker: ${(error as Error).message}`)
       if (this.#phase === 'stopping') queueMicrotask(() => this.#step())
-      return
+      return undefined
     }
     worker.generation = this.#generation
     this.#workers.add(worker)
     if (this.#proving === 'next') this.#proving = worker
+    return worker
   }
 
   #settleReached(): void {
@@ -306,6 +327,7 @@ export class Fleet<Worker extends Member> {
     this.#endProof()
     this.#options.log(
       verdict.ok ? `has reloaded, generation ${this.#generation}` : `the reload failed: ${verdict.reason}`,
+      verdict.ok ? 'good' : 'bad',
     )
     const waiting = this.#reloading ?? []
     this.#reloading = undefined

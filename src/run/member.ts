@@ -17,6 +17,11 @@ export interface Member {
   kill(): void
 }
 
+/** Names workers in the log. */
+export function namesOf(workers: readonly Member[]): string {
+  return `worker${workers.length === 1 ? '' : 's'} ${workers.map(({ pid }) => pid ?? '?').join(', ')}`
+}
+
 /**
  * Returns a live worker to retire, if there are more than the target: one to be replaced, then one that starts, then the
  * newest. `proving` does not count as ready yet.

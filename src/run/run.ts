@@ -3,6 +3,7 @@ import { type RunOptions, UsageError } from './command-line.js'
 import { type Answer, parseRequest, type Request, type Status } from './control-protocol.js'
 import { ControlSocket } from './control-socket.js'
 import { Fleet } from './fleet.js'
+import { logTo } from './log.js'
 import { reapOrphans } from './reaper.js'
 import { recycle } from './recycling.js'
 import { controlSocketIn, makeRunDirectory, removeRunDirectory } from './run-directory.js'
@@ -18,6 +19,7 @@ import { WorkerStarter } from './worker-starter.js'
  * the errors of the system.
  */
 export async function run(options: RunOptions): Promise<number> {
+  const log = logTo(process.stderr)
   let onRequest: (request: Request) => Promise<Answer> = async () => ({ ok: false, reason: 'it is starting' })
   const { name, directory, control } = await openControl(options, (request) => onRequest(request))
   try {
@@ -58,10 +60,6 @@ export async function run(options: RunOptions): Promise<number> {
     await control.close()
     removeRunDirectory(directory)
   }
-}
-
-function log(line: string): void {
-  process.stderr.write(`async-accept: ${line}\n`)
 }
 
 function openControlSocket(directory: string, answer: (request: Request) => Promise<Answer>) {
