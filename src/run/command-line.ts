@@ -3,6 +3,7 @@ import { basename, extname } from 'node:path'
 import { parseArgs } from 'node:util'
 import { networkList, type Parse, positiveInteger, proxyProtocolMode, seconds } from '../inherit/settings.js'
 import { type Address, parseAddress } from './addresses.js'
+import { globPattern } from './glob.js'
 import { findUser, type User } from './user.js'
 
 /** The options of `async-accept run`. Times are in ms. */
@@ -29,6 +30,8 @@ export interface RunOptions {
   maxRss: number | undefined
   termDelay: number
   user: User | undefined
+  /** The paths of the files that start the only worker anew. */
+  watch: RegExp | undefined
 }
 
 export type CommandName = 'run' | 'reload' | 'scale' | 'stop' | 'status'
@@ -49,6 +52,8 @@ interface Option {
   multiple?: boolean
   /** What the help calls the value; undefined for a flag. */
   value?: string
+  /** Whether `--name` stands for `--name=`. A value needs the '='. */
+  optionalValue?: boolean
   help: string
 }
 
@@ -79,6 +84,11 @@ const runOptions = {
   'max-age': { value: 'S', help: 'replaces a worker after S seconds, one at a time; default: off' },
   'max-rss': { value: 'SIZE', help: 'replaces a worker that uses more memory, such as 512M; default: off' },
   user: { value: 'NAME', help: 'runs as this user from the time when the sockets are bound; needs root' },
+  watch: {
+    value: 'GLOB',
+    optionalValue: true,
+    help: 'for development: one worker, started anew when a file changes; default: any in the current directory',
+  },
   'term-delay': { value: 'S', help: 'goes on for S seconds after SIGTERM, while a load balancer still sends clients' },
   ...helpOption,
 } satisfies Record<string, Option>
@@ -172,11 +182,14 @@ function parse(command: CommandName, args: string[], options: Record<string, Opt
 
 /** Splits the arguments of `run` at the program: its own options are not ours. */
 function splitAtProgram(args: string[], options: Record<string, Option>): [string[], string[]] {
-  const { tokens } = parseArgs({ args, options: configOf(options), strict: false, tokens: true })
+  // parseArgs() has no optional values.
+  const needsNone = (arg: string) => arg.startsWith('--') && options[arg.slice(2)]?.optionalValue === true
+  const own = args.map((arg) => (needsNone(arg) ? `${arg}=` : arg))
+  const { tokens } = parseArgs({ args: own, options: configOf(options), strict: false, tokens: true })
   const program = tokens.find(({ kind }) => kind !== 'option')
-  if (program === undefined) return [args, []]
+  if (program === undefined) return [own, []]
   const { index, kind } = program
-  return [args.slice(0, index), args.slice(kind === 'positional' ? index : index + 1)]
+  return [own.slice(0, index), args.slice(kind === 'positional' ? index : index + 1)]
 }
 
 function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJS.ProcessEnv): RunOptions {
@@ -194,9 +207,11 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
   const maxConnections = given('max-connections', positiveInteger, undefined)
   if (maxConnections !== undefined && maxConnections > 2 ** 31 - 1)
     throw new UsageError('--max-connections is too large')
+  const watch = given('watch', files, undefined)
+  if (watch !== undefined && values.workers !== undefined) throw new UsageError('--watch has one worker: leave out -n')
   return {
     name: { text: given('name', supervisorName, ofProgram), chosen: values.name !== undefined },
-    workers: given('workers', positiveInteger, availableParallelism()),
+    workers: watch === undefined ? given('workers', positiveInteger, availableParallelism()) : 1,
     addresses: readAddresses(values.listen as string[] | undefined, env),
     exec: values.exec === true,
     maxConnections,
@@ -204,7 +219,7 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
     command,
     args,
     startTimeout: given('start-timeout', seconds(1), 60_000),
-    drainTimeout: given('drain-timeout', seconds(0), 30_000),
+    drainTimeout: given('drain-timeout', seconds(0), watch === undefined ? 30_000 : 1_000),
     killAfter: given('kill-after', seconds(0), 5_000),
     settle: given('settle', seconds(0), 2_000),
     watchdog: given('watchdog', seconds(1), undefined),
@@ -212,6 +227,7 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
     maxRss: given('max-rss', memorySize, undefined),
     termDelay: given('term-delay', seconds(0), 0),
     user: given('user', knownUser, undefined),
+    watch,
   }
 }
 
@@ -245,6 +261,15 @@ const knownUser: Parse<User> = (text) => {
   return value === undefined ? { expected: 'the name of a user in /etc/passwd' } : { value }
 }
 
+// An empty one stands for all files.
+const files: Parse<RegExp> = (text) => {
+  try {
+    return { value: globPattern(text || '**') }
+  } catch {
+    return { expected: "a glob, such as '**/*.{js,json}'" }
+  }
+}
+
 const units = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 }
 
 const memorySize: Parse<number> = (text) => {
@@ -267,8 +292,8 @@ function overview(): string {
 
 function helpOf(command: CommandName): string {
   const { usage, help, options } = descriptions[command]
-  const rows = Object.entries(options).map(([name, { short, value, help }]) => {
-    const left = `  ${short === undefined ? '' : `-${short}, `}--${name}${value === undefined ? '' : ` ${value}`}`
+  const rows = Object.entries(options).map(([name, { short, value, optionalValue, help }]) => {
+    const left = `  ${short === undefined ? '' : `-${short}, `}--${name}${value === undefined ? '' : optionalValue ? `[=${value}]` : ` ${value}`}`
     return `${left.padEnd(30)} ${help}`
   })
   return `Usage: async-accept ${usage}\n\n${help}\n\n${rows.join('\n')}\n`

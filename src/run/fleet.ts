@@ -21,6 +21,11 @@ export interface FleetOptions<Worker extends Member> {
   target: number
   /** ms for which the first new worker of a reload must stay ready before an old one is retired. */
   settle: number
+  /**
+   * For development: one worker, which starts only when no other process exists. A worker that fails is not replaced
+   * until `reload()`.
+   */
+  single?: boolean
   /** Starts a worker, which calls `onChange` after each change of its state. Throws if that is impossible. */
   start(onChange: (worker: Worker) => void): Worker
   log: Log
@@ -60,6 +65,8 @@ export class Fleet<Worker extends Member> {
   /** The commands that wait for the next reload. */
   #nextReload: Settle[] = []
   #scaling: Settle[] = []
+  /** With `single`: whether the worker has failed, so that none starts before a reload. */
+  #isHeld = false
   #stopped: Settle[] = []
   /** The first new worker of a reload, while it must show that it stays; 'next' before it is started. */
   #proving: Worker | 'next' | undefined
@@ -115,10 +122,11 @@ export class Fleet<Worker extends Member> {
 
   /**
    * Replaces all workers, one after the other. Waits while workers of an earlier reload start or drain; all calls of
-   * that time become one reload.
+   * that time become one reload. With `single`, waits for nothing.
    */
   reload(): Promise<Verdict> {
-    return this.#command(this.#nextReload)
+    const isBeforeStart = this.#options.single && this.#live.length === 0
+    return this.#command((isBeforeStart && this.#reloading) || this.#nextReload)
   }
 
   /** Replaces one worker, unless others are replaced or drain. It serves until another is ready. */
@@ -132,6 +140,7 @@ export class Fleet<Worker extends Member> {
 
   /** Changes the number of workers. Resolves when that many are ready. */
   scale(target: number): Promise<Verdict> {
+    if (this.#options.single) return Promise.resolve({ ok: false, reason: 'with --watch, there is one worker' })
     if (target !== this.#target) this.#options.log(`scales from ${this.#target} to ${target}`)
     this.#target = target
     return this.#command(this.#scaling)
@@ -203,18 +212,24 @@ export class Fleet<Worker extends Member> {
   }
 
   #onFailure(worker: Pick<Worker, 'startedAt' | 'readyAt' | 'stale' | 'exitCode'>, reason: string): void {
-    this.#options.log(reason, 'bad')
+    const failsReload = this.#reloading !== undefined && !worker.stale
+    if (!failsReload) this.#options.log(reason, 'bad')
     if (this.#phase === 'stopping') return
     this.#failures++
     this.#backoff.noteFailure(worker, this.#clock.now())
     const isStart = worker.readyAt === undefined
     const verdict: Verdict = { ok: false, reason }
-    if (this.#reloading !== undefined && !worker.stale) {
+    if (failsReload) {
       // The old ones stay, and are the current ones again.
       for (const each of this.#workers) each.stale = false
       this.#endReload(verdict)
     }
     if (isStart) this.#settleList(this.#scaling, verdict)
+    if (this.#options.single) {
+      this.#isHeld = !worker.stale
+      if (this.#isHeld) this.#options.log('waits for a change or a reload')
+      return
+    }
     if (this.#phase === 'starting' && this.#live.length === 0) {
       // 0 would say that all is well.
       this.#exitCode = worker.exitCode || 1
@@ -241,22 +256,26 @@ export class Fleet<Worker extends Member> {
 
   /** Begins the reload that was asked for, if no earlier one is under way and nothing drains. Returns whether it did. */
   #beginReload(): boolean {
-    if (this.#nextReload.length === 0 || this.#reloading !== undefined || this.#phase !== 'running') return false
-    const live = this.#live
-    if (live.length < this.#workers.size) return false
-    this.#reloading = this.#nextReload.splice(0)
+    if (this.#nextReload.length === 0) return false
+    const isBusy = this.#reloading !== undefined || this.#live.length < this.#workers.size
+    if (!this.#options.single && (isBusy || this.#phase !== 'running')) return false
+    this.#reloading = [...(this.#reloading ?? []), ...this.#nextReload.splice(0)]
     this.#generation++
     this.#options.log(`reloads, generation ${this.#generation}`)
-    for (const worker of live) worker.stale = true
+    for (const worker of this.#workers) worker.stale = true
     this.#backoff.reset()
-    this.#proving = 'next'
+    this.#isHeld = false
+    if (!this.#options.single) this.#proving = 'next'
     return true
   }
 
   #retireSurplus(): void {
     const retired: Worker[] = []
     for (;;) {
-      const worker = surplusOf(this.#live, this.#target, this.#proving)
+      const live = this.#live
+      const worker = this.#options.single
+        ? live.find(({ stale }) => stale)
+        : surplusOf(live, this.#target, this.#proving)
       if (worker === undefined) break
       if (worker === this.#proving) this.#endProof()
       worker.retire()
@@ -276,10 +295,8 @@ export class Fleet<Worker extends Member> {
   }
 
   #startMissing(): void {
-    const isMissing = () => this.#live.length < this.#target + Number(this.#live.some(({ stale }) => stale))
     const started: Worker[] = []
-    // While no worker has ever been ready, none is started anew.
-    while (isMissing() && !(this.#phase !== 'running' && this.#failures > 0)) {
+    while (this.#isMissing) {
       const wait = this.#backoff.until - this.#clock.now()
       if (wait > 0) {
         this.#cancelWait()
@@ -290,6 +307,13 @@ export class Fleet<Worker extends Member> {
       if (worker !== undefined) started.push(worker)
     }
     if (started.length > 0) this.#options.log(`starts ${namesOf(started)}, generation ${this.#generation}`)
+  }
+
+  get #isMissing(): boolean {
+    if (this.#options.single) return this.#workers.size === 0 && !this.#isHeld
+    // While no worker has ever been ready, none is started anew.
+    if (this.#phase !== 'running' && this.#failures > 0) return false
+    return this.#live.length < this.#target + Number(this.#live.some(({ stale }) => stale))
   }
 
   #startOne(): Worker | undefined {

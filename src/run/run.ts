@@ -9,6 +9,7 @@ import { recycle } from './recycling.js'
 import { controlSocketIn, makeRunDirectory, removeRunDirectory } from './run-directory.js'
 import { ServiceState } from './service-state.js'
 import { handleSignals } from './signals.js'
+import { reloadOnChange } from './source-watcher.js'
 import { statusOf } from './status.js'
 import { becomeUser } from './user.js'
 import type { Worker } from './worker.js'
@@ -33,18 +34,22 @@ export async function run(options: RunOptions): Promise<number> {
       const starter = await WorkerStarter.create(options, sockets, directory)
       const code = await new Promise<number>((resolve) => {
         let stopRecycling = () => {}
+        let stopWatching = () => {}
         const fleet: Fleet<Worker> = new Fleet<Worker>({
           target: options.workers,
           settle: options.settle,
+          single: options.watch !== undefined,
           start: (onChange) => starter.start(onChange),
           log,
           onChange: () => service.update(fleet),
           onEnd(code) {
             stopRecycling()
+            stopWatching()
             resolve(code)
           },
         })
         stopRecycling = recycle(fleet, options)
+        stopWatching = reloadOnChange(fleet, options.watch, log)
         onRequest = (request) => answer(request, fleet, () => statusOf(name, fleet, starter, sockets))
         reapOrphans(() => new Set(fleet.workers.map(({ pid }) => pid)))
         handleSignals(fleet, options.termDelay, log)

@@ -30,6 +30,7 @@ describe('The command line of run', () => {
       maxRss: undefined,
       termDelay: 0,
       user: undefined,
+      watch: undefined,
     })
   })
 
@@ -65,6 +66,14 @@ describe('The command line of run', () => {
     assert.deepEqual(settings, { ASYNC_ACCEPT_PROXY_PROTOCOL: 'require' })
   })
 
+  it('has one worker, a short drain and an optional glob with --watch', () => {
+    const { watch, workers, drainTimeout, command, args } = runOptions('--watch s.js --watch')
+    assert.deepEqual([workers, drainTimeout, command, args], [1, 1000, 's.js', ['--watch']])
+    assert.ok(watch?.test('a/b'))
+    const other = runOptions('--drain-timeout 3 --watch=*.js s.js')
+    assert.deepEqual([other.watch, other.drainTimeout], [/^[^/]*\.js$/s, 3000])
+  })
+
   it('reads seconds and sizes', () => {
     const { startTimeout, watchdog, maxRss } = runOptions('--start-timeout 1.5 --watchdog 2 --max-rss 3M s.js')
     assert.deepEqual([startTimeout, watchdog, maxRss], [1500, 2000, 3 * 2 ** 20])
@@ -91,6 +100,8 @@ describe('A wrong command line', () => {
     'run --trust me s.js':
       '--trust is "me", but must be IP addresses and networks such as 10.0.0.0/8, separated by commas',
     'run --trust ::1 --exec -- x': '--trust needs a file for Node',
+    'run -n 2 --watch s.js': '--watch has one worker: leave out -n',
+    'run --watch={ s.js': `--watch is "{", but must be a glob, such as '**/*.{js,json}'`,
     scale: 'the number of workers is "", but must be an integer of at least 1',
     'scale 1 2': 'unexpected argument 2',
     'reload x': 'unexpected argument x',

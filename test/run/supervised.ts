@@ -1,6 +1,6 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { join, resolve } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
@@ -49,6 +49,8 @@ export interface SupervisedOptions {
   inPackage?: boolean
   /** What precedes Node on the command line. */
   before?: readonly string[]
+  /** Whether the directory of the program is the current directory. */
+  inDirectory?: boolean
   /** Whether standard input is a pipe. */
   input?: boolean
 }
@@ -62,7 +64,7 @@ export class Supervised {
   /** `code` is the text of the program. */
   constructor(
     code: string,
-    { env = {}, options = [], program, addresses, inPackage, before = [], input }: SupervisedOptions = {},
+    { env = {}, options = [], program, addresses, inPackage, before = [], input, inDirectory }: SupervisedOptions = {},
   ) {
     this.directory = inPackage ? directoryInPackage() : temporaryDirectory()
     // Other users may enter, for `--user`.
@@ -81,7 +83,11 @@ export class Supervised {
       ...(program ?? [join(this.directory, 'server.mjs')]),
     ]
     const stdio = [input ? 'pipe' : 'ignore', 'pipe', 'pipe'] as const
-    const child = spawn(words[0] as string, words.slice(1), { env: this.#env, stdio: [...stdio] })
+    const child = spawn(words[0] as string, words.slice(1), {
+      env: this.#env,
+      cwd: inDirectory ? this.directory : undefined,
+      stdio: [...stdio],
+    })
     this.run = new RunningExample(child)
     cleanUp(async () => {
       child.kill('SIGQUIT')
@@ -93,9 +99,11 @@ export class Supervised {
     return this.run.child.pid as number
   }
 
-  /** Replaces the program. */
+  /** Replaces the program, at once. */
   write(code: string): void {
-    writeFileSync(join(this.directory, 'server.mjs'), code)
+    const temporary = join(this.directory, '.server.mjs')
+    writeFileSync(temporary, code)
+    renameSync(temporary, join(this.directory, 'server.mjs'))
   }
 
   /** Runs another command, such as `reload`. */
