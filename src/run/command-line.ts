@@ -71,10 +71,10 @@ const runOptions = {
     value: 'N',
     help: 'connections of all workers together, those that drain included; default: no limit',
   },
-  'proxy-protocol': { value: 'require|optional', help: 'clients come through proxies that send PROXY headers' },
+  'proxy-protocol': { value: 'MODE', help: 'PROXY headers of trusted proxies: require or optional; default: off' },
   trust: { value: 'ADDRESSES', help: 'the trusted proxies, such as 10.0.0.0/8,::1; needed for --proxy-protocol' },
   'start-timeout': { value: 'S', help: 'seconds from the start of a worker to READY=1; default: 60' },
-  'drain-timeout': { value: 'S', help: 'seconds for the drain of a worker; default: 30' },
+  'drain-timeout': { value: 'S', help: 'seconds for the drain of a worker; default: 30; with --watch: 1' },
   'kill-after': { value: 'S', help: 'seconds from the end of the drain to SIGKILL; default: 5' },
   settle: { value: 'S', help: 'seconds for which the first new worker of a reload must stay ready; default: 2' },
   watchdog: {
