@@ -37,7 +37,7 @@ const variablesOfOthers = ['ASYNC_ACCEPT_ADDON', 'ASYNC_ACCEPT_RUN_DIRECTORY']
 /** Throws an error whose message is one line for the operator. */
 export function readSettings(env: NodeJS.ProcessEnv): Settings {
   refuseUnknown(env)
-  const proxyProtocol = read(env, 'ASYNC_ACCEPT_PROXY_PROTOCOL', oneOf('require', 'optional'))
+  const proxyProtocol = read(env, 'ASYNC_ACCEPT_PROXY_PROTOCOL', proxyProtocolMode)
   const trust = read(env, 'ASYNC_ACCEPT_TRUST', networkList)
   if (proxyProtocol !== undefined && trust === undefined) {
     throw new Error('ASYNC_ACCEPT_PROXY_PROTOCOL needs ASYNC_ACCEPT_TRUST, the addresses of the trusted proxies')
@@ -80,6 +80,8 @@ const oneOf =
     return value === undefined ? { expected: names.join(' or ') } : { value }
   }
 
+export const proxyProtocolMode = oneOf('require', 'optional')
+
 export const positiveInteger: Parse<number> = (text) =>
   /^[1-9]\d{0,14}$/.test(text) ? { value: Number(text) } : { expected: 'an integer of at least 1' }
 
@@ -93,7 +95,7 @@ export const seconds =
       : { expected: `a number of seconds from ${least / 1000} to ${Math.floor(longestTimer / 1000)}` }
   }
 
-const networkList: Parse<net.BlockList> = (text) => {
+export const networkList: Parse<net.BlockList> = (text) => {
   const list = text.split(',').map((each) => each.trim())
   try {
     return { value: networks('ASYNC_ACCEPT_TRUST', list) }

@@ -4,6 +4,7 @@ import { textOf } from '../accept/bound-address.js'
 import { Listener } from '../accept/listener.js'
 import type { ListenOptions } from '../accept/options.js'
 import { activatedListeners, activation } from '../handover/activation.js'
+import type { SocketStatus } from './control-protocol.js'
 
 /** An address to listen on, from the option `-l`. */
 export interface Address {
@@ -33,6 +34,7 @@ export class Sockets {
   readonly byName: Readonly<Record<string, readonly Listener[]>>
   /** Those that this process has bound. */
   readonly bound: readonly (readonly [string, Listener])[]
+  readonly #all: readonly { name: string; address: string; listener: Listener }[]
   /** Whether `close` leaves the paths: the service manager has stored the sockets. */
   keepPaths = false
 
@@ -57,19 +59,29 @@ export class Sockets {
   private constructor(byName: Sockets['byName'], bound: Sockets['bound']) {
     this.byName = byName
     this.bound = bound
+    this.#all = Object.entries(byName).flatMap(([name, listeners]) =>
+      listeners.map((listener) => ({ name, address: textOf(listener.address() as never), listener })),
+    )
   }
 
-  /** The name and the address of each socket, as text. */
-  get all(): { name: string; address: string }[] {
-    return Object.entries(this.byName).flatMap(([name, listeners]) =>
-      listeners.map((listener) => ({ name, address: textOf(listener.address() as never) })),
-    )
+  /** The name and the address of each socket, as text, and the number of clients in its accept queue. */
+  get all(): SocketStatus[] {
+    return this.#all.map(({ name, address, listener }) => ({ name, address, queued: queuedAt(listener) }))
   }
 
   /** Closes the sockets, and removes the paths of those that this process has bound. */
   close(): void {
     if (!this.keepPaths) for (const [, listener] of this.bound) removePath(listener.address() as string)
     for (const listener of Object.values(this.byName).flat()) listener.close()
+  }
+}
+
+// For a unix socket, a kernel without CONFIG_UNIX_DIAG does not tell. A closed listener has no queue.
+function queuedAt(listener: Listener): number | undefined {
+  try {
+    return listener.backlog().queued
+  } catch {
+    return undefined
   }
 }
 

@@ -1,8 +1,9 @@
 import { availableParallelism } from 'node:os'
 import { basename, extname } from 'node:path'
 import { parseArgs } from 'node:util'
-import { type Parse, positiveInteger, seconds } from '../inherit/settings.js'
+import { networkList, type Parse, positiveInteger, proxyProtocolMode, seconds } from '../inherit/settings.js'
 import { type Address, parseAddress } from './addresses.js'
+import { globPattern } from './glob.js'
 import { maxPlaces } from './scoreboard.js'
 import { findUser, type User } from './user.js'
 
@@ -18,6 +19,8 @@ export interface RunOptions {
   args: readonly string[]
   /** Over all workers; undefined: no limit. */
   maxConnections: number | undefined
+  /** The settings of the preload that have options, as environment variables. */
+  settings: Readonly<Record<string, string>>
   startTimeout: number
   drainTimeout: number
   killAfter: number
@@ -30,6 +33,8 @@ export interface RunOptions {
   user: User | undefined
   probe: ProbeAddress | undefined
   probeInterval: number
+  /** The paths of the files that start the only worker anew. */
+  watch: RegExp | undefined
 }
 
 /** The value of `--probe`: a path of the server on the first socket, or on that of a name. */
@@ -46,7 +51,7 @@ export type Command =
   | { command: 'help'; text: string }
   | { command: 'reload' | 'stop'; name: string | undefined }
   | { command: 'scale'; name: string | undefined; target: number }
-  | { command: 'status'; name: string | undefined; format: 'text' | 'json' | 'prometheus' }
+  | { command: 'status'; name: string | undefined; format: 'text' | 'json' | 'prometheus'; watch: boolean }
 
 /** The command line is wrong. The message is one line. */
 export class UsageError extends Error {}
@@ -56,6 +61,8 @@ interface Option {
   multiple?: boolean
   /** What the help calls the value; undefined for a flag. */
   value?: string
+  /** Whether `--name` stands for `--name=`. A value needs the '='. */
+  optionalValue?: boolean
   help: string
 }
 
@@ -73,8 +80,10 @@ const runOptions = {
     value: 'N',
     help: 'connections of all workers together, those that drain included; default: no limit',
   },
+  'proxy-protocol': { value: 'MODE', help: 'PROXY headers of trusted proxies: require or optional; default: off' },
+  trust: { value: 'ADDRESSES', help: 'the trusted proxies, such as 10.0.0.0/8,::1; needed for --proxy-protocol' },
   'start-timeout': { value: 'S', help: 'seconds from the start of a worker to READY=1; default: 60' },
-  'drain-timeout': { value: 'S', help: 'seconds for the drain of a worker; default: 30' },
+  'drain-timeout': { value: 'S', help: 'seconds for the drain of a worker; default: 30; with --watch: 1' },
   'kill-after': { value: 'S', help: 'seconds from the end of the drain to SIGKILL; default: 5' },
   settle: { value: 'S', help: 'seconds for which the first new worker of a reload must stay ready; default: 2' },
   probe: {
@@ -92,6 +101,11 @@ const runOptions = {
   'max-age': { value: 'S', help: 'replaces a worker after S seconds, one at a time; default: off' },
   'max-rss': { value: 'SIZE', help: 'replaces a worker that uses more memory, such as 512M; default: off' },
   user: { value: 'NAME', help: 'runs as this user from the time when the sockets are bound; needs root' },
+  watch: {
+    value: 'GLOB',
+    optionalValue: true,
+    help: 'for development: one worker, started anew when a file changes; default: any in the current directory',
+  },
   'term-delay': { value: 'S', help: 'goes on for S seconds after SIGTERM, while a load balancer still sends clients' },
   ...helpOption,
 } satisfies Record<string, Option>
@@ -124,11 +138,12 @@ const descriptions: Record<CommandName, Description> = {
     options: { ...nameOption, ...helpOption },
   },
   status: {
-    usage: 'status [--json | --prometheus] [--name NAME]',
+    usage: 'status [--json | --prometheus] [--watch] [--name NAME]',
     help: 'Prints the workers. Exits with 0 if as many are ready as there shall be, otherwise with 1.',
     options: {
       json: { help: 'as JSON' },
       prometheus: { help: 'as text for Prometheus' },
+      watch: { help: 'prints them each second until the supervisor has ended, and then exits with 0' },
       ...nameOption,
       ...helpOption,
     },
@@ -157,7 +172,7 @@ export function readCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv)
     return { command, name, target: read('the number of workers', positionals[0] ?? '', positiveInteger) }
   if (command === 'status') {
     const format = values.json === true ? 'json' : values.prometheus === true ? 'prometheus' : 'text'
-    return { command, name, format }
+    return { command, name, format, watch: values.watch === true }
   }
   return { command, name }
 }
@@ -184,11 +199,14 @@ function parse(command: CommandName, args: string[], options: Record<string, Opt
 
 /** Splits the arguments of `run` at the program: its own options are not ours. */
 function splitAtProgram(args: string[], options: Record<string, Option>): [string[], string[]] {
-  const { tokens } = parseArgs({ args, options: configOf(options), strict: false, tokens: true })
+  // parseArgs() has no optional values.
+  const needsNone = (arg: string) => arg.startsWith('--') && options[arg.slice(2)]?.optionalValue === true
+  const own = args.map((arg) => (needsNone(arg) ? `${arg}=` : arg))
+  const { tokens } = parseArgs({ args: own, options: configOf(options), strict: false, tokens: true })
   const program = tokens.find(({ kind }) => kind !== 'option')
-  if (program === undefined) return [args, []]
+  if (program === undefined) return [own, []]
   const { index, kind } = program
-  return [args.slice(0, index), args.slice(kind === 'positional' ? index : index + 1)]
+  return [own.slice(0, index), args.slice(kind === 'positional' ? index : index + 1)]
 }
 
 function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJS.ProcessEnv): RunOptions {
@@ -201,21 +219,24 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
   const ofProgram = basename(command, extname(command))
     .replaceAll(/[^\w-]/g, '_')
     .slice(0, 64)
+  const forNode = ['max-connections', 'probe', 'proxy-protocol', 'trust'].find((name) => values[name] !== undefined)
+  if (forNode !== undefined && values.exec === true) throw new UsageError(`--${forNode} needs a file for Node`)
   const maxConnections = given('max-connections', positiveInteger, undefined)
-  const needsNode = (['max-connections', 'probe'] as const).find((name) => values[name] !== undefined)
-  if (needsNode !== undefined && values.exec === true) throw new UsageError(`--${needsNode} needs a file for Node`)
   if (maxConnections !== undefined && maxConnections > maxPlaces)
     throw new UsageError(`--max-connections can be at most ${maxPlaces}`)
+  const watch = given('watch', files, undefined)
+  if (watch !== undefined && values.workers !== undefined) throw new UsageError('--watch has one worker: leave out -n')
   return {
     name: { text: given('name', supervisorName, ofProgram), chosen: values.name !== undefined },
-    workers: given('workers', positiveInteger, availableParallelism()),
+    workers: watch === undefined ? given('workers', positiveInteger, availableParallelism()) : 1,
     addresses: readAddresses(values.listen as string[] | undefined, env),
     exec: values.exec === true,
     maxConnections,
+    settings: readProxySettings(values, env),
     command,
     args,
     startTimeout: given('start-timeout', seconds(1), 60_000),
-    drainTimeout: given('drain-timeout', seconds(0), 30_000),
+    drainTimeout: given('drain-timeout', seconds(0), watch === undefined ? 30_000 : 1_000),
     killAfter: given('kill-after', seconds(0), 5_000),
     settle: given('settle', seconds(0), 2_000),
     watchdog: given('watchdog', seconds(1), undefined),
@@ -225,7 +246,25 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
     user: given('user', knownUser, undefined),
     probe: given('probe', probeAddress, undefined),
     probeInterval: given('probe-interval', seconds(1), 5_000),
+    watch,
   }
+}
+
+/** The options that are settings of the preload. Those of the environment stay where no option replaces them. */
+function readProxySettings(values: Values, env: NodeJS.ProcessEnv): Record<string, string> {
+  const settings: Record<string, string> = {}
+  const set = (option: string, variable: string, parse: Parse<unknown>) => {
+    const text = values[option] as string | undefined
+    if (text === undefined) return
+    read(`--${option}`, text, parse)
+    settings[variable] = text
+  }
+  set('proxy-protocol', 'ASYNC_ACCEPT_PROXY_PROTOCOL', proxyProtocolMode)
+  set('trust', 'ASYNC_ACCEPT_TRUST', networkList)
+  if (settings.ASYNC_ACCEPT_PROXY_PROTOCOL && !{ ...env, ...settings }.ASYNC_ACCEPT_TRUST) {
+    throw new UsageError('--proxy-protocol needs --trust, the addresses of the trusted proxies')
+  }
+  return settings
 }
 
 function readAddresses(texts: readonly string[] | undefined, { PORT }: NodeJS.ProcessEnv): Address[] {
@@ -244,6 +283,15 @@ const probeAddress: Parse<ProbeAddress> = (text) => {
 const knownUser: Parse<User> = (text) => {
   const value = findUser(text)
   return value === undefined ? { expected: 'the name of a user in /etc/passwd' } : { value }
+}
+
+// An empty one stands for all files.
+const files: Parse<RegExp> = (text) => {
+  try {
+    return { value: globPattern(text || '**') }
+  } catch {
+    return { expected: "a glob, such as '**/*.{js,json}'" }
+  }
 }
 
 const units = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 }
@@ -268,8 +316,8 @@ function overview(): string {
 
 function helpOf(command: CommandName): string {
   const { usage, help, options } = descriptions[command]
-  const rows = Object.entries(options).map(([name, { short, value, help }]) => {
-    const left = `  ${short === undefined ? '' : `-${short}, `}--${name}${value === undefined ? '' : ` ${value}`}`
+  const rows = Object.entries(options).map(([name, { short, value, optionalValue, help }]) => {
+    const left = `  ${short === undefined ? '' : `-${short}, `}--${name}${value === undefined ? '' : optionalValue ? `[=${value}]` : ` ${value}`}`
     return `${left.padEnd(30)} ${help}`
   })
   return `Usage: async-accept ${usage}\n\n${help}\n\n${rows.join('\n')}\n`

@@ -25,18 +25,34 @@ export interface Status {
   generation: number
   reloading: boolean
   failures: number
-  sockets: { name: string; address: string }[]
+  sockets: SocketStatus[]
   workers: WorkerStatus[]
 }
 
-export interface WorkerStatus {
-  pid: number | undefined
+export interface SocketStatus {
+  name: string
+  address: string
+  /** The clients in its accept queue; undefined if the kernel does not tell. */
+  queued?: number
+}
+
+/** What a worker has to do. Unknown with `--exec`. */
+export interface WorkerLoad {
+  /** The open connections. */
+  connections?: number
+  /** The largest delay of its event loop in the last second, in seconds. */
+  delay?: number
+}
+
+export interface WorkerStatus extends WorkerLoad {
+  pid?: number
+  generation: number
   state: string
   stale: boolean
   /** Seconds since its start. */
-  age: number
-  /** The open connections; 0 with `--exec`. */
-  connections: number
+  uptime: number
+  /** The memory of its process in bytes; undefined if it has just ended. */
+  rss?: number
   /** The last `STATUS=`. */
   status?: string
   /** What was wrong with the last probe, if anything was. */

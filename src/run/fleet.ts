@@ -1,6 +1,7 @@
 import { Backoff } from './backoff.js'
 import { type Clock, systemClock } from './clock.js'
-import { type Member, surplusOf } from './member.js'
+import type { Log } from './log.js'
+import { type Member, namesOf, surplusOf } from './member.js'
 
 /** The result of a command. `reason` is a sentence for the operator. */
 export type Verdict = { ok: true } | { ok: false; reason: string }
@@ -20,9 +21,14 @@ export interface FleetOptions<Worker extends Member> {
   target: number
   /** ms for which the first new worker of a reload must stay ready before an old one is retired. */
   settle: number
+  /**
+   * For development: one worker, which starts only when no other process exists. A worker that fails is not replaced
+   * until `reload()`.
+   */
+  single?: boolean
   /** Starts a worker, which calls `onChange` after each change of its state. Throws if that is impossible. */
   start(onChange: (worker: Worker) => void): Worker
-  log(line: string): void
+  log: Log
   /** Called when the number of ready workers, the target or the phase may have changed. */
   onChange(): void
   /** Called once, with the exit code of the supervisor. */
@@ -59,6 +65,8 @@ export class Fleet<Worker extends Member> {
   /** The commands that wait for the next reload. */
   #nextReload: Settle[] = []
   #scaling: Settle[] = []
+  /** With `single`: whether the worker has failed, so that none starts before a reload. */
+  #isHeld = false
   #stopped: Settle[] = []
   /** The first new worker of a reload, while it must show that it stays; 'next' before it is started. */
   #proving: Worker | 'next' | undefined
@@ -114,10 +122,11 @@ export class Fleet<Worker extends Member> {
 
   /**
    * Replaces all workers, one after the other. Waits while workers of an earlier reload start or drain; all calls of
-   * that time become one reload.
+   * that time become one reload. With `single`, waits for nothing.
    */
   reload(): Promise<Verdict> {
-    return this.#command(this.#nextReload)
+    const isBeforeStart = this.#options.single && this.#live.length === 0
+    return this.#command((isBeforeStart && this.#reloading) || this.#nextReload)
   }
 
   /** Replaces one worker, unless others are replaced or drain. It serves until another is ready. */
@@ -131,6 +140,7 @@ export class Fleet<Worker extends Member> {
 
   /** Changes the number of workers. Resolves when that many are ready. */
   scale(target: number): Promise<Verdict> {
+    if (this.#options.single) return Promise.resolve({ ok: false, reason: 'with --watch, there is one worker' })
     if (target !== this.#target) this.#options.log(`scales from ${this.#target} to ${target}`)
     this.#target = target
     return this.#command(this.#scaling)
@@ -174,7 +184,7 @@ export class Fleet<Worker extends Member> {
 
   #onReady(worker: Worker): void {
     this.#backoff.noteReady()
-    this.#options.log(`worker ${worker.pid} is ready`)
+    this.#options.log(`worker ${worker.pid} is ready, generation ${worker.generation}`, 'good')
     if (this.#phase === 'starting') this.#phase = 'running'
     if (worker !== this.#proving) return
     this.#cancelProof = this.#clock.after(this.#options.settle, () => {
@@ -185,6 +195,7 @@ export class Fleet<Worker extends Member> {
 
   // It ends by itself, and its exit code will say why. The next one may do the same.
   #onLeaving(worker: Worker): void {
+    this.#options.log(`worker ${worker.pid} drains by itself`)
     this.#backoff.noteFailure(worker, this.#clock.now())
     if (worker === this.#proving) this.#cancelProof()
   }
@@ -192,7 +203,8 @@ export class Fleet<Worker extends Member> {
   #onGone(worker: Worker): void {
     this.#workers.delete(worker)
     if (worker.retired) {
-      this.#options.log(`worker ${worker.pid} has ended${worker.failure ? `: it ${worker.failure}` : ''}`)
+      const how = worker.failure ? `: it ${worker.failure}` : ''
+      this.#options.log(`worker ${worker.pid} has ended${how}`, how === '' ? undefined : 'bad')
       if (worker.failure) this.#overdue++
       return
     }
@@ -200,18 +212,24 @@ export class Fleet<Worker extends Member> {
   }
 
   #onFailure(worker: Pick<Worker, 'startedAt' | 'readyAt' | 'stale' | 'exitCode'>, reason: string): void {
+    const failsReload = this.#reloading !== undefined && !worker.stale
+    if (!failsReload) this.#options.log(reason, 'bad')
     if (this.#phase === 'stopping') return
     this.#failures++
-    this.#options.log(reason)
     this.#backoff.noteFailure(worker, this.#clock.now())
     const isStart = worker.readyAt === undefined
     const verdict: Verdict = { ok: false, reason }
-    if (this.#reloading !== undefined && !worker.stale) {
+    if (failsReload) {
       // The old ones stay, and are the current ones again.
       for (const each of this.#workers) each.stale = false
       this.#endReload(verdict)
     }
     if (isStart) this.#settleList(this.#scaling, verdict)
+    if (this.#options.single) {
+      this.#isHeld = !worker.stale
+      if (this.#isHeld) this.#options.log('waits for a change or a reload')
+      return
+    }
     if (this.#phase === 'starting' && this.#live.length === 0) {
       // 0 would say that all is well.
       this.#exitCode = worker.exitCode || 1
@@ -223,6 +241,7 @@ export class Fleet<Worker extends Member> {
   #step(): void {
     if (this.#phase === 'ended') return
     if (this.#phase === 'stopping') {
+      this.#logDrain(this.#live, 'the supervisor is stopping')
       for (const worker of this.workers) worker.retire()
       if (this.#workers.size === 0) this.#end()
     } else {
@@ -237,43 +256,68 @@ export class Fleet<Worker extends Member> {
 
   /** Begins the reload that was asked for, if no earlier one is under way and nothing drains. Returns whether it did. */
   #beginReload(): boolean {
-    if (this.#nextReload.length === 0 || this.#reloading !== undefined || this.#phase !== 'running') return false
-    const live = this.#live
-    if (live.length < this.#workers.size) return false
-    this.#reloading = this.#nextReload.splice(0)
+    if (this.#nextReload.length === 0) return false
+    const isBusy = this.#reloading !== undefined || this.#live.length < this.#workers.size
+    if (!this.#options.single && (isBusy || this.#phase !== 'running')) return false
+    this.#reloading = [...(this.#reloading ?? []), ...this.#nextReload.splice(0)]
     this.#generation++
     this.#options.log(`reloads, generation ${this.#generation}`)
-    for (const worker of live) worker.stale = true
+    for (const worker of this.#workers) worker.stale = true
     this.#backoff.reset()
-    this.#proving = 'next'
+    this.#isHeld = false
+    if (!this.#options.single) this.#proving = 'next'
     return true
   }
 
   #retireSurplus(): void {
+    const retired: Worker[] = []
     for (;;) {
-      const worker = surplusOf(this.#live, this.#target, this.#proving)
-      if (worker === undefined) return
+      const live = this.#live
+      const worker = this.#options.single
+        ? live.find(({ stale }) => stale)
+        : surplusOf(live, this.#target, this.#proving)
+      if (worker === undefined) break
       if (worker === this.#proving) this.#endProof()
       worker.retire()
+      retired.push(worker)
     }
+    const isReplaced = ({ stale }: Worker) => stale
+    this.#logDrain(retired.filter(isReplaced), 'replaced')
+    this.#logDrain(
+      retired.filter((worker) => !isReplaced(worker)),
+      `more than ${this.#target}`,
+    )
+  }
+
+  /** One line, also for many workers. */
+  #logDrain(workers: readonly Worker[], why: string): void {
+    if (workers.length > 0) this.#options.log(`drains ${namesOf(workers)}: ${why}`)
   }
 
   #startMissing(): void {
-    const isMissing = () => this.#live.length < this.#target + Number(this.#live.some(({ stale }) => stale))
-    // While no worker has ever been ready, none is started anew.
-    const hasFailed = () => this.#failures > 0 || this.#live.length < this.#workers.size
-    while (isMissing() && !(this.#phase === 'starting' && hasFailed())) {
+    const started: Worker[] = []
+    while (this.#isMissing) {
       const wait = this.#backoff.until - this.#clock.now()
       if (wait > 0) {
         this.#cancelWait()
         this.#cancelWait = this.#clock.after(wait, () => this.#step())
-        return
+        break
       }
-      this.#startOne()
+      const worker = this.#startOne()
+      if (worker !== undefined) started.push(worker)
     }
+    if (started.length > 0) this.#options.log(`starts ${namesOf(started)}, generation ${this.#generation}`)
   }
 
-  #startOne(): void {
+  get #isMissing(): boolean {
+    if (this.#options.single) return this.#workers.size === 0 && !this.#isHeld
+    // While no worker has ever been ready, none is started anew.
+    const hasFailed = this.#failures > 0 || this.#live.length < this.#workers.size
+    if (this.#phase === 'starting' && hasFailed) return false
+    return this.#live.length < this.#target + Number(this.#live.some(({ stale }) => stale))
+  }
+
+  #startOne(): Worker | undefined {
     const startedAt = this.#clock.now()
     let worker: Worker
     try {
@@ -283,10 +327,12 @@ export class Fleet<Worker extends Member> {
       const failed = { startedAt, readyAt: undefined, stale: false, exitCode: 1 }
       this.#onFailure(failed, `cannot start a worker: ${(error as Error).message}`)
       if (this.#phase === 'stopping') queueMicrotask(() => this.#step())
-      return
+      return undefined
     }
+    worker.generation = this.#generation
     this.#workers.add(worker)
     if (this.#proving === 'next') this.#proving = worker
+    return worker
   }
 
   #settleReached(): void {
@@ -306,6 +352,7 @@ export class Fleet<Worker extends Member> {
     this.#endProof()
     this.#options.log(
       verdict.ok ? `has reloaded, generation ${this.#generation}` : `the reload failed: ${verdict.reason}`,
+      verdict.ok ? 'good' : 'bad',
     )
     const waiting = this.#reloading ?? []
     this.#reloading = undefined

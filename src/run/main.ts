@@ -3,6 +3,7 @@
 import { type Command, readCommandLine, UsageError } from './command-line.js'
 import { ask } from './control-client.js'
 import type { Status } from './control-protocol.js'
+import { showStatus } from './live-status.js'
 import { run } from './run.js'
 import { metricsText, statusText } from './status-text.js'
 
@@ -17,6 +18,13 @@ async function execute(command: Command): Promise<number> {
     case 'run':
       return run(command.options)
     case 'status': {
+      // The reader of the pipe has ended.
+      process.stdout.on('error', () => process.exit(1))
+      if (command.watch) {
+        await showStatus(command.name, formats[command.format], process.env, process.stdout)
+        process.stderr.write('async-accept status: the supervisor has ended\n')
+        return 0
+      }
       const { status } = await ask(command.name, { command: 'status' }, process.env)
       if (status === undefined) return 1
       process.stdout.write(formats[command.format](status))

@@ -11,8 +11,15 @@ export interface Member {
   readonly exitCode: number
   /** Whether another worker shall replace this one. */
   stale: boolean
+  /** The generation of its start. The fleet sets it. */
+  generation: number
   retire(): void
   kill(): void
+}
+
+/** Names workers in the log. */
+export function namesOf(workers: readonly Member[]): string {
+  return `worker${workers.length === 1 ? '' : 's'} ${workers.map(({ pid }) => pid ?? '?').join(', ')}`
 }
 
 /**

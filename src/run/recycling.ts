@@ -24,18 +24,20 @@ export function recycle(
       if (worker.complaint !== undefined) fleet.replace(worker, worker.complaint)
       const age = performance.now() - worker.startedAt
       if (maxAge !== undefined && age > maxAge) fleet.replace(worker, `has run for ${Math.round(age / 1000)} s`)
-      const rss = maxRss === undefined ? 0 : rssOf(worker.pid)
-      if (maxRss !== undefined && rss > maxRss) fleet.replace(worker, `uses ${Math.round(rss / 2 ** 20)} MiB`)
+      const rss = maxRss === undefined ? undefined : rssOf(worker.pid)
+      if (maxRss !== undefined && rss !== undefined && rss > maxRss)
+        fleet.replace(worker, `uses ${Math.round(rss / 2 ** 20)} MiB`)
     }
   }, interval)
   return () => clearInterval(timer)
 }
 
-/** The memory of a process in bytes, proc(5); 0 if it has ended. */
-function rssOf(pid: number | undefined): number {
+/** The memory of a process in bytes, proc(5); undefined if it has ended. */
+export function rssOf(pid: number | undefined): number | undefined {
   try {
-    return Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024
+    const kib = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
+    return kib === undefined ? undefined : Number(kib) * 1024
   } catch {
-    return 0
+    return undefined
   }
 }

@@ -3,11 +3,14 @@ import { type RunOptions, UsageError } from './command-line.js'
 import { type Answer, parseRequest, type Request, type Status } from './control-protocol.js'
 import { ControlSocket } from './control-socket.js'
 import { Fleet } from './fleet.js'
+import { logTo } from './log.js'
 import { reapOrphans } from './reaper.js'
 import { recycle } from './recycling.js'
 import { controlSocketIn, makeRunDirectory, removeRunDirectory } from './run-directory.js'
 import { ServiceState } from './service-state.js'
 import { handleSignals } from './signals.js'
+import { reloadOnChange } from './source-watcher.js'
+import { statusOf } from './status.js'
 import { becomeUser } from './user.js'
 import type { Worker } from './worker.js'
 import { WorkerStarter } from './worker-starter.js'
@@ -17,6 +20,7 @@ import { WorkerStarter } from './worker-starter.js'
  * the errors of the system.
  */
 export async function run(options: RunOptions): Promise<number> {
+  const log = logTo(process.stderr)
   let onRequest: (request: Request) => Promise<Answer> = async () => ({ ok: false, reason: 'it is starting' })
   const { name, directory, control } = await openControl(options, (request) => onRequest(request))
   try {
@@ -30,18 +34,22 @@ export async function run(options: RunOptions): Promise<number> {
       const starter = await WorkerStarter.create(options, sockets, directory)
       const code = await new Promise<number>((resolve) => {
         let stopRecycling = () => {}
+        let stopWatching = () => {}
         const fleet: Fleet<Worker> = new Fleet<Worker>({
           target: options.workers,
           settle: options.settle,
+          single: options.watch !== undefined,
           start: (onChange) => starter.start(onChange),
           log,
           onChange: () => service.update(fleet),
           onEnd(code) {
             stopRecycling()
+            stopWatching()
             resolve(code)
           },
         })
         stopRecycling = recycle(fleet, options)
+        stopWatching = reloadOnChange(fleet, options.watch, log)
         onRequest = (request) => answer(request, fleet, () => statusOf(name, fleet, starter, sockets))
         reapOrphans(() => new Set(fleet.workers.map(({ pid }) => pid)))
         handleSignals(fleet, options.termDelay, log)
@@ -57,10 +65,6 @@ export async function run(options: RunOptions): Promise<number> {
     await control.close()
     removeRunDirectory(directory)
   }
-}
-
-function log(line: string): void {
-  process.stderr.write(`async-accept: ${line}\n`)
 }
 
 function openControlSocket(directory: string, answer: (request: Request) => Promise<Answer>) {
@@ -87,31 +91,4 @@ async function answer(request: Request, fleet: Fleet<Worker>, status: () => Stat
   if (request.command === 'scale') return fleet.scale(request.target)
   if (request.command === 'stop') return fleet.stop()
   return { ok: true, status: status() }
-}
-
-function statusOf(name: string, fleet: Fleet<Worker>, starter: WorkerStarter, sockets: Sockets): Status {
-  const now = performance.now()
-  const { phase, target, generation, reloading, failures } = fleet
-  const workers = fleet.workers.map((worker) => ({
-    pid: worker.pid,
-    state: worker.state,
-    stale: worker.stale,
-    age: Math.round((now - worker.startedAt) / 100) / 10,
-    connections: starter.connectionsOf(worker),
-    status: worker.status,
-    probe: worker.probeFailure || undefined,
-  }))
-  const ready = fleet.ready.length
-  return {
-    name,
-    pid: process.pid,
-    phase,
-    target,
-    ready,
-    generation,
-    reloading,
-    failures,
-    sockets: sockets.all,
-    workers,
-  }
 }

@@ -20,6 +20,8 @@ const SLOTS = 0
 const ASKING = 0
 const CONNECTIONS = 1
 const ACCEPTED = 2
+const BEAT = 3
+const DELAY = 4
 
 /** What a worker knows of another. */
 export interface Other {
@@ -30,8 +32,9 @@ export interface Other {
 }
 
 /**
- * A file that the supervisor and its workers map into their memory. It says how many connections each worker has. If the
- * number of connections is limited, it has a word for each of them, a place, with the slot of the worker that holds it.
+ * A file that the supervisor and its workers map into their memory. It says how many connections each worker has, and
+ * when its event loop ran. If the number of connections is limited, it has a word for each of them, a place, with the
+ * slot of the worker that holds it.
  *
  * A place is taken before a connection is accepted, and given back after it was closed. Both are one atomic operation,
  * so a worker that is killed at any moment loses none: the supervisor gives back the places with its slot.
@@ -119,6 +122,18 @@ export class Scoreboard {
     return Atomics.load(this.#words, wordOf(slot, CONNECTIONS))
   }
 
+  /** The event loop of a worker runs: see heartbeat.ts. Times are in ms. */
+  beat(slot: number, now: number, delay: number): void {
+    Atomics.store(this.#words, wordOf(slot, DELAY), delay)
+    Atomics.store(this.#words, wordOf(slot, BEAT), now)
+  }
+
+  /** What a worker has written last; zeros if nothing. */
+  heartbeat(slot: number): { last: number; delay: number } {
+    const word = (index: number) => Atomics.load(this.#words, wordOf(slot, index))
+    return { last: word(BEAT), delay: word(DELAY) }
+  }
+
   /** The other workers that may accept. */
   othersAsking(slot: number): Other[] {
     const others: Other[] = []
@@ -144,6 +159,7 @@ export class Scoreboard {
   clear(slot: number): void {
     this.#used[slot] = false
     this.set(slot, 0, false)
+    this.beat(slot, 0, 0)
     // Nobody else changes a place of this worker.
     for (const [place, holder] of this.#places.entries()) if (holder === slot + 1) Atomics.store(this.#places, place, 0)
   }

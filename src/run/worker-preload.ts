@@ -7,6 +7,7 @@ import { readSettings } from '../inherit/settings.js'
 import type { ServingStateMessage } from '../serve/serving.js'
 import { readLine } from './control-protocol.js'
 import { FairShare } from './fair-share.js'
+import { startHeartbeat } from './heartbeat.js'
 import { Scoreboard } from './scoreboard.js'
 import { attachmentPath, scoreboardPath, type WorkerSettings } from './worker-settings.js'
 
@@ -15,7 +16,9 @@ if (isMainThread && ASYNC_ACCEPT_WORKER !== undefined) {
   const { slot, prefix, probe: target }: WorkerSettings = JSON.parse(ASYNC_ACCEPT_WORKER)
   // Child processes are not workers.
   delete process.env.ASYNC_ACCEPT_WORKER
-  const share = new FairShare(Scoreboard.open(scoreboardPath(prefix)), slot, target === undefined)
+  const board = Scoreboard.open(scoreboardPath(prefix))
+  startHeartbeat(board, slot)
+  const share = new FairShare(board, slot, target === undefined)
   subscribe('async-accept.serving-state', (message) => {
     const { serving, before } = message as ServingStateMessage
     if (before === undefined) share.limit(serving)

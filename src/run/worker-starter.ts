@@ -4,8 +4,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Sockets } from './addresses.js'
 import { type ProbeAddress, type RunOptions, UsageError } from './command-line.js'
-import { type Attachment, parseAttachment } from './control-protocol.js'
+import { type Attachment, parseAttachment, type WorkerLoad } from './control-protocol.js'
 import { ControlSocket } from './control-socket.js'
+import { eventLoopDelay } from './heartbeat.js'
 import { maxSlots, Scoreboard } from './scoreboard.js'
 import { Worker, type WorkerOptions } from './worker.js'
 import { attachmentPath, type ProbeTarget, scoreboardPath, type WorkerSettings } from './worker-settings.js'
@@ -39,7 +40,7 @@ export class WorkerStarter {
   }
 
   private constructor(options: RunOptions, sockets: Sockets, directory: string) {
-    const { exec, command, args, startTimeout, drainTimeout, killAfter, watchdog, maxConnections } = options
+    const { exec, command, args, startTimeout, drainTimeout, killAfter, watchdog, maxConnections, settings } = options
     const { probe, probeInterval } = options
     // Workers of a supervisor that was killed may still drain, and use its paths.
     this.#prefix = join(directory, `${randomBytes(4).toString('hex')}-`)
@@ -50,7 +51,7 @@ export class WorkerStarter {
       command: exec ? command : process.execPath,
       args: exec ? args : ['--import', preload, command, ...args],
       listeners: sockets.byName,
-      env: { ...process.env, ASYNC_ACCEPT_DRAIN_TIMEOUT: String(drainTimeout / 1000) },
+      env: { ...process.env, ...settings, ASYNC_ACCEPT_DRAIN_TIMEOUT: String(drainTimeout / 1000) },
       startTimeout,
       drainTimeout,
       killAfter,
@@ -96,10 +97,12 @@ export class WorkerStarter {
     this.#board.clear(slot)
   }
 
-  /** The number of open connections of a worker; 0 if it is not a file for Node. */
-  connectionsOf(worker: Worker): number {
+  /** What a worker has to do, if it is a file for Node. */
+  loadOf(worker: Worker): WorkerLoad {
     const slot = this.#slots.get(worker)
-    return slot === undefined ? 0 : this.#board.connections(slot)
+    if (slot === undefined || this.#isExec) return {}
+    const delay = eventLoopDelay(this.#board, slot)
+    return { connections: this.#board.connections(slot), delay: delay === undefined ? undefined : delay / 1000 }
   }
 }
 

@@ -33,6 +33,7 @@ export class Worker {
   readonly startedAt = performance.now()
   /** Whether another worker shall replace this one. The supervisor sets it. */
   stale = false
+  generation = 0
   readonly #options: WorkerOptions
   readonly #onChange: (worker: Worker) => void
   readonly #notifySocket: NotifySocket

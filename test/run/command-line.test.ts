@@ -20,6 +20,7 @@ describe('The command line of run', () => {
       command: 'path/to/server.js',
       args: [],
       maxConnections: undefined,
+      settings: {},
       startTimeout: 60_000,
       drainTimeout: 30_000,
       killAfter: 5_000,
@@ -31,6 +32,7 @@ describe('The command line of run', () => {
       user: undefined,
       probe: undefined,
       probeInterval: 5_000,
+      watch: undefined,
     })
   })
 
@@ -57,6 +59,23 @@ describe('The command line of run', () => {
     ])
   })
 
+  it('checks the settings of the preload that have options, and passes them as variables', () => {
+    assert.deepEqual(runOptions('--proxy-protocol optional --trust 10.0.0.0/8,::1 s.js').settings, {
+      ASYNC_ACCEPT_PROXY_PROTOCOL: 'optional',
+      ASYNC_ACCEPT_TRUST: '10.0.0.0/8,::1',
+    })
+    const { settings } = runOptions('--proxy-protocol require s.js', { ASYNC_ACCEPT_TRUST: '::1' })
+    assert.deepEqual(settings, { ASYNC_ACCEPT_PROXY_PROTOCOL: 'require' })
+  })
+
+  it('has one worker, a short drain and an optional glob with --watch', () => {
+    const { watch, workers, drainTimeout, command, args } = runOptions('--watch s.js --watch')
+    assert.deepEqual([workers, drainTimeout, command, args], [1, 1000, 's.js', ['--watch']])
+    assert.ok(watch?.test('a/b'))
+    const other = runOptions('--drain-timeout 3 --watch=*.js s.js')
+    assert.deepEqual([other.watch, other.drainTimeout], [/^[^/]*\.js$/s, 3000])
+  })
+
   it('reads seconds and sizes', () => {
     const { startTimeout, watchdog, maxRss } = runOptions('--start-timeout 1.5 --watchdog 2 --max-rss 3M s.js')
     assert.deepEqual([startTimeout, watchdog, maxRss], [1500, 2000, 3 * 2 ** 20])
@@ -80,6 +99,13 @@ describe('A wrong command line', () => {
     'run --max-connections 5 --exec -- x': '--max-connections needs a file for Node',
     'run --probe /x --exec -- x': '--probe needs a file for Node',
     'run --probe health s.js': '--probe is "health", but must be a path such as /health or admin=/health',
+    'run --proxy-protocol yes s.js': '--proxy-protocol is "yes", but must be require or optional',
+    'run --proxy-protocol require s.js': '--proxy-protocol needs --trust, the addresses of the trusted proxies',
+    'run --trust me s.js':
+      '--trust is "me", but must be IP addresses and networks such as 10.0.0.0/8, separated by commas',
+    'run --trust ::1 --exec -- x': '--trust needs a file for Node',
+    'run -n 2 --watch s.js': '--watch has one worker: leave out -n',
+    'run --watch={ s.js': `--watch is "{", but must be a glob, such as '**/*.{js,json}'`,
     scale: 'the number of workers is "", but must be an integer of at least 1',
     'scale 1 2': 'unexpected argument 2',
     'reload x': 'unexpected argument x',
@@ -103,7 +129,8 @@ describe('The other command lines', () => {
     assert.deepEqual(read('reload'), { command: 'reload', name: undefined })
     assert.deepEqual(read('stop --name x'), { command: 'stop', name: 'x' })
     assert.deepEqual(read('scale 4 --name x'), { command: 'scale', name: 'x', target: 4 })
-    assert.deepEqual(read('status --json'), { command: 'status', name: undefined, format: 'json' })
+    assert.deepEqual(read('status --json'), { command: 'status', name: undefined, format: 'json', watch: false })
+    assert.deepEqual(read('status --watch'), { command: 'status', name: undefined, format: 'text', watch: true })
   })
 
   for (const command of ['run', 'reload', 'scale', 'stop', 'status']) {

@@ -8,6 +8,7 @@ import { stateAfter, type WorkerEvent, type WorkerState } from '../../src/run/wo
 /** A worker without a process. It changes its state as a real one does. */
 class PretendedWorker implements Member {
   stale = false
+  generation = 0
   state: WorkerState = 'starting'
   readyAt: number | undefined
   retired = false
@@ -51,6 +52,8 @@ class World {
   code: number | undefined
   readonly verdicts: Verdict[] = []
   asked = 0
+  /** The number of starts, at most, if there is a single worker. */
+  mayStart = 1
   readonly fleet: Fleet<PretendedWorker>
   onChange: (worker: PretendedWorker) => void = () => {}
   readonly #timers = new Set<{ at: number; run: () => void }>()
@@ -58,10 +61,14 @@ class World {
   #generation = 1
   #canStart = true
 
-  constructor(target: number) {
+  constructor(
+    target: number,
+    private readonly single: boolean,
+  ) {
     this.fleet = new Fleet<PretendedWorker>({
       target,
       settle: 2_000,
+      single,
       start: (onChange) => this.#start(onChange),
       log: () => {},
       onChange: () => this.check(),
@@ -84,6 +91,10 @@ class World {
 
   #start(onChange: (worker: PretendedWorker) => void): PretendedWorker {
     this.onChange = onChange
+    if (this.single) {
+      assert.deepEqual(this.fleet?.workers ?? [], [], 'a worker starts beside another')
+      assert.ok(this.mayStart-- > 0, 'a worker that has failed is replaced')
+    }
     if (!this.#canStart) throw new Error('no memory')
     return new PretendedWorker(++this.#started, this.now, this)
   }
@@ -97,14 +108,14 @@ class World {
     assert.ok(!isServing || live <= fleet.target + 1, `${live} live workers for a target of ${fleet.target}`)
     if (fleet.generation !== this.#generation) {
       this.#generation = fleet.generation
-      assert.equal(count('ending', 'killed'), 0, 'a reload has begun while workers drained')
+      if (!this.single) assert.equal(count('ending', 'killed'), 0, 'a reload has begun while workers drained')
     }
     assert.ok(fleet.workers.every(({ state }) => state !== 'gone'))
   }
 
   /** The fleet retires a worker. */
   onRetire(worker: PretendedWorker): void {
-    if (worker.state !== 'ready' || this.fleet.phase !== 'running') return
+    if (this.single || worker.state !== 'ready' || this.fleet.phase !== 'running') return
     const others = this.fleet.ready.length - 1
     assert.ok(others >= this.fleet.target, `only ${others} of ${this.fleet.target} are ready without ${worker.pid}`)
   }
@@ -117,11 +128,14 @@ class World {
   replace(index: number): void {
     const { ready } = this.fleet
     const worker = ready[index % Math.max(1, ready.length)]
-    if (worker !== undefined) this.fleet.replace(worker, 'is old')
+    if (worker === undefined) return
+    this.mayStart++
+    this.fleet.replace(worker, 'is old')
   }
 
   command(run: () => Promise<Verdict>): void {
     this.asked++
+    this.mayStart++
     void run().then((verdict) => this.verdicts.push(verdict))
   }
 
@@ -176,38 +190,50 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 
 const numRuns = Number(process.env.FLEET_RUNS ?? 1_000)
 
+async function checkSequence(target: number, single: boolean, sequence: readonly Step[]): Promise<void> {
+  const world = new World(target, single)
+  const { fleet } = world
+  for (const [, run] of sequence) {
+    run(world)
+    world.check()
+  }
+  world.calm()
+  await undefined
+  if (fleet.phase !== 'ended') {
+    // A single worker that has failed is not replaced.
+    const workers = single ? fleet.workers.length : fleet.target
+    assert.ok(workers === 1 || !single || fleet.failures > 0)
+    assert.equal(fleet.ready.length, workers)
+    assert.equal(fleet.workers.length, workers)
+    assert.equal(fleet.reloading, false)
+    assert.equal(world.verdicts.length, world.asked)
+    world.command(() => fleet.reload())
+    world.calm()
+    await undefined
+    assert.deepEqual(world.verdicts.at(-1), { ok: true })
+    assert.equal(fleet.ready.length, fleet.target)
+    world.command(() => fleet.stop())
+    world.calm()
+    await undefined
+    assert.equal(world.code, 0)
+  }
+  assert.ok(!single || world.code === 0, 'a fleet of a single worker ends only at stop()')
+  assert.deepEqual(fleet.workers, [])
+  assert.equal(fleet.phase, 'ended')
+  assert.equal(world.verdicts.length, world.asked)
+}
+
 describe('Fleet, with random events', () => {
+  const steps = fc.array(step, { maxLength: 60 })
+
   it('keeps its promises about the number of workers, answers every command, and gets ready when all is well', async () => {
-    const steps = fc.array(step, { maxLength: 60 })
-    await fc.assert(
-      fc.asyncProperty(fc.integer({ min: 1, max: 4 }), steps, async (target, sequence) => {
-        const world = new World(target)
-        const { fleet } = world
-        for (const [, run] of sequence) {
-          run(world)
-          world.check()
-        }
-        world.calm()
-        await undefined
-        if (fleet.phase !== 'ended') {
-          assert.equal(fleet.ready.length, fleet.target)
-          assert.equal(fleet.workers.length, fleet.target)
-          assert.equal(fleet.reloading, false)
-          assert.equal(world.verdicts.length, world.asked)
-          world.command(() => fleet.reload())
-          world.calm()
-          await undefined
-          assert.deepEqual(world.verdicts.at(-1), { ok: true })
-          world.command(() => fleet.stop())
-          world.calm()
-          await undefined
-          assert.equal(world.code, 0)
-        }
-        assert.deepEqual(fleet.workers, [])
-        assert.equal(fleet.phase, 'ended')
-        assert.equal(world.verdicts.length, world.asked)
-      }),
-      { numRuns },
-    )
+    const targets = fc.integer({ min: 1, max: 4 })
+    const property = fc.asyncProperty(targets, steps, (target, sequence) => checkSequence(target, false, sequence))
+    await fc.assert(property, { numRuns })
+  })
+
+  it('runs one process at a time with a single worker, and starts it anew at a reload only', async () => {
+    const property = fc.asyncProperty(steps, (sequence) => checkSequence(1, true, sequence))
+    await fc.assert(property, { numRuns })
   })
 })

@@ -42,33 +42,6 @@ describe('async-accept run', function () {
     assert.deepEqual(readdirSync(join(supervised.directory, 'run')), [])
   })
 
-  it('prints its status for a terminal, and as JSON', async () => {
-    const supervised = await start(2)
-    const { stdout, code } = await supervised.control('status')
-    assert.equal(code, 0)
-    assert.match(stdout, /^server \(pid \d+\): running, 2 of 2 workers are ready, generation 1\n/)
-    const { pid, phase, ready, sockets } = await supervised.status()
-    const address = `127.0.0.1 port ${supervised.port}`
-    assert.deepEqual([pid, phase, ready, sockets], [supervised.pid, 'running', 2, [{ name: 'web', address }]])
-  })
-
-  it('prints the number of workers and of their connections for Prometheus', async () => {
-    const supervised = await start(1)
-    const client = net.connect(supervised.port, '127.0.0.1')
-    cleanUp(() => client.destroy())
-    const [pid] = await supervised.workers()
-    await until(async () => (await supervised.status()).workers[0]?.connections === 1)
-    const { stdout } = await supervised.control('status', '--prometheus')
-    for (const line of [
-      'async_accept_ready_workers{name="server"} 1',
-      'async_accept_workers{name="server",state="ready"} 1',
-      `async_accept_connections{name="server",worker="${pid}"} 1`,
-      '# TYPE async_accept_failures_total counter',
-    ]) {
-      assert.ok(stdout.split('\n').includes(line), `${line} is missing in:\n${stdout}`)
-    }
-  })
-
   it('replaces all workers at reload, and every request is answered', async () => {
     const supervised = await start(2, answering, '--settle', '0')
     const before = await supervised.workers()
@@ -79,8 +52,9 @@ describe('async-accept run', function () {
     assert.equal(after.length, 2)
     assert.ok(!after.some((pid) => before.includes(pid)))
     assert.ok(after.some((pid) => answers.has(String(pid))))
-    assert.equal((await supervised.status()).generation, 2)
     await until(() => !before.some(isAlive))
+    const { generation, workers } = await supervised.status()
+    assert.deepEqual([generation, ...workers.map((each) => each.generation)], [2, 2, 2])
   })
 
   it('reloads at SIGHUP, and makes one reload of those that come meanwhile', async () => {
@@ -312,8 +286,11 @@ describe('async-accept run', function () {
     }).ready(2)
     assert.equal(await supervised.request(), 'python')
     assert.deepEqual(
-      (await supervised.status()).workers.map(({ status }) => status),
-      ['warm', 'warm'],
+      (await supervised.status()).workers.map(({ status, connections, delay }) => [status, connections, delay]),
+      [
+        ['warm', undefined, undefined],
+        ['warm', undefined, undefined],
+      ],
     )
     assert.equal((await supervised.control('reload')).code, 0)
     assert.equal(await supervised.request(), 'python')
@@ -362,6 +339,18 @@ describe('async-accept run', function () {
       replaced.then(() => supervised.ready(2)),
     )
     assert.notEqual((await supervised.workers()).at(-1), Number(pid))
+  })
+
+  it('reads PROXY headers of trusted proxies with --proxy-protocol and --trust', async () => {
+    const seeing = `
+      import http from 'node:http'
+      http.createServer((request, response) => response.end(request.socket.remoteAddress)).listen(3000)
+    `
+    const supervised = await start(1, seeing, '--proxy-protocol', 'require', '--trust', '127.0.0.1')
+    const client = net.connect(supervised.port, '127.0.0.1')
+    cleanUp(() => client.destroy())
+    client.write('PROXY TCP4 192.0.2.7 192.0.2.8 1000 2000\r\nGET / HTTP/1.0\r\n\r\n')
+    assert.match(await text(client), /192\.0\.2\.7$/)
   })
 
   it('goes on for the time of --term-delay after SIGTERM', async () => {

@@ -1,8 +1,9 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { join, resolve } from 'node:path'
+import type { Readable, Writable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import type { Status } from '../../src/run/control-protocol.js'
@@ -17,6 +18,26 @@ export const answering = `
   http.createServer((request, response) => response.end(String(process.pid))).listen(3000)
 `
 
+// Runs a command on a terminal of its own, and prints its pid. When standard input ends, the terminal goes away.
+const terminalProgram = `
+import os, pty, sys, select
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+print(f'pid {pid}.', flush=True)
+while True:
+    for each in select.select([0, fd], [], [])[0]:
+        data = os.read(each, 4096)
+        if each == 0 and not data:
+            os.close(fd)
+            os.waitpid(pid, 0)
+            sys.exit(0)
+        os.write(1 if each == fd else fd, data)
+`
+
+/** Precedes a command that shall run on a terminal of its own. When standard input ends, the terminal goes away. */
+export const onTerminal = ['python3', '-c', terminalProgram]
+
 export interface SupervisedOptions {
   env?: NodeJS.ProcessEnv
   /** The options of `run`, without the address. */
@@ -28,6 +49,8 @@ export interface SupervisedOptions {
   inPackage?: boolean
   /** What precedes Node on the command line. */
   before?: readonly string[]
+  /** Whether the directory of the program is the current directory. */
+  inDirectory?: boolean
   /** Whether standard input is a pipe. */
   input?: boolean
 }
@@ -41,7 +64,7 @@ export class Supervised {
   /** `code` is the text of the program. */
   constructor(
     code: string,
-    { env = {}, options = [], program, addresses, inPackage, before = [], input }: SupervisedOptions = {},
+    { env = {}, options = [], program, addresses, inPackage, before = [], input, inDirectory }: SupervisedOptions = {},
   ) {
     this.directory = inPackage ? directoryInPackage() : temporaryDirectory()
     // Other users may enter, for `--user`.
@@ -60,7 +83,11 @@ export class Supervised {
       ...(program ?? [join(this.directory, 'server.mjs')]),
     ]
     const stdio = [input ? 'pipe' : 'ignore', 'pipe', 'pipe'] as const
-    const child = spawn(words[0] as string, words.slice(1), { env: this.#env, stdio: [...stdio] })
+    const child = spawn(words[0] as string, words.slice(1), {
+      env: this.#env,
+      cwd: inDirectory ? this.directory : undefined,
+      stdio: [...stdio],
+    })
     this.run = new RunningExample(child)
     cleanUp(async () => {
       child.kill('SIGQUIT')
@@ -72,19 +99,32 @@ export class Supervised {
     return this.run.child.pid as number
   }
 
-  /** Replaces the program. */
+  /** Replaces the program, at once. */
   write(code: string): void {
-    writeFileSync(join(this.directory, 'server.mjs'), code)
+    const temporary = join(this.directory, '.server.mjs')
+    writeFileSync(temporary, code)
+    renameSync(temporary, join(this.directory, 'server.mjs'))
   }
 
   /** Runs another command, such as `reload`. */
   async control(...words: string[]): Promise<Finished> {
-    const child = spawn(process.execPath, [command, ...words], { env: this.#env, stdio: ['ignore', 'pipe', 'pipe'] })
-    cleanUp(() => child.kill('SIGKILL'))
+    const child = this.startControl(words)
     const closed = once(child, 'close')
     const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)])
     const [code, signal] = await closed
     return { code, signal, stdout, stderr }
+  }
+
+  /** Starts another command. `before` precedes Node on the command line. */
+  startControl(words: readonly string[], before: readonly string[] = []) {
+    const [program = '', ...args] = [...before, process.execPath, command, ...words]
+    // Some of `before` end with their standard input.
+    const child = spawn(program, args, {
+      env: this.#env,
+      stdio: [before.length > 0 ? 'pipe' : 'ignore', 'pipe', 'pipe'],
+    })
+    cleanUp(() => child.kill('SIGKILL'))
+    return child as ChildProcessByStdio<Writable | null, Readable, Readable>
   }
 
   async status(): Promise<Status> {

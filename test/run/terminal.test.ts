@@ -1,28 +1,12 @@
 import assert from 'node:assert/strict'
 import { until } from '../helpers.js'
-import { answering, isAlive, Supervised } from './supervised.js'
-
-/** Runs a command on a terminal of its own, whose name is printed. When standard input ends, the terminal goes away. */
-const onTerminal = `
-import os, pty, sys, select
-pid, fd = pty.fork()
-if pid == 0:
-    os.execvp(sys.argv[1], sys.argv[1:])
-print(f'pid {pid}.', flush=True)
-while True:
-    for each in select.select([0, fd], [], [])[0]:
-        data = os.read(each, 4096)
-        if each == 0 and not data:
-            os.close(fd)
-            os.waitpid(pid, 0)
-            sys.exit(0)
-        os.write(1 if each == fd else fd, data)
-`
+import { RunningExample } from '../running-example.js'
+import { answering, isAlive, onTerminal, Supervised } from './supervised.js'
 
 async function startOnTerminal(code: string) {
   const supervised = new Supervised(code, {
     options: ['-n', '1'],
-    before: ['python3', '-c', onTerminal],
+    before: onTerminal,
     input: true,
   })
   await until(() => /is ready/.test(supervised.run.stdout))
@@ -54,5 +38,43 @@ describe('async-accept run on a terminal', function () {
     run.child.stdin?.write('\x03')
     await until(() => !isAlive(worker) && !isAlive(pid))
     run.child.stdin?.end()
+  })
+})
+
+describe('async-accept status --watch', function () {
+  this.timeout(60_000)
+
+  it('draws the status anew in place, cut to the size of the terminal, also after a reload', async () => {
+    const options = ['-n', '2', '--settle', '0']
+    const supervised = await new Supervised(answering, { options }).ready(2)
+    const small = ['sh', '-c', 'stty rows 4 cols 20; exec "$@"', 'sh']
+    const run = new RunningExample(supervised.startControl(['status', '--watch'], [...onTerminal, ...small]))
+    const screens = () => run.stdout.split('\x1b[H')
+    // Before the first one, the terminal is cleared.
+    await until(() => screens().length > 3)
+    const lines = screens()[2]?.split('\x1b[K\r\n') ?? []
+    assert.deepEqual(
+      [lines.length, lines[0], lines[1], lines[3]],
+      [4, `server (pid ${supervised.pid}): running`.slice(0, 20), 'listens on web (127.', '\x1b[J'],
+    )
+    await supervised.control('reload')
+    const { length } = run.stdout
+    await until(() => run.stdout.length > length)
+    run.child.stdin?.end()
+  })
+
+  it('prints one block after the other elsewhere, and ends with the supervisor or with its reader', async () => {
+    const supervised = await new Supervised(answering, { options: ['-n', '1'] }).ready(1)
+    const run = new RunningExample(supervised.startControl(['status', '--watch', '--json']))
+    const pipe = new RunningExample(
+      supervised.startControl(['status', '--watch'], ['sh', '-c', '"$@" | head -n 1', 'sh']),
+    )
+    assert.equal(await pipe.ended, 0)
+    assert.deepEqual([pipe.stdout.split('\n').length, pipe.stderr], [2, ''])
+    await until(() => run.stdout.split('\n').length > 2)
+    await supervised.control('stop')
+    assert.equal(await run.ended, 0)
+    assert.equal(run.stderr, 'async-accept status: the supervisor has ended\n')
+    for (const line of run.stdout.trimEnd().split('\n')) assert.equal(JSON.parse(line).pid, supervised.pid)
   })
 })
