@@ -29,9 +29,15 @@ class PretendedWorker implements Member {
     this.#on('kill')
   }
 
+  /** It hangs: its watchdog or another timeout of the supervisor expires. */
+  expire(): void {
+    this.failure = 'sent no watchdog notification'
+    this.happens('kill')
+  }
+
   /** An event that the fleet has not caused. */
   happens(event: WorkerEvent): void {
-    if (event === 'exit' && !this.retired) this.failure = 'exited with code 1'
+    if (event === 'exit' && !this.retired) this.failure ??= 'exited with code 1'
     if (this.#on(event)) this.world.onChange(this)
   }
 
@@ -54,9 +60,10 @@ class World {
   readonly fleet: Fleet<PretendedWorker>
   onChange: (worker: PretendedWorker) => void = () => {}
   readonly #timers = new Set<{ at: number; run: () => void }>()
-  #started = 0
+  readonly #started: PretendedWorker[] = []
   #generation = 1
   #canStart = true
+  #killed = false
 
   constructor(target: number) {
     this.fleet = new Fleet<PretendedWorker>({
@@ -85,7 +92,9 @@ class World {
   #start(onChange: (worker: PretendedWorker) => void): PretendedWorker {
     this.onChange = onChange
     if (!this.#canStart) throw new Error('no memory')
-    return new PretendedWorker(++this.#started, this.now, this)
+    const worker = new PretendedWorker(this.#started.length + 1, this.now, this)
+    this.#started.push(worker)
+    return worker
   }
 
   check(): void {
@@ -99,7 +108,10 @@ class World {
       this.#generation = fleet.generation
       assert.equal(count('ending', 'killed'), 0, 'a reload has begun while workers drained')
     }
-    assert.ok(fleet.workers.every(({ state }) => state !== 'gone'))
+    assert.deepEqual(
+      fleet.workers,
+      this.#started.filter(({ state }) => state !== 'gone'),
+    )
   }
 
   /** The fleet retires a worker. */
@@ -114,6 +126,11 @@ class World {
     workers[index % Math.max(1, workers.length)]?.happens(event)
   }
 
+  expires(index: number): void {
+    const { workers } = this.fleet
+    workers[index % Math.max(1, workers.length)]?.expire()
+  }
+
   replace(index: number): void {
     const { ready } = this.fleet
     const worker = ready[index % Math.max(1, ready.length)]
@@ -123,6 +140,18 @@ class World {
   command(run: () => Promise<Verdict>): void {
     this.asked++
     void run().then((verdict) => this.verdicts.push(verdict))
+  }
+
+  /** The supervisor is told to end at once. */
+  kill(): void {
+    if (this.fleet.phase !== 'ended') this.#killed = true
+    this.fleet.kill(killedCode)
+    assert.ok(this.fleet.workers.every(({ state }) => state === 'killed'))
+  }
+
+  /** Whether the exit code is right, after the end. */
+  get isCodeRight(): boolean {
+    return this.#killed ? this.code === killedCode : this.code === 0 || this.fleet.failures > 0
   }
 
   refuseStarts(refuse: boolean): void {
@@ -162,6 +191,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 4, arbitrary: event('exit') },
   { weight: 1, arbitrary: event('stopping') },
   { weight: 1, arbitrary: event('kill') },
+  { weight: 1, arbitrary: fc.nat(9).map((index): Step => [`expire ${index}`, (world) => world.expires(index)]) },
   { weight: 3, arbitrary: fc.constant<Step>(['reload', (world) => world.command(() => world.fleet.reload())]) },
   { weight: 1, arbitrary: fc.nat(9).map((index): Step => [`replace ${index}`, (world) => world.replace(index)]) },
   {
@@ -174,16 +204,30 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 1, arbitrary: fc.boolean().map((on): Step => [`refuse starts ${on}`, (world) => world.refuseStarts(on)]) },
 )
 
-const numRuns = Number(process.env.FLEET_RUNS ?? 1_000)
+const killedCode = 131
+const targets = fc.integer({ min: 1, max: 4 })
+/** What happens before the last steps. */
+const endings = fc.constantFrom<Step>(
+  ['nothing', () => {}],
+  ['stop', (world) => world.command(() => world.fleet.stop())],
+  ['kill', (world) => world.kill()],
+)
+// Of 30 steps on average.
+const numRuns = Number(process.env.FLEET_RUNS ?? 500)
 
 describe('Fleet, with random events', () => {
   it('keeps its promises about the number of workers, answers every command, and gets ready when all is well', async () => {
-    const steps = fc.array(step, { maxLength: 60 })
+    const steps = (maxLength: number) => fc.array(step, { maxLength, size: 'max' })
     await fc.assert(
-      fc.asyncProperty(fc.integer({ min: 1, max: 4 }), steps, async (target, sequence) => {
+      fc.asyncProperty(targets, steps(60), endings, steps(10), async (target, first, [, end], then) => {
         const world = new World(target)
         const { fleet } = world
-        for (const [, run] of sequence) {
+        for (const [, run] of first) {
+          run(world)
+          world.check()
+        }
+        end(world)
+        for (const [, run] of then) {
           run(world)
           world.check()
         }
@@ -205,6 +249,7 @@ describe('Fleet, with random events', () => {
         }
         assert.deepEqual(fleet.workers, [])
         assert.equal(fleet.phase, 'ended')
+        assert.ok(world.isCodeRight)
         assert.equal(world.verdicts.length, world.asked)
       }),
       { numRuns },
