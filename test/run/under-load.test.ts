@@ -64,7 +64,7 @@ describe('async-accept reload, under load', function () {
     const clients = new Clients(
       Object.fromEntries(bound.map(({ name, address }) => [name, Number(/port (\d+)$/.exec(address)?.[1])])),
     )
-    for (let i = 0; i < 3; i++) {
+    for (let i = 0; i < 2; i++) {
       const { code, stderr } = await supervised.control('reload')
       assert.deepEqual([code, stderr], [0, ''])
     }
