@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, ftruncateSync, openSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, writeFileSync } from 'node:fs'
 import { binding } from '../core/binding.js'
 import { check } from '../core/errors.js'
 
@@ -44,7 +44,8 @@ export class Scoreboard {
   static create(path: string, limit: number): Scoreboard {
     const fd = openSync(path, 'wx+', 0o600)
     try {
-      ftruncateSync(fd, size)
+      // If the disk is full, this fails. A write to the memory of a file with holes would be a SIGBUS.
+      writeFileSync(fd, Buffer.alloc(size))
       const board = new Scoreboard(fd)
       board.#words[LIMIT] = limit
       return board
