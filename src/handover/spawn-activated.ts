@@ -185,6 +185,10 @@ function spawnThroughHelper(start: Start): ChildProcess {
   throw systemError('execve', -constants.errno.EACCES, { path: 'async-accept-exec' })
 }
 
+// With these codes, no process can be started at the moment.
+const shortages = new Set(['EAGAIN', 'ENOMEM', 'EMFILE', 'ENFILE'])
+const codeOf = (error: Error | undefined) => (error as NodeJS.ErrnoException | undefined)?.code ?? ''
+
 /** Starts the program through `helper`. Returns undefined if the helper itself cannot be executed. */
 function attempt(start: Start, helper: ExecHelper): ChildProcess | undefined {
   try {
@@ -192,7 +196,8 @@ function attempt(start: Start, helper: ExecHelper): ChildProcess | undefined {
     if (child !== undefined && error === 0) return child
     if (child !== undefined) discard(child)
     // Run the helper alone to find out whether it was the cause, and not the directory, the user or an argument.
-    if (error === undefined && spawnSync(helper.path, [], { argv0: 'trial', stdio: 'ignore' }).status !== 0) return
+    const trial = error === undefined && spawnSync(helper.path, [], { argv0: 'trial', stdio: 'ignore' })
+    if (trial && trial.status !== 0 && !shortages.has(codeOf(trial.error))) return
     return reportBySpawn(start, error)
   } finally {
     helper.remove()

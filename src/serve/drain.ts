@@ -15,9 +15,9 @@ export interface DrainOptions extends EndOptions {
   /** ms after which the remaining connections are destroyed; negative: no deadline. Default: 30,000. */
   timeout?: number
   /**
-   * ms for which an idle HTTP/1 connection stays open. A request that arrives in this time is answered. If the server
-   * ended the connection at once, a client that is sending a request could not know whether the server has read it.
-   * Minimum: 0. Default: 200.
+   * ms for which an idle HTTP/1 connection stays open, from the beginning of the drain or the end of a response whose
+   * head was written before. A request that arrives in this time is answered. If the server ended the connection at
+   * once, a client that is sending a request could not know whether the server has read it. Minimum: 0. Default: 200.
    */
   idleGrace?: number
   /**

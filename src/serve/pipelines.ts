@@ -28,7 +28,8 @@ export class Pipelines {
   readonly #options: PipelineOptions
   readonly #watchedResponses = new WeakSet<http.ServerResponse>()
   readonly #controlled = new WeakSet<net.Socket>()
-  readonly #active = new WeakSet<net.Socket>()
+  /** Connections on which a response head was written during the drain. */
+  readonly #told = new WeakSet<net.Socket>()
   /** Connections on which no further request is answered: their last response head is written, or they were ended. */
   readonly #closing = new WeakSet<net.Socket>()
   /** The deferred handler calls for the requests of the segment that is being parsed. */
@@ -44,9 +45,9 @@ export class Pipelines {
     this.#stopped = true
   }
 
-  /** Whether the connection has had a pending request since the drain began. */
-  wasActive(socket: net.Socket): boolean {
-    return this.#active.has(socket)
+  /** Whether a response head since the drain began has told the client that the connection ends, or should have. */
+  wasTold(socket: net.Socket): boolean {
+    return this.#told.has(socket)
   }
 
   /** Takes control of when the connection ends. Watches `response`, which is the response that is due next, if any. */
@@ -119,7 +120,6 @@ export class Pipelines {
   #watchResponse(socket: net.Socket, response: http.ServerResponse): void {
     if (this.#watchedResponses.has(response)) return
     this.#watchedResponses.add(response)
-    this.#active.add(socket)
     response.once('close', () => {
       if (this.#stopped) return
       // The next response on the connection is now the current one.
@@ -133,6 +133,7 @@ export class Pipelines {
       closeIfLast()
       return
     }
+    this.#told.add(socket)
     const { writeHead } = response
     override(response, 'writeHead', (...args: Parameters<typeof writeHead>) => {
       if (this.#stopped || response.headersSent) return writeHead.apply(response, args)

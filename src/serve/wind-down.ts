@@ -62,13 +62,14 @@ interface Lingering {
  */
 export class WindDown {
   readonly #target: WindDownTarget
+  readonly #idleGrace: number
   readonly #unusedGrace: number
   readonly #pipelines: Pipelines | undefined
   readonly #idle = new Set<Handle>()
   readonly #unused = new Set<Handle | ServedConnection>()
   readonly #lingering = new Map<Handle, Lingering>()
-  /** For each connection without a complete request: the time of the first check that found it so. */
-  readonly #incompleteSince = new WeakMap<net.Socket, number>()
+  /** For each connection without a request in progress: whether it is idle, and the first check that found it so. */
+  readonly #waiting = new WeakMap<net.Socket, { isIdle: boolean; since: number }>()
   readonly #timers: NodeJS.Timeout[]
   readonly #restoreEmit: (() => void) | undefined
   #idleGraceOver = false
@@ -82,6 +83,7 @@ export class WindDown {
   constructor(target: WindDownTarget, { idleGrace, unusedGrace }: { idleGrace: number; unusedGrace: number }) {
     const { server, connections } = target
     this.#target = target
+    this.#idleGrace = idleGrace
     this.#unusedGrace = unusedGrace
     if (server !== undefined && speaksHttp(server)) {
       const pipelines = new Pipelines({
@@ -184,16 +186,21 @@ export class WindDown {
   }
 
   #mayEnd(socket: net.Socket, phase: HttpPhase): boolean {
-    if (phase === 'idle') return this.#idleGraceOver || this.#pipelines?.wasActive(socket) === true
     if (phase === 'answering') {
-      this.#incompleteSince.delete(socket)
+      this.#waiting.delete(socket)
       return false
     }
+    const isIdle = phase === 'idle'
+    if (isIdle && this.#pipelines?.wasTold(socket)) return true
     const now = performance.now()
-    const since = this.#incompleteSince.get(socket) ?? now
-    this.#incompleteSince.set(socket, since)
+    let waiting = this.#waiting.get(socket)
+    if (waiting?.isIdle !== isIdle) {
+      waiting = { isIdle, since: now }
+      this.#waiting.set(socket, waiting)
+    }
+    if (isIdle && !this.#idleGraceOver) return false
     // A timer may fire up to 1 ms early.
-    return now - since > this.#unusedGrace - 1
+    return now - waiting.since > (isIdle ? this.#idleGrace : this.#unusedGrace) - 1
   }
 
   // Ends the connections that wait for a PROXY header, a filter or a handshake of the option `tls`. Then those in the

@@ -81,9 +81,12 @@ describe('async-accept run, at the first start', function () {
     assert.equal(idle.run.stderr.match(/was not ready after 0.5 s/g)?.length, 1)
   })
 
-  it('exits with 127 if the program does not exist', async () => {
+  it('exits with 127 if the program does not exist, or with 1 if a file for Node does not', async () => {
     const supervised = new Supervised('', { options: ['-n', '1'], program: ['--exec', '--', '/does/not/exist'] })
     assert.equal(await supervised.run.ended, 127)
+    const file = new Supervised('', { options: ['-n', '1'], program: ['does-not-exist.mjs'] })
+    assert.equal(await file.run.ended, 1)
+    assert.match(file.run.stderr, /does-not-exist.mjs(.|\n)*worker \d+ exited with code 1 before it was ready\n$/)
   })
 
   it('prints one line and exits with 2 if it has no address, or with 1 if the address is in use', async () => {
@@ -94,7 +97,7 @@ describe('async-accept run, at the first start', function () {
     assert.equal(without.run.stderr, 'async-accept run: no address to listen on: use -l, $PORT or socket activation\n')
     const used = new Supervised(answering, { addresses: [`127.0.0.1:${supervised.port}`] })
     assert.equal(await used.run.ended, 1)
-    assert.match(used.run.stderr, /^async-accept run: bind EADDRINUSE: .*\n$/)
+    assert.match(used.run.stderr, /^async-accept run: bind EADDRINUSE: .* 127\.0\.0\.1:\d+\n$/)
   })
 
   it('serves with those that are ready, and starts the others again', async () => {

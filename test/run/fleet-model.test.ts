@@ -30,9 +30,15 @@ class PretendedWorker implements Member {
     this.#on('kill')
   }
 
+  /** It hangs: its watchdog or another timeout of the supervisor expires. */
+  expire(): void {
+    this.failure = 'sent no watchdog notification'
+    this.happens('kill')
+  }
+
   /** An event that the fleet has not caused. */
   happens(event: WorkerEvent): void {
-    if (event === 'exit' && !this.retired) this.failure = 'exited with code 1'
+    if (event === 'exit' && !this.retired) this.failure ??= 'exited with code 1'
     if (this.#on(event)) this.world.onChange(this)
   }
 
@@ -57,9 +63,10 @@ class World {
   readonly fleet: Fleet<PretendedWorker>
   onChange: (worker: PretendedWorker) => void = () => {}
   readonly #timers = new Set<{ at: number; run: () => void }>()
-  #started = 0
+  readonly #started: PretendedWorker[] = []
   #generation = 1
   #canStart = true
+  #killed = false
 
   constructor(
     target: number,
@@ -96,7 +103,9 @@ class World {
       assert.ok(this.mayStart-- > 0, 'a worker that has failed is replaced')
     }
     if (!this.#canStart) throw new Error('no memory')
-    return new PretendedWorker(++this.#started, this.now, this)
+    const worker = new PretendedWorker(this.#started.length + 1, this.now, this)
+    this.#started.push(worker)
+    return worker
   }
 
   check(): void {
@@ -110,7 +119,10 @@ class World {
       this.#generation = fleet.generation
       if (!this.single) assert.equal(count('ending', 'killed'), 0, 'a reload has begun while workers drained')
     }
-    assert.ok(fleet.workers.every(({ state }) => state !== 'gone'))
+    assert.deepEqual(
+      fleet.workers,
+      this.#started.filter(({ state }) => state !== 'gone'),
+    )
   }
 
   /** The fleet retires a worker. */
@@ -125,6 +137,11 @@ class World {
     workers[index % Math.max(1, workers.length)]?.happens(event)
   }
 
+  expires(index: number): void {
+    const { workers } = this.fleet
+    workers[index % Math.max(1, workers.length)]?.expire()
+  }
+
   replace(index: number): void {
     const { ready } = this.fleet
     const worker = ready[index % Math.max(1, ready.length)]
@@ -137,6 +154,18 @@ class World {
     this.asked++
     this.mayStart++
     void run().then((verdict) => this.verdicts.push(verdict))
+  }
+
+  /** The supervisor is told to end at once. */
+  kill(): void {
+    if (this.fleet.phase !== 'ended') this.#killed = true
+    this.fleet.kill(killedCode)
+    assert.ok(this.fleet.workers.every(({ state }) => state === 'killed'))
+  }
+
+  /** Whether the exit code is right, after the end. */
+  get isCodeRight(): boolean {
+    return this.#killed ? this.code === killedCode : this.code === 0 || this.fleet.failures > 0
   }
 
   refuseStarts(refuse: boolean): void {
@@ -176,6 +205,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 4, arbitrary: event('exit') },
   { weight: 1, arbitrary: event('stopping') },
   { weight: 1, arbitrary: event('kill') },
+  { weight: 1, arbitrary: fc.nat(9).map((index): Step => [`expire ${index}`, (world) => world.expires(index)]) },
   { weight: 3, arbitrary: fc.constant<Step>(['reload', (world) => world.command(() => world.fleet.reload())]) },
   { weight: 1, arbitrary: fc.nat(9).map((index): Step => [`replace ${index}`, (world) => world.replace(index)]) },
   {
@@ -188,15 +218,35 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 1, arbitrary: fc.boolean().map((on): Step => [`refuse starts ${on}`, (world) => world.refuseStarts(on)]) },
 )
 
-const numRuns = Number(process.env.FLEET_RUNS ?? 1_000)
+const killedCode = 131
+const targets = fc.integer({ min: 1, max: 4 })
+/** What happens before the last steps. */
+const endings = fc.constantFrom<Step>(
+  ['nothing', () => {}],
+  ['stop', (world) => world.command(() => world.fleet.stop())],
+  ['kill', (world) => world.kill()],
+)
+// Of 30 steps on average.
+const numRuns = Number(process.env.FLEET_RUNS ?? 500)
 
-async function checkSequence(target: number, single: boolean, sequence: readonly Step[]): Promise<void> {
+async function checkSequence(
+  target: number,
+  single: boolean,
+  before: readonly Step[],
+  [, end]: Step,
+  after: readonly Step[],
+): Promise<void> {
   const world = new World(target, single)
   const { fleet } = world
-  for (const [, run] of sequence) {
-    run(world)
-    world.check()
+  const runAll = (steps: readonly Step[]) => {
+    for (const [, run] of steps) {
+      run(world)
+      world.check()
+    }
   }
+  runAll(before)
+  end(world)
+  runAll(after)
   world.calm()
   await undefined
   if (fleet.phase !== 'ended') {
@@ -217,23 +267,24 @@ async function checkSequence(target: number, single: boolean, sequence: readonly
     await undefined
     assert.equal(world.code, 0)
   }
-  assert.ok(!single || world.code === 0, 'a fleet of a single worker ends only at stop()')
+  assert.ok(world.isCodeRight)
   assert.deepEqual(fleet.workers, [])
   assert.equal(fleet.phase, 'ended')
   assert.equal(world.verdicts.length, world.asked)
 }
 
 describe('Fleet, with random events', () => {
-  const steps = fc.array(step, { maxLength: 60 })
+  const steps = (maxLength: number) => fc.array(step, { maxLength, size: 'max' })
 
   it('keeps its promises about the number of workers, answers every command, and gets ready when all is well', async () => {
-    const targets = fc.integer({ min: 1, max: 4 })
-    const property = fc.asyncProperty(targets, steps, (target, sequence) => checkSequence(target, false, sequence))
+    const property = fc.asyncProperty(targets, steps(60), endings, steps(10), (target, ...parts) =>
+      checkSequence(target, false, ...parts),
+    )
     await fc.assert(property, { numRuns })
   })
 
   it('runs one process at a time with a single worker, and starts it anew at a reload only', async () => {
-    const property = fc.asyncProperty(steps, (sequence) => checkSequence(1, true, sequence))
+    const property = fc.asyncProperty(steps(60), endings, steps(10), (...parts) => checkSequence(1, true, ...parts))
     await fc.assert(property, { numRuns })
   })
 })

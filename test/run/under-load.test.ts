@@ -1,38 +1,35 @@
 import assert from 'node:assert/strict'
+import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
-import http from 'node:http'
-import { text } from 'node:stream/consumers'
-import { until } from '../helpers.js'
+import { certificates } from '../certificates.js'
+import { cleanUp, nodeEnvironment, until } from '../helpers.js'
 import { isAlive, Supervised } from './supervised.js'
 
-const express = `
-  import express from 'express'
-  const app = express()
-  app.use(express.text())
-  app.post('/', (request, response) => setTimeout(() => response.send(request.body), Math.random() * 10))
-  app.listen(3000)
-`
+/** The sockets of soak/runner/app.mjs, an Express app with HTTP/1 and HTTP/2, each with and without TLS. */
+const sockets = { http: 3000, https: 3001, h2c: 3002, h2: 3003 }
 
-const reloads = Number(process.env.RELOADS ?? 3)
+interface Seen {
+  /** By the kind of client. */
+  figures: Record<string, { answered: number }>
+  failures: object[]
+}
 
-/** Sends POST requests, one after the other, until `isDone`. Returns their number. Rejects if one fails. */
-async function posts(port: number, agent: http.Agent, isDone: () => boolean): Promise<number> {
-  let count = 0
-  for (; !isDone(); count++) {
-    const request = http.request({
-      host: '127.0.0.1',
-      port,
-      agent,
-      method: 'POST',
-      headers: { 'content-type': 'text/plain' },
-    })
-    request.end(`request ${count}`)
-    const [response] = await once(request, 'response')
-    assert.equal(response.statusCode, 200)
-    assert.equal(await text(response), `request ${count}`)
+/** Clients of each kind, in a process of their own. They send one POST request after the other, and none twice. */
+class Clients {
+  readonly #child = fork('soak/runner/clients.mjs', { env: nodeEnvironment(), serialization: 'advanced' })
+
+  constructor(ports: Record<string, number>) {
+    cleanUp(() => this.#child.kill('SIGKILL'))
+    this.#child.send({ order: 'go', ports })
   }
-  return count
+
+  /** Resolves with what the clients have seen so far; at `rest`, when all have their answers. */
+  async ask(order: 'look' | 'rest'): Promise<Seen> {
+    this.#child.send({ order })
+    const [{ seen, resting }] = await once(this.#child, 'message')
+    return seen ?? resting
+  }
 }
 
 const fdsOf = (pid: number) => readdirSync(`/proc/${pid}/fd`).length
@@ -50,32 +47,29 @@ function childrenOf(pid: number): number[] {
 }
 
 describe('async-accept reload, under load', function () {
-  this.timeout(60_000 + reloads * 10_000)
+  this.timeout(90_000)
 
   it('answers every request of an unchanged Express app, and leaves nothing behind', async () => {
-    const options = ['-n', '4', '--settle', '0']
-    const supervised = await new Supervised(express, { options, inPackage: true }).ready(4)
-    const { port, pid } = supervised
+    const { key: KEY, cert: CERT } = (await certificates()).localhost
+    const map = Object.entries(sockets).map(([name, port]) => `${port}=${name}`)
+    const supervised = await new Supervised('', {
+      options: ['-n', '4', '--settle', '0'],
+      addresses: Object.keys(sockets).map((name) => `${name}=127.0.0.1:0`),
+      program: ['soak/runner/app.mjs'],
+      env: { ASYNC_ACCEPT_INHERIT: String(map), KEY, CERT },
+    }).ready(4)
+    const { pid } = supervised
     const before = fdsOf(pid)
-    let done = false
-    const keepAlive = new http.Agent({ keepAlive: true })
-    const load = [
-      ...Array.from({ length: 8 }, () => posts(port, keepAlive, () => done)),
-      ...Array.from({ length: 4 }, () => posts(port, new http.Agent({ keepAlive: false }), () => done)),
-    ]
-    const answered = Promise.all(load)
-    answered.catch(() => {})
-    for (let i = 0; i < reloads; i++) {
+    const { sockets: bound } = await supervised.status()
+    const clients = new Clients(
+      Object.fromEntries(bound.map(({ name, address }) => [name, Number(/port (\d+)$/.exec(address)?.[1])])),
+    )
+    for (let i = 0; i < 2; i++) {
       const { code, stderr } = await supervised.control('reload')
       assert.deepEqual([code, stderr], [0, ''])
     }
-    done = true
-    const counts = await answered
-    keepAlive.destroy()
-    assert.ok(
-      counts.every((count) => count > reloads),
-      `requests: ${counts}`,
-    )
+    await until(async () => Object.values((await clients.ask('look')).figures).every(({ answered }) => answered > 0))
+    assert.deepEqual((await clients.ask('rest')).failures, [])
     await until(() => childrenOf(pid).length === 4)
     assert.deepEqual(
       childrenOf(pid).filter((each) => !isAlive(each)),
@@ -83,9 +77,5 @@ describe('async-accept reload, under load', function () {
     )
     await until(() => fdsOf(pid) === before)
     assert.equal((await supervised.status()).failures, 0)
-    if (process.env.RELOADS !== undefined) {
-      const rss = /VmRSS:.*/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[0]
-      console.log(`      ${reloads} reloads, ${counts.reduce((a, b) => a + b)} requests, 0 failed, ${rss}`)
-    }
   })
 })

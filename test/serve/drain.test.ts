@@ -5,6 +5,7 @@ import http from 'node:http'
 import https from 'node:https'
 import type net from 'node:net'
 import { text } from 'node:stream/consumers'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import tls from 'node:tls'
 import { type Handle, handleBeneath } from '../../src/core/node-internals.js'
 import { type Connection, type DrainReport, type Listener, serve } from '../../src/index.js'
@@ -76,7 +77,26 @@ describe('Serving.drain', () => {
     assert.match(client.received.text, /Connection: close\r\n.*the answer/s)
   })
 
-  it('completes a response that has begun, and then ends the connection', async () => {
+  it('completes a response that has begun, and then ends the connection after idleGrace', async () => {
+    const { listener, serving, responses } = await serveHeld()
+    const client = await rawHttpClient(listener)
+    client.ask()
+    await until(() => responses.length === 1)
+    responses[0]?.write('the beginning ')
+    await until(() => client.received.text.includes('the beginning'))
+    const draining = serving.drain({ idleGrace: 50 })
+    standStill(60)
+    await nextTurn()
+    const since = performance.now()
+    responses[0]?.end('and the end')
+    assert.equal((await draining).destroyed, 0)
+    assert.ok(performance.now() - since >= 49)
+    await gone(client.socket)
+    assert.match(client.received.text, /and the end/)
+    assert.doesNotMatch(client.received.text, /Connection: close/)
+  })
+
+  it('answers a request that follows a response that had begun', async () => {
     const { listener, serving, responses } = await serveHeld()
     const client = await rawHttpClient(listener)
     client.ask()
@@ -85,10 +105,15 @@ describe('Serving.drain', () => {
     await until(() => client.received.text.includes('the beginning'))
     const draining = serving.drain({ idleGrace: 3_600_000 })
     responses[0]?.end('and the end')
-    assert.equal((await draining).destroyed, 0)
+    await once(responses[0] as http.ServerResponse, 'close')
+    // The checks after the response.
+    for (let i = 0; i < 3; i++) await nextTurn()
+    client.ask()
+    await until(() => responses.length === 2 || client.socket.readableEnded)
+    responses[1]?.end('the last')
+    assert.deepEqual(counts(await draining), { idle: 0, finished: 1, destroyed: 0 })
     await gone(client.socket)
-    assert.match(client.received.text, /and the end/)
-    assert.doesNotMatch(client.received.text, /Connection: close/)
+    assert.match(client.received.text, /Connection: close\r\n.*the last/s)
   })
 
   it('answers a request that arrives on an idle connection with Connection: close', async () => {
