@@ -1,5 +1,5 @@
 import net from 'node:net'
-import { type Answer, maxLine, type Request, readLine } from './control-protocol.js'
+import { type Answer, maxLine, type Request, readLine, type Status } from './control-protocol.js'
 import { findSupervisors } from './run-directory.js'
 
 /** Sends a request to a supervisor. Rejects with one line for the operator if none answers. */
@@ -17,6 +17,13 @@ export async function ask(name: string | undefined, request: Request, env: NodeJ
   if (running.size > 1)
     throw new Error(`several supervisors run: choose one with --name: ${[...running.keys()].join(', ')}`)
   return askAt(only, request)
+}
+
+/** Asks a supervisor for its status. Rejects as `ask` does, and with the reason if it has none yet. */
+export async function askStatus(name: string | undefined, env: NodeJS.ProcessEnv): Promise<Status> {
+  const answer = await ask(name, { command: 'status' }, env)
+  if (answer.status === undefined) throw new Error(answer.ok ? 'no status' : answer.reason)
+  return answer.status
 }
 
 function askAt(path: string, request: Request): Promise<Answer> {

@@ -285,7 +285,7 @@ export class Fleet<Worker extends Member> {
     this.#logDrain(retired.filter(isReplaced), 'replaced')
     this.#logDrain(
       retired.filter((worker) => !isReplaced(worker)),
-      `more than ${this.#target}`,
+      `the target is ${this.#target}`,
     )
   }
 

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type tty from 'node:tty'
-import { ask } from './control-client.js'
+import { askStatus } from './control-client.js'
 import type { Status } from './control-protocol.js'
 
 // ms
@@ -16,14 +16,13 @@ export async function showStatus(
   env: NodeJS.ProcessEnv,
   output: tty.WriteStream,
 ): Promise<void> {
-  const next = async (name: string | undefined) => (await ask(name, { command: 'status' }, env)).status
-  let status = await next(name)
+  let status: Status | undefined = await askStatus(name, env)
   if (output.isTTY) output.write(clear)
   while (status !== undefined) {
     output.write(output.isTTY ? screen(format(status), output) : format(status))
     await delay(interval)
     // Another supervisor may have started. It is not the one that is shown.
-    status = await next(status.name).catch(() => undefined)
+    status = await askStatus(status.name, env).catch(() => undefined)
   }
 }
 

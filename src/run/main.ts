@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // The command `async-accept`. Nothing else of the package loads this folder.
 import { type Command, readCommandLine, UsageError } from './command-line.js'
-import { ask } from './control-client.js'
+import { ask, askStatus } from './control-client.js'
 import type { Status } from './control-protocol.js'
 import { showStatus } from './live-status.js'
 import { run } from './run.js'
@@ -25,8 +25,7 @@ async function execute(command: Command): Promise<number> {
         process.stderr.write('async-accept status: the supervisor has ended\n')
         return 0
       }
-      const { status } = await ask(command.name, { command: 'status' }, process.env)
-      if (status === undefined) return 1
+      const status = await askStatus(command.name, process.env)
       process.stdout.write(formats[command.format](status))
       return status.phase === 'running' && status.ready >= status.target ? 0 : 1
     }

@@ -9,7 +9,10 @@ describe('The log of async-accept run', function () {
 
   it('says which workers start, are ready, drain and end, and why, in plain lines', async () => {
     const supervised = await new Supervised(answering, { options: ['-n', '2', '--settle', '0'] }).ready(2)
-    for (const words of [['scale', '1'], ['reload'], ['stop']]) await supervised.control(...words)
+    await supervised.control('scale', '1')
+    await supervised.control('reload')
+    await supervised.logs(/has ended/, 2)
+    await supervised.control('stop')
     await supervised.run.ended
     const names = new Map<string, string>()
     const name = (pid: string) => names.get(pid) ?? names.set(pid, 'ABC'[names.size] ?? '?').get(pid)
@@ -23,7 +26,7 @@ describe('The log of async-accept run', function () {
       'async-accept: worker A is ready, generation 1',
       'async-accept: worker B is ready, generation 1',
       'async-accept: scales from 2 to 1',
-      'async-accept: drains worker B: more than 1',
+      'async-accept: drains worker B: the target is 1',
       'async-accept: worker B has ended',
       'async-accept: reloads, generation 2',
       'async-accept: starts worker C, generation 2',
