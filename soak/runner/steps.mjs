@@ -50,6 +50,10 @@ class Steps {
   #mayLack = true
   /** The most workers that may drain or be killed at a time. */
   #mayDrain = first + 1
+  /** The last look at the workers. */
+  #workers = []
+  /** Whether no worker is made to fail, so that the number of those that are ready is always checked. */
+  #isGentle = false
   #asked = 0
   #answered = 0
   #logRead = 0
@@ -61,6 +65,7 @@ class Steps {
   async start() {
     this.#supervisor = await Supervisor.start(first, options, { code: good })
     this.#target = first
+    this.#workers = []
     this.#mayLack = true
     this.#hurt.clear()
     this.#logRead = 0
@@ -86,10 +91,10 @@ class Steps {
     this.#scale(target, () => void this.#command({ command: 'scale', target }))
   }
 
+  // Only a worker whose program runs. A process that is stopped before would keep spawn(), which waits for the program.
   #injure(signal) {
-    const pids = this.#supervisor.children()
-    if (pids.length === 0) return
-    const pid = this.#chance.of(pids)
+    if (this.#isGentle || this.#workers.length === 0) return
+    const { pid } = this.#chance.of(this.#workers)
     this.#hurt.add(pid)
     this.#mayLack = true
     this.#mayDrain++
@@ -128,6 +133,7 @@ class Steps {
     const status = await this.#supervisor.status()
     const { workers, ready } = status
     this.looks++
+    this.#workers = workers
     this.mostProcesses = Math.max(this.mostProcesses, children.length)
     const known = new Set([...before.workers, ...workers].map(({ pid }) => pid))
     const strangers = children.filter((pid) => !known.has(pid))
@@ -170,6 +176,7 @@ class Steps {
       return ready === target && workers.length === target && !reloading && this.#asked === this.#answered
     }
     await waitFor('calm', isCalm).catch(({ message }) => this.#problem(message))
+    this.#isGentle = !this.#isGentle
     if (this.#supervisor.zombies().length > 0) this.#problem('zombies')
     await this.#look()
   }
