@@ -216,9 +216,8 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
     const text = values[name]
     return text === undefined ? byDefault : read(`--${name}`, text as string, parse)
   }
-  const ofProgram = basename(command, extname(command))
-    .replaceAll(/[^\w-]/g, '_')
-    .slice(0, 64)
+  // The base name of '/' is empty.
+  const ofProgram = (basename(command, extname(command)) || 'program').replaceAll(/[^\w-]/g, '_').slice(0, 64)
   const forNode = ['max-connections', 'probe', 'proxy-protocol', 'trust'].find((name) => values[name] !== undefined)
   if (forNode !== undefined && values.exec === true) throw new UsageError(`--${forNode} needs a file for Node`)
   const maxConnections = given('max-connections', positiveInteger, undefined)

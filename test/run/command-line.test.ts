@@ -36,6 +36,12 @@ describe('The command line of run', () => {
     })
   })
 
+  it('has a name that is a directory of its own, whatever the program is called', () => {
+    for (const [program, text] of Object.entries({ '/': 'program', '..': '__', '.x.js': '_x' })) {
+      assert.equal(runOptions(program).name.text, text)
+    }
+  })
+
   it('leaves the arguments of the program alone', () => {
     const { workers, command, args } = runOptions('-n 2 server.js -n 3 --help -- x')
     assert.deepEqual([workers, command, args], [2, 'server.js', ['-n', '3', '--help', '--', 'x']])
