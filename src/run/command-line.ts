@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util'
 import { networkList, type Parse, positiveInteger, proxyProtocolMode, seconds } from '../inherit/settings.js'
 import { type Address, parseAddress } from './addresses.js'
 import { globPattern } from './glob.js'
-import { maxPlaces } from './scoreboard.js'
+import { maxPlaces, maxSlots } from './scoreboard.js'
 import { findUser, type User } from './user.js'
 
 /** The options of `async-accept run`. Times are in ms. */
@@ -169,7 +169,7 @@ export function readCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv)
   const wanted = command === 'scale' ? 1 : 0
   if (positionals.length > wanted) throw new UsageError(`unexpected argument ${positionals[wanted]}`)
   if (command === 'scale')
-    return { command, name, target: read('the number of workers', positionals[0] ?? '', positiveInteger) }
+    return { command, name, target: read('the number of workers', positionals[0] ?? '', workerCount) }
   if (command === 'status') {
     const format = values.json === true ? 'json' : values.prometheus === true ? 'prometheus' : 'text'
     return { command, name, format, watch: values.watch === true }
@@ -227,7 +227,7 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
   if (watch !== undefined && values.workers !== undefined) throw new UsageError('--watch has one worker: leave out -n')
   return {
     name: { text: given('name', supervisorName, ofProgram), chosen: values.name !== undefined },
-    workers: watch === undefined ? given('workers', positiveInteger, availableParallelism()) : 1,
+    workers: watch === undefined ? given('workers', workerCount, availableParallelism()) : 1,
     addresses: readAddresses(values.listen as string[] | undefined, env),
     exec: values.exec === true,
     maxConnections,
@@ -269,6 +269,11 @@ function readProxySettings(values: Values, env: NodeJS.ProcessEnv): Record<strin
 function readAddresses(texts: readonly string[] | undefined, { PORT }: NodeJS.ProcessEnv): Address[] {
   if (texts !== undefined) return texts.map((text) => read('--listen', text, parseAddress))
   return PORT ? [read('$PORT', PORT, parseAddress)] : []
+}
+
+const workerCount: Parse<number> = (text) => {
+  const parsed = positiveInteger(text)
+  return 'value' in parsed && parsed.value <= maxSlots ? parsed : { expected: `an integer from 1 to ${maxSlots}` }
 }
 
 const supervisorName: Parse<string> = (text) =>
