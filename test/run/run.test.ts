@@ -199,7 +199,7 @@ describe('async-accept run', function () {
     const { code, stderr } = await first.control('status')
     assert.deepEqual(
       [code, stderr],
-      [1, `async-accept status: several supervisors run: choose one with --name: server-${second.pid}, server\n`],
+      [1, `async-accept status: several supervisors run: choose one with --name: server, server-${second.pid}\n`],
     )
     assert.equal((await first.control('status', '--name', `server-${second.pid}`)).code, 0)
     const third = new Supervised(answering, { env, options: ['-n', '1', '--name', 'server'] })
@@ -377,6 +377,10 @@ describe('async-accept run', function () {
     assert.match(await supervised.request(), /^\d+$/)
     assert.equal((await supervised.control('stop')).code, 0)
     assert.equal(await supervised.run.ended, 0)
-    assert.deepEqual(readdirSync(join(supervised.directory, 'run', 'server')), [])
+    const run = join(supervised.directory, 'run')
+    assert.deepEqual(readdirSync(join(run, 'server')), [])
+    const env = { ASYNC_ACCEPT_RUN_DIRECTORY: run }
+    const again = await new Supervised(answering, { env, options: ['-n', '1', '--user', 'nobody'] }).ready(1)
+    assert.equal((await again.status()).name, 'server')
   })
 })
