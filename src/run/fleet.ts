@@ -178,6 +178,8 @@ export class Fleet<Worker extends Member> {
   #onWorkerChange(worker: Worker): void {
     if (worker.state === 'ready') this.#onReady(worker)
     if (worker.state === 'ending') this.#onLeaving(worker)
+    // Its failure is known. The next one must not start before the delay, or before the reload has failed.
+    if (worker.state === 'killed' && !worker.retired) this.#backoff.noteFailure(worker, this.#clock.now())
     if (worker.state === 'gone') this.#onGone(worker)
     this.#step()
   }
