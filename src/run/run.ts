@@ -68,7 +68,8 @@ export async function run(options: RunOptions): Promise<number> {
 }
 
 function openControlSocket(directory: string, answer: (request: Request) => Promise<Answer>) {
-  return ControlSocket.open({ path: controlSocketIn(directory), maxClients: 16, parse: parseRequest, answer })
+  // `status` and `stop` are answered beside many commands that wait for a reload.
+  return ControlSocket.open({ path: controlSocketIn(directory), maxClients: 256, parse: parseRequest, answer })
 }
 
 /** Opens the control socket, whose directory belongs to this supervisor alone while it listens. */

@@ -71,6 +71,19 @@ describe('async-accept run', function () {
     await supervised.logs(/has reloaded/, 2)
   })
 
+  it('answers other commands while many wait for a reload', async () => {
+    const supervised = new Supervised('setInterval(() => {}, 1000)', { options: ['-n', '1'] })
+    await supervised.logs(/starts worker/)
+    const waiting = Array.from({ length: 32 }, () =>
+      net.connect(join(supervised.directory, 'run', 'server', 'control')),
+    )
+    for (const socket of waiting) socket.write('{"command":"reload"}\n')
+    await Promise.all(waiting.map((socket) => once(socket, 'connect')))
+    assert.equal((await supervised.status()).phase, 'starting')
+    assert.equal((await supervised.control('stop')).code, 0)
+    assert.match(await text(waiting[31] as net.Socket), /stopping/)
+  })
+
   it('changes the number of workers by scale, SIGTTIN and SIGTTOU', async () => {
     const supervised = await start(1)
     assert.equal((await supervised.control('scale', '3')).code, 0)
