@@ -134,7 +134,7 @@ const descriptions: Record<CommandName, Description> = {
   },
   stop: {
     usage: 'stop [--name NAME]',
-    help: 'Drains and ends all workers. Exits with 0 when all have ended, and with 1 if some had to be killed.',
+    help: 'Drains and ends all workers. Exits with 0 when all have ended, and with 1 if some were killed.',
     options: { ...nameOption, ...helpOption },
   },
   status: {

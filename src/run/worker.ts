@@ -75,7 +75,12 @@ export class Worker {
       throw error
     }
     this.#child.once('error', (error) => this.#onExit(127, `cannot start: ${error.message}`))
-    this.#child.once('exit', (code, signal) => this.#onExit(...describeExit(code, signal)))
+    this.#child.once('exit', (code, signal) => {
+      // Its requests are lost. Only SIGTERM is the end of a drain.
+      const isLost = this.#retired && this.#state === 'ending' && signal !== null && signal !== 'SIGTERM'
+      if (isLost) this.#failure = `was ended by ${signal} while it drained`
+      this.#onExit(...describeExit(code, signal))
+    })
     this.#enter('starting')
   }
 

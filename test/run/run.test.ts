@@ -131,6 +131,18 @@ describe('async-accept run', function () {
     assert.equal(await supervised.run.ended, 0)
   })
 
+  it('says that a worker was killed while it drained', async () => {
+    const supervised = await start(1, 'import net from "node:net"; net.createServer().listen(3000)')
+    const client = net.connect(supervised.port, '127.0.0.1').on('error', () => {})
+    await until(async () => (await supervised.status()).workers[0]?.connections === 1)
+    const stopped = supervised.control('stop')
+    await supervised.logs(/drains worker/)
+    process.kill((await supervised.status()).workers[0]?.pid as number, 'SIGKILL')
+    assert.equal((await stopped).stderr, 'async-accept stop: 1 workers were killed\n')
+    assert.match(supervised.run.stderr, /has ended: it was ended by SIGKILL while it drained/)
+    client.destroy()
+  })
+
   it('answers the requests of a program whose own handler of SIGTERM exits at once', async () => {
     const hasty = `
       import http from 'node:http'
@@ -162,7 +174,7 @@ describe('async-accept run', function () {
     const stubborn = `${answering}; process.on('SIGTERM', () => setInterval(() => {}, 1000))`
     const supervised = await start(1, stubborn, '--drain-timeout', '0', '--kill-after', '0.1')
     const { code, stderr } = await supervised.control('stop')
-    assert.deepEqual([code, stderr], [1, 'async-accept stop: 1 workers had to be killed\n'])
+    assert.deepEqual([code, stderr], [1, 'async-accept stop: 1 workers were killed\n'])
     assert.equal(await supervised.run.ended, 0)
   })
 
