@@ -56,7 +56,7 @@ export class Fleet<Worker extends Member> {
   #target: number
   #generation = 1
   #failures = 0
-  /** The number of workers that were killed while they drained, most because that took too long. */
+  /** The number of workers that were killed since `stop`, most because their drain took too long. */
   #killed = 0
   /** The exit code of the supervisor. */
   #exitCode = 0
@@ -207,7 +207,7 @@ export class Fleet<Worker extends Member> {
     if (worker.retired) {
       const how = worker.failure ? `: it ${worker.failure}` : ''
       this.#options.log(`worker ${worker.pid} has ended${how}`, how === '' ? undefined : 'bad')
-      if (worker.failure) this.#killed++
+      if (worker.failure && this.#phase === 'stopping') this.#killed++
       return
     }
     this.#onFailure(worker, `worker ${worker.pid ?? ''} ${worker.failure}`.replace('  ', ' '))

@@ -143,6 +143,15 @@ describe('async-accept run', function () {
     client.destroy()
   })
 
+  it('stops with success although a worker was killed in an earlier reload', async () => {
+    const stubborn = `${answering}; process.on('SIGTERM', () => {})`
+    const supervised = await start(1, stubborn, '--settle', '0', '--kill-after', '0.1')
+    supervised.write(answering)
+    assert.equal((await supervised.control('reload')).code, 0)
+    await supervised.logs(/had not ended/)
+    assert.deepEqual(await supervised.control('stop'), { code: 0, signal: null, stdout: '', stderr: '' })
+  })
+
   it('answers the requests of a program whose own handler of SIGTERM exits at once', async () => {
     const hasty = `
       import http from 'node:http'
