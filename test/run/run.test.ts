@@ -145,7 +145,7 @@ describe('async-accept run', function () {
 
   it('stops with success although a worker was killed in an earlier reload', async () => {
     const stubborn = `${answering}; process.on('SIGTERM', () => {}); setInterval(() => {}, 1000)`
-    const supervised = await start(1, stubborn, '--settle', '0', '--kill-after', '0.1')
+    const supervised = await start(1, stubborn, '--settle', '0', '--drain-timeout', '0', '--kill-after', '0.1')
     supervised.write(answering)
     assert.equal((await supervised.control('reload')).code, 0)
     await supervised.logs(/had not ended/)
