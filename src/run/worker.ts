@@ -1,7 +1,7 @@
 import type { ChildProcess } from 'node:child_process'
 import { constants } from 'node:os'
 import { deadlineAfterPoll } from '../core/deadline.js'
-import { type Passed, spawnDependent } from '../handover/spawn-activated.js'
+import { type Named, spawnDependent } from '../handover/spawn-activated.js'
 import { NotifySocket } from './notify-socket.js'
 import { probeField } from './worker-settings.js'
 import { stateAfter, type WorkerEvent, type WorkerState } from './worker-states.js'
@@ -10,7 +10,7 @@ import { stateAfter, type WorkerEvent, type WorkerState } from './worker-states.
 export interface WorkerOptions {
   command: string
   args: readonly string[]
-  listeners: Passed
+  listeners: Named
   env: NodeJS.ProcessEnv
   startTimeout: number
   /** The time for the drain, which the worker itself limits. */

@@ -299,7 +299,7 @@ describe('async-accept run', function () {
   it('runs any program that speaks sd_listen_fds(3) and sd_notify(3), with --exec', async () => {
     const program = [
       'import os, select, signal, socket, sys',
-      'assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["LISTEN_FDNAMES"] == "web"',
+      'assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["LISTEN_FDNAMES"] == "web:8:0"',
       'ending = []',
       'signal.signal(signal.SIGTERM, lambda *_: ending.append(True))',
       's = socket.socket(fileno=3)',
@@ -316,6 +316,8 @@ describe('async-accept run', function () {
     ]
     const supervised = await new Supervised('', {
       options: ['-n', '2', '--exec'],
+      // The order of the fds is that of the options, also for names that are numbers.
+      addresses: ['web=127.0.0.1:0', '8=127.0.0.1:0', '127.0.0.1:0'],
       program: ['--', 'python3', '-c', program.join('\n'), 'python'],
     }).ready(2)
     assert.equal(await supervised.request(), 'python')
