@@ -67,19 +67,17 @@ export async function run(options: RunOptions): Promise<number> {
   }
 }
 
-function openControlSocket(directory: string, answer: (request: Request) => Promise<Answer>) {
-  // `status` and `stop` are answered beside many commands that wait for a reload.
-  return ControlSocket.open({ path: controlSocketIn(directory), maxClients: 256, parse: parseRequest, answer })
-}
-
 /** Opens the control socket, whose directory belongs to this supervisor alone while it listens. */
-async function openControl({ name }: RunOptions, onRequest: (request: Request) => Promise<Answer>) {
+async function openControl({ name }: RunOptions, answer: (request: Request) => Promise<Answer>) {
   // A name that was not chosen must not keep a second program from starting.
   const names = name.chosen ? [name.text] : [name.text, `${name.text}-${process.pid}`]
   for (const each of names) {
     const directory = makeRunDirectory(each, process.env)
+    const path = controlSocketIn(directory)
     try {
-      return { name: each, directory, control: await openControlSocket(directory, onRequest) }
+      // `status` and `stop` are answered beside many commands that wait for a reload.
+      const control = await ControlSocket.open({ path, maxClients: 256, parse: parseRequest, answer })
+      return { name: each, directory, control }
     } catch (error) {
       if ((error as { code?: string }).code !== 'EADDRINUSE') throw error
     }
