@@ -47,8 +47,11 @@ export function spawnActivated(
   passed: Passed,
   options: SpawnActivatedOptions = {},
 ): ChildProcess {
-  return start(command, args, passed, options)
+  return start(command, args, readListeners(passed), options)
 }
+
+/** Listeners and their names, in the order of their fds. An object would move names that are numbers to the front. */
+export type Named = readonly (readonly [name: string, listener: Listener])[]
 
 /**
  * @internal As `spawnActivated`. When this process ends in any way, the kernel sends SIGTERM to the child (prctl(2),
@@ -57,20 +60,19 @@ export function spawnActivated(
 export function spawnDependent(
   command: string,
   args: readonly string[],
-  passed: Passed,
+  named: Named,
   options: SpawnActivatedOptions,
 ): ChildProcess {
-  return start(command, args, passed, options, `,${constants.signals.SIGTERM},${process.pid}`)
+  return start(command, args, named, options, `,${constants.signals.SIGTERM},${process.pid}`)
 }
 
 function start(
   command: string,
   args: readonly string[],
-  passed: Passed,
+  named: Named,
   options: SpawnActivatedOptions,
   helperNumbers = '',
 ): ChildProcess {
-  const named = readListeners(passed)
   validate.object('options', options)
   // Copy the own properties, as Node's spawn() does, because a getter may return another value the next time.
   const own: SpawnActivatedOptions = { ...options }
@@ -96,7 +98,7 @@ function start(
   return child
 }
 
-function readListeners(passed: Passed): (readonly [string, Listener])[] {
+function readListeners(passed: Passed): Named {
   validate.object('passed', passed)
   const named = Object.entries(passed).flatMap(([name, listeners]) =>
     [listeners].flat().map((each) => [name, each] as const),

@@ -4,6 +4,7 @@ import { textOf } from '../accept/bound-address.js'
 import { Listener } from '../accept/listener.js'
 import type { ListenOptions } from '../accept/options.js'
 import { activatedListeners, activation } from '../handover/activation.js'
+import type { Named } from '../handover/spawn-activated.js'
 import type { SocketStatus } from './control-protocol.js'
 
 /** An address to listen on, from the option `-l`. */
@@ -29,12 +30,12 @@ export function parseAddress(text: string): { value: Address } | { expected: str
   return { value: { name: name ?? String(Number(port)), options: { host, port: Number(port) } } }
 }
 
-/** The listening sockets of the supervisor, by name. They stay open until it ends. */
+/** The listening sockets of the supervisor and their names, in order. They stay open until it ends. */
 export class Sockets {
-  readonly byName: Readonly<Record<string, readonly Listener[]>>
+  readonly named: Named
   /** Those that this process has bound. */
-  readonly bound: readonly (readonly [string, Listener])[]
-  readonly #all: readonly { name: string; address: string; listener: Listener }[]
+  readonly bound: Named
+  readonly #addresses: readonly string[]
   /** Whether `close` leaves the paths: the service manager has stored the sockets. */
   keepPaths = false
 
@@ -43,36 +44,36 @@ export class Sockets {
    * the same name. Errors: those of `activation` and `Listener.listen`.
    */
   static async open(addresses: readonly Address[]): Promise<Sockets> {
-    const byName: Record<string, Listener[]> = Object.create(null)
     const names = new Set(activation().flatMap(({ kind, name }) => (kind === 'listener' ? [name] : [])))
-    for (const name of names) byName[name] = activatedListeners(name)
+    const passed = [...names].flatMap((name) => activatedListeners(name).map((each) => [name, each] as const))
     const bound: [string, Listener][] = []
     for (const { name, options } of addresses) {
       if (names.has(name)) continue
       const listener = await Listener.listen({ ...options, unlinkStale: isFile(options.path) || undefined })
       bound.push([name, listener])
-      byName[name] = [...(byName[name] ?? []), listener]
     }
-    return new Sockets(byName, bound)
+    return new Sockets(passed, bound)
   }
 
-  private constructor(byName: Sockets['byName'], bound: Sockets['bound']) {
-    this.byName = byName
+  private constructor(passed: Named, bound: Named) {
+    this.named = [...passed, ...bound]
     this.bound = bound
-    this.#all = Object.entries(byName).flatMap(([name, listeners]) =>
-      listeners.map((listener) => ({ name, address: textOf(listener.address() as never), listener })),
-    )
+    this.#addresses = this.named.map(([, listener]) => textOf(listener.address() as never))
   }
 
   /** The name and the address of each socket, as text, and the number of clients in its accept queue. */
   get all(): SocketStatus[] {
-    return this.#all.map(({ name, address, listener }) => ({ name, address, queued: queuedAt(listener) }))
+    return this.named.map(([name, listener], i) => ({
+      name,
+      address: this.#addresses[i] as string,
+      queued: queuedAt(listener),
+    }))
   }
 
   /** Closes the sockets, and removes the paths of those that this process has bound. */
   close(): void {
     if (!this.keepPaths) for (const [, listener] of this.bound) removePath(listener.address() as string)
-    for (const listener of Object.values(this.byName).flat()) listener.close()
+    for (const [, listener] of this.named) listener.close()
   }
 }
 

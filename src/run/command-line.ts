@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util'
 import { networkList, type Parse, positiveInteger, proxyProtocolMode, seconds } from '../inherit/settings.js'
 import { type Address, parseAddress } from './addresses.js'
 import { globPattern } from './glob.js'
-import { maxPlaces } from './scoreboard.js'
+import { maxPlaces, maxSlots } from './scoreboard.js'
 import { findUser, type User } from './user.js'
 
 /** The options of `async-accept run`. Times are in ms. */
@@ -134,7 +134,7 @@ const descriptions: Record<CommandName, Description> = {
   },
   stop: {
     usage: 'stop [--name NAME]',
-    help: 'Drains and ends all workers. Exits with 0 when all have ended, and with 1 if some had to be killed.',
+    help: 'Drains and ends all workers. Exits with 0 when all have ended, and with 1 if some were killed.',
     options: { ...nameOption, ...helpOption },
   },
   status: {
@@ -169,7 +169,7 @@ export function readCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv)
   const wanted = command === 'scale' ? 1 : 0
   if (positionals.length > wanted) throw new UsageError(`unexpected argument ${positionals[wanted]}`)
   if (command === 'scale')
-    return { command, name, target: read('the number of workers', positionals[0] ?? '', positiveInteger) }
+    return { command, name, target: read('the number of workers', positionals[0] ?? '', workerCount) }
   if (command === 'status') {
     const format = values.json === true ? 'json' : values.prometheus === true ? 'prometheus' : 'text'
     return { command, name, format, watch: values.watch === true }
@@ -216,9 +216,8 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
     const text = values[name]
     return text === undefined ? byDefault : read(`--${name}`, text as string, parse)
   }
-  const ofProgram = basename(command, extname(command))
-    .replaceAll(/[^\w-]/g, '_')
-    .slice(0, 64)
+  // The base name of '/' is empty.
+  const ofProgram = (basename(command, extname(command)) || 'program').replaceAll(/[^\w-]/g, '_').slice(0, 64)
   const forNode = ['max-connections', 'probe', 'proxy-protocol', 'trust'].find((name) => values[name] !== undefined)
   if (forNode !== undefined && values.exec === true) throw new UsageError(`--${forNode} needs a file for Node`)
   const maxConnections = given('max-connections', positiveInteger, undefined)
@@ -228,7 +227,7 @@ function readRunOptions(values: Values, [command, ...args]: string[], env: NodeJ
   if (watch !== undefined && values.workers !== undefined) throw new UsageError('--watch has one worker: leave out -n')
   return {
     name: { text: given('name', supervisorName, ofProgram), chosen: values.name !== undefined },
-    workers: watch === undefined ? given('workers', positiveInteger, availableParallelism()) : 1,
+    workers: watch === undefined ? given('workers', workerCount, availableParallelism()) : 1,
     addresses: readAddresses(values.listen as string[] | undefined, env),
     exec: values.exec === true,
     maxConnections,
@@ -270,6 +269,11 @@ function readProxySettings(values: Values, env: NodeJS.ProcessEnv): Record<strin
 function readAddresses(texts: readonly string[] | undefined, { PORT }: NodeJS.ProcessEnv): Address[] {
   if (texts !== undefined) return texts.map((text) => read('--listen', text, parseAddress))
   return PORT ? [read('$PORT', PORT, parseAddress)] : []
+}
+
+const workerCount: Parse<number> = (text) => {
+  const parsed = positiveInteger(text)
+  return 'value' in parsed && parsed.value <= maxSlots ? parsed : { expected: `an integer from 1 to ${maxSlots}` }
 }
 
 const supervisorName: Parse<string> = (text) =>

@@ -4,18 +4,14 @@ import { findSupervisors } from './run-directory.js'
 
 /** Sends a request to a supervisor. Rejects with one line for the operator if none answers. */
 export async function ask(name: string | undefined, request: Request, env: NodeJS.ProcessEnv): Promise<Answer> {
-  const supervisors = findSupervisors(env)
-  if (name !== undefined) {
-    const path = supervisors.get(name)
-    if (path === undefined) throw new Error(`no supervisor ${name} runs`)
-    return askAt(path, request)
-  }
+  const found = findSupervisors(env).filter(([each]) => name === undefined || each === name)
   const running = new Map<string, string>()
-  for (const [each, path] of supervisors) if (await isListening(path)) running.set(each, path)
-  const [only] = running.values()
-  if (only === undefined) throw new Error('no supervisor runs')
+  for (const [each, path] of found) if (!running.has(each) && (await isListening(path))) running.set(each, path)
+  // One that was named is asked in any case: the error says why it does not answer, such as EACCES.
+  const [only = name && found[0]?.[1]] = running.values()
+  if (only === undefined) throw new Error(`no supervisor ${name === undefined ? '' : `${name} `}runs`)
   if (running.size > 1)
-    throw new Error(`several supervisors run: choose one with --name: ${[...running.keys()].join(', ')}`)
+    throw new Error(`several supervisors run: choose one with --name: ${[...running.keys()].sort().join(', ')}`)
   return askAt(only, request)
 }
 

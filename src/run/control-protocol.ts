@@ -60,7 +60,7 @@ export interface WorkerStatus extends WorkerLoad {
 }
 
 /** The longest line, in characters. */
-const maxLine = 1 << 20
+export const maxLine = 1 << 20
 
 /**
  * Calls `onLine` with the first line that the peer sends, and `onError` if it sends a line that is too long or ends
@@ -82,12 +82,8 @@ export function readLine(socket: net.Socket, limit: number, onLine: (line: strin
     if (end >= 0) finish(() => onLine(text.slice(0, end)))
     else if (text.length > limit) finish(onError)
   })
-  socket.once('error', () => finish(onError))
-  socket.once('close', () => finish(onError))
-  socket.once('end', () => finish(onError))
+  for (const event of ['error', 'close', 'end']) socket.once(event, () => finish(onError))
 }
-
-export { maxLine }
 
 /** Returns undefined if a line is not a request of a command. */
 export function parseRequest(line: string): Request | undefined {

@@ -89,6 +89,10 @@ export class FairShare {
     return [...this.#gates.keys()]
   }
 
+  get gates(): readonly Gate[] {
+    return [...this.#gates.values()]
+  }
+
   /** The Serving accepts no more. */
   stop(serving: Serving): void {
     this.#gates.get(serving)?.stop()
@@ -152,7 +156,7 @@ export class FairShare {
     this.#board.set(
       this.#slot,
       this.#connections,
-      [...this.#gates.values()].some(({ isAsking }) => isAsking),
+      this.gates.some(({ isAsking }) => isAsking),
     )
   }
 }
@@ -195,7 +199,7 @@ class Gate implements AcceptGate {
     }
     this.#unwatch?.()
     if (this.#share.isReading) return 0
-    if (!this.#hasPlace) this.#hasPlace = this.#share.take()
+    if (!this.#hasPlace) this.#hasPlace = this.#share.take() || this.#takeFromIdle()
     if (!this.#hasPlace) this.#later(fullInterval, () => this.adjust())
     return Number(this.#hasPlace)
   }
@@ -208,6 +212,20 @@ class Gate implements AcceptGate {
 
   released(): void {
     this.#share.released()
+  }
+
+  get #isClientWaiting(): boolean {
+    return this.#serving.servedListeners.some(({ fd }) => fd >= 0 && binding.poll(fd) > 0)
+  }
+
+  // A place that waits for a client of one server of this worker must not keep the clients of another one waiting.
+  #takeFromIdle(): boolean {
+    if (!this.#isClientWaiting) return false
+    const idle = this.#share.gates.find((gate) => gate.#hasPlace && !gate.#isClientWaiting)
+    if (idle === undefined) return false
+    idle.#hasPlace = false
+    idle.adjust()
+    return true
   }
 
   /** Gives back the place for the next connection. */
@@ -239,8 +257,7 @@ class Gate implements AcceptGate {
         this.adjust()
         return
       }
-      const isClientWaiting = (this.#copies ?? []).some((fd) => binding.poll(fd) > 0)
-      if (!isClientWaiting) return
+      if (!this.#isClientWaiting) return
       // While all places are taken, nobody accepts.
       if (!this.#share.hasRoom) {
         this.#look()

@@ -56,8 +56,8 @@ export class Fleet<Worker extends Member> {
   #target: number
   #generation = 1
   #failures = 0
-  /** The number of workers that were killed because their drain took too long. */
-  #overdue = 0
+  /** The number of workers that were killed since `stop`, most because their drain took too long. */
+  #killed = 0
   /** The exit code of the supervisor. */
   #exitCode = 0
   /** The commands that wait for the end of the current reload; undefined if none is under way. */
@@ -178,6 +178,8 @@ export class Fleet<Worker extends Member> {
   #onWorkerChange(worker: Worker): void {
     if (worker.state === 'ready') this.#onReady(worker)
     if (worker.state === 'ending') this.#onLeaving(worker)
+    // Its failure is known. The next one must not start before the delay, or before the reload has failed.
+    if (worker.state === 'killed' && !worker.retired) this.#backoff.noteFailure(worker, this.#clock.now())
     if (worker.state === 'gone') this.#onGone(worker)
     this.#step()
   }
@@ -205,7 +207,7 @@ export class Fleet<Worker extends Member> {
     if (worker.retired) {
       const how = worker.failure ? `: it ${worker.failure}` : ''
       this.#options.log(`worker ${worker.pid} has ended${how}`, how === '' ? undefined : 'bad')
-      if (worker.failure) this.#overdue++
+      if (worker.failure && this.#phase === 'stopping') this.#killed++
       return
     }
     this.#onFailure(worker, `worker ${worker.pid ?? ''} ${worker.failure}`.replace('  ', ' '))
@@ -372,8 +374,8 @@ export class Fleet<Worker extends Member> {
 
   #end(): void {
     this.#phase = 'ended'
-    const overdue = this.#overdue === 0 ? '' : `${this.#overdue} workers had to be killed`
-    this.#settleList(this.#stopped, overdue === '' ? { ok: true } : { ok: false, reason: overdue })
+    const killed = this.#killed === 0 ? '' : `${this.#killed} workers were killed`
+    this.#settleList(this.#stopped, killed === '' ? { ok: true } : { ok: false, reason: killed })
     this.#options.onEnd(this.#exitCode)
   }
 }

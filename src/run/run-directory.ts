@@ -21,10 +21,11 @@ export function makeRunDirectory(name: string, env: NodeJS.ProcessEnv): string {
   for (const base of bases(env)) {
     try {
       mkdirSync(base, { recursive: true, mode: 0o755 })
-      checkOwner(base)
+      checkOwner(base, [0, ownUid()])
       const directory = join(base, name)
       mkdirSync(directory, { recursive: true, mode: 0o700 })
-      checkOwner(directory)
+      // Only root has made it, although it may belong to another user: that of an earlier supervisor with `--user`.
+      if (ownUid() !== 0) checkOwner(directory, [ownUid()])
       return directory
     } catch (error) {
       failure ??= error
@@ -34,9 +35,9 @@ export function makeRunDirectory(name: string, env: NodeJS.ProcessEnv): string {
 }
 
 // Another user may have made a directory of that name in /tmp.
-function checkOwner(directory: string): void {
+function checkOwner(directory: string, owners: readonly number[]): void {
   const { uid, mode } = lstatSync(directory)
-  if ((uid !== ownUid() && uid !== 0) || (mode & 0o022) !== 0) {
+  if (!owners.includes(uid) || (mode & 0o022) !== 0) {
     throw new Error(`${directory} belongs to another user, or others may write to it`)
   }
 }
@@ -53,13 +54,9 @@ export function removeRunDirectory(directory: string): void {
   }
 }
 
-/** Returns the names of the supervisors whose directories exist, and the paths of their control sockets. */
-export function findSupervisors(env: NodeJS.ProcessEnv): Map<string, string> {
-  const found = bases(env).flatMap((base) =>
-    entriesOf(base).map((name) => [name, controlSocketIn(join(base, name))] as const),
-  )
-  // The best directory wins.
-  return new Map(found.reverse())
+/** Returns the names of the supervisors whose directories exist, and the paths of their control sockets, best first. */
+export function findSupervisors(env: NodeJS.ProcessEnv): (readonly [name: string, path: string])[] {
+  return bases(env).flatMap((base) => entriesOf(base).map((name) => [name, controlSocketIn(join(base, name))] as const))
 }
 
 function entriesOf(base: string): string[] {

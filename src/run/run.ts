@@ -22,6 +22,10 @@ import { WorkerStarter } from './worker-starter.js'
 export async function run(options: RunOptions): Promise<number> {
   const log = logTo(process.stderr)
   let onRequest: (request: Request) => Promise<Answer> = async () => ({ ok: false, reason: 'it is starting' })
+  let onClosed = () => {}
+  const closed = new Promise<void>((resolve) => {
+    onClosed = resolve
+  })
   const { name, directory, control } = await openControl(options, (request) => onRequest(request))
   try {
     const sockets = await Sockets.open(options.addresses)
@@ -50,7 +54,12 @@ export async function run(options: RunOptions): Promise<number> {
         })
         stopRecycling = recycle(fleet, options)
         stopWatching = reloadOnChange(fleet, options.watch, log)
-        onRequest = (request) => answer(request, fleet, () => statusOf(name, fleet, starter, sockets))
+        onRequest = async (request) => {
+          const result = await answer(request, fleet, () => statusOf(name, fleet, starter, sockets))
+          // Afterwards another supervisor can have the addresses.
+          if (request.command === 'stop') await closed
+          return result
+        }
         reapOrphans(() => new Set(fleet.workers.map(({ pid }) => pid)))
         handleSignals(fleet, options.termDelay, log)
         log(`${name} listens on ${sockets.all.map(({ name, address }) => `${name} (${address})`).join(', ')}`)
@@ -60,25 +69,26 @@ export async function run(options: RunOptions): Promise<number> {
       return code
     } finally {
       sockets.close()
+      onClosed()
     }
   } finally {
-    await control.close()
+    // While the control socket is open, no other supervisor uses the directory.
     removeRunDirectory(directory)
+    await control.close()
   }
 }
 
-function openControlSocket(directory: string, answer: (request: Request) => Promise<Answer>) {
-  return ControlSocket.open({ path: controlSocketIn(directory), maxClients: 16, parse: parseRequest, answer })
-}
-
 /** Opens the control socket, whose directory belongs to this supervisor alone while it listens. */
-async function openControl({ name }: RunOptions, onRequest: (request: Request) => Promise<Answer>) {
+async function openControl({ name }: RunOptions, answer: (request: Request) => Promise<Answer>) {
   // A name that was not chosen must not keep a second program from starting.
   const names = name.chosen ? [name.text] : [name.text, `${name.text}-${process.pid}`]
   for (const each of names) {
     const directory = makeRunDirectory(each, process.env)
+    const path = controlSocketIn(directory)
     try {
-      return { name: each, directory, control: await openControlSocket(directory, onRequest) }
+      // `status` and `stop` are answered beside many commands that wait for a reload.
+      const control = await ControlSocket.open({ path, maxClients: 256, parse: parseRequest, answer })
+      return { name: each, directory, control }
     } catch (error) {
       if ((error as { code?: string }).code !== 'EADDRINUSE') throw error
     }

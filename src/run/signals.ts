@@ -4,8 +4,8 @@ import type { Member } from './member.js'
 import { watchTerminal } from './terminal.js'
 
 /**
- * Makes the signals of the supervisor commands of its fleet. `termDelay`: ms from SIGTERM to the drain. SIGUSR1 stays with Node, which starts its
- * inspector.
+ * Makes the signals of the supervisor commands of its fleet. `termDelay`: ms from SIGTERM to the drain. SIGUSR1 stays
+ * with Node, which starts its inspector.
  */
 export function handleSignals(fleet: Fleet<Member>, termDelay: number, log: (line: string) => void): void {
   const isTerminalGone = watchTerminal()

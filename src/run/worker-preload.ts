@@ -3,13 +3,14 @@
 import { subscribe } from 'node:diagnostics_channel'
 import net from 'node:net'
 import { isMainThread } from 'node:worker_threads'
+import { sendAssignments } from '../handover/notify.js'
 import { readSettings } from '../inherit/settings.js'
 import type { ServingStateMessage } from '../serve/serving.js'
 import { readLine } from './control-protocol.js'
 import { FairShare } from './fair-share.js'
 import { startHeartbeat } from './heartbeat.js'
 import { Scoreboard } from './scoreboard.js'
-import { attachmentPath, scoreboardPath, type WorkerSettings } from './worker-settings.js'
+import { attachmentPath, drainedField, scoreboardPath, type WorkerSettings } from './worker-settings.js'
 
 const { ASYNC_ACCEPT_WORKER } = process.env
 if (isMainThread && ASYNC_ACCEPT_WORKER !== undefined) {
@@ -29,17 +30,20 @@ if (isMainThread && ASYNC_ACCEPT_WORKER !== undefined) {
 }
 await import('../inherit/inherit.js')
 
-// ms within which the event loop delivers a signal that this process has sent to itself.
-const delivery = 100
+// ms for which a worker that has drained waits for SIGTERM if nothing else keeps it alive.
+const patience = 1_000
 
-/** Drains, and then lets the program end as at SIGTERM. */
+/** Drains. The supervisor then sends SIGTERM, so that the program ends in its own way. */
 async function drain(share: FairShare): Promise<void> {
   const { drainTimeout } = readSettings(process.env)
-  // Keeps the process alive, so that it gets the signal also if nothing else does.
-  const timer = setInterval(() => {}, delivery)
   await Promise.all(share.servings.map((serving) => serving.drain({ timeout: drainTimeout })))
-  process.kill(process.pid, 'SIGTERM')
-  setTimeout(() => clearInterval(timer), delivery)
+  setTimeout(() => {}, patience)
+  try {
+    sendAssignments([`${drainedField}=1`])
+  } catch {
+    // The queue of the supervisor is full. It sends SIGTERM after --drain-timeout.
+    process.kill(process.pid, 'SIGTERM')
+  }
 }
 
 /** Calls `run` when the supervisor wants this worker to drain. If the supervisor is killed, the kernel sends SIGTERM. */

@@ -19,6 +19,9 @@ export interface ProbeTarget {
 /** The field of a notification that has the result of a probe: '' after an answer of 2xx, otherwise what was wrong. */
 export const probeField = 'X_ASYNC_ACCEPT_PROBE'
 
+/** The field of a notification that says that a worker has drained, and expects SIGTERM. */
+export const drainedField = 'X_ASYNC_ACCEPT_DRAINED'
+
 export const scoreboardPath = (prefix: string): string => `${prefix}scoreboard`
 
 export const attachmentPath = (prefix: string): string => `${prefix}workers`

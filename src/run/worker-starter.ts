@@ -50,7 +50,7 @@ export class WorkerStarter {
     this.#options = {
       command: exec ? command : process.execPath,
       args: exec ? args : ['--import', preload, command, ...args],
-      listeners: sockets.byName,
+      listeners: sockets.named,
       env: { ...process.env, ...settings, ASYNC_ACCEPT_DRAIN_TIMEOUT: String(drainTimeout / 1000) },
       startTimeout,
       drainTimeout,
@@ -106,9 +106,8 @@ export class WorkerStarter {
   }
 }
 
-function targetOf({ name, path }: ProbeAddress, interval: number, { byName }: Sockets): ProbeTarget {
-  const names = Object.keys(byName)
-  const [listener] = byName[name ?? (names[0] as string)] ?? []
+function targetOf({ name, path }: ProbeAddress, interval: number, { named }: Sockets): ProbeTarget {
+  const [, listener] = named.find(([each]) => name === undefined || each === name) ?? []
   if (listener !== undefined) return { inode: fstatSync(listener.fd).ino, path, interval }
-  throw new UsageError(`--probe names the socket ${name}, but there are ${names.join(', ')}`)
+  throw new UsageError(`--probe names the socket ${name}, but there are ${named.map(([each]) => each).join(', ')}`)
 }

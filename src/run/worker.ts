@@ -1,16 +1,16 @@
 import type { ChildProcess } from 'node:child_process'
 import { constants } from 'node:os'
 import { deadlineAfterPoll } from '../core/deadline.js'
-import { type Passed, spawnDependent } from '../handover/spawn-activated.js'
+import { type Named, spawnDependent } from '../handover/spawn-activated.js'
 import { NotifySocket } from './notify-socket.js'
-import { probeField } from './worker-settings.js'
+import { drainedField, probeField } from './worker-settings.js'
 import { stateAfter, type WorkerEvent, type WorkerState } from './worker-states.js'
 
 /** What all workers of a supervisor have in common. Times are in ms. */
 export interface WorkerOptions {
   command: string
   args: readonly string[]
-  listeners: Passed
+  listeners: Named
   env: NodeJS.ProcessEnv
   startTimeout: number
   /** The time for the drain, which the worker itself limits. */
@@ -75,7 +75,12 @@ export class Worker {
       throw error
     }
     this.#child.once('error', (error) => this.#onExit(127, `cannot start: ${error.message}`))
-    this.#child.once('exit', (code, signal) => this.#onExit(...describeExit(code, signal)))
+    this.#child.once('exit', (code, signal) => {
+      // Its requests are lost. Only SIGTERM is the end of a drain.
+      const isLost = this.#retired && this.#state === 'ending' && signal !== null && signal !== 'SIGTERM'
+      if (isLost) this.#failure = `was ended by ${signal} while it drained`
+      this.#onExit(...describeExit(code, signal))
+    })
     this.#enter('starting')
   }
 
@@ -172,13 +177,14 @@ export class Worker {
   #enterEnding(): void {
     const { drainTimeout, killAfter, askToDrain } = this.#options
     const isAsked = this.#retired && this.#readyAt !== undefined && askToDrain()
-    const rest = isAsked ? killAfter : drainTimeout + killAfter
-    const terminate = () => {
-      this.#fail(rest, `had not ended ${rest / 1000} s after SIGTERM`)
-      if (this.#retired) this.#child?.kill('SIGTERM')
-    }
-    if (isAsked) this.#stopTimer = deadlineAfterPoll(drainTimeout, terminate)
-    else terminate()
+    if (isAsked) this.#stopTimer = deadlineAfterPoll(drainTimeout, () => this.#terminate(killAfter))
+    else this.#terminate(drainTimeout + killAfter)
+  }
+
+  /** Sends SIGTERM, unless it ends by itself, and SIGKILL after `ms`. */
+  #terminate(ms: number): void {
+    this.#fail(ms, `had not ended ${ms / 1000} s after SIGTERM`)
+    if (this.#retired) this.#child?.kill('SIGTERM')
   }
 
   // The timer waits for the poll phase: after a pause of this process, the message that has arrived in time is read.
@@ -217,6 +223,7 @@ export class Worker {
     if (this.#isServing && (this.#options.probeInterval === undefined || this.#probedAt !== undefined))
       this.#onEvent('ready')
     if (fields.get('STOPPING') === '1') this.#onEvent('stopping')
+    if (fields.get(drainedField) === '1' && this.#state === 'ending') this.#terminate(this.#options.killAfter)
     if (fields.get('WATCHDOG') === '1' && this.#state === 'ready') this.#expectPing()
     if (fields.get('WATCHDOG') === 'trigger' && this.#state === 'ready') {
       this.#failure = 'has reported a failure (WATCHDOG=trigger)'

@@ -36,6 +36,12 @@ describe('The command line of run', () => {
     })
   })
 
+  it('has a name that is a directory of its own, whatever the program is called', () => {
+    for (const [program, text] of Object.entries({ '/': 'program', '..': '__', '.x.js': '_x' })) {
+      assert.equal(runOptions(program).name.text, text)
+    }
+  })
+
   it('leaves the arguments of the program alone', () => {
     const { workers, command, args } = runOptions('-n 2 server.js -n 3 --help -- x')
     assert.deepEqual([workers, command, args], [2, 'server.js', ['-n', '3', '--help', '--', 'x']])
@@ -90,7 +96,7 @@ describe('A wrong command line', () => {
     run: 'the program is missing; see async-accept run --help',
     'run -n': "Option '-n, --workers <value>' argument missing; see async-accept run --help",
     'run --port 3000 s.js': "Unknown option '--port'; see async-accept run --help",
-    'run -n 0 s.js': '--workers is "0", but must be an integer of at least 1',
+    'run -n 0 s.js': '--workers is "0", but must be an integer from 1 to 1023',
     'run -l 70000 s.js': `--listen is "70000", but must be [name=]address: 3000, 127.0.0.1:3000, [::1]:3000, /run/app.sock or @name`,
     'run --watchdog 1m s.js': '--watchdog is "1m", but must be a number of seconds from 0.001 to 2147483',
     'run --max-rss 5 s.js': '--max-rss is "5", but must be a number of KiB, MiB or GiB, such as 512M',
@@ -106,7 +112,9 @@ describe('A wrong command line', () => {
     'run --trust ::1 --exec -- x': '--trust needs a file for Node',
     'run -n 2 --watch s.js': '--watch has one worker: leave out -n',
     'run --watch={ s.js': `--watch is "{", but must be a glob, such as '**/*.{js,json}'`,
-    scale: 'the number of workers is "", but must be an integer of at least 1',
+    scale: 'the number of workers is "", but must be an integer from 1 to 1023',
+    'scale 1024': 'the number of workers is "1024", but must be an integer from 1 to 1023',
+    'run -n 1024 s.js': '--workers is "1024", but must be an integer from 1 to 1023',
     'scale 1 2': 'unexpected argument 2',
     'reload x': 'unexpected argument x',
     'status --yaml': "Unknown option '--yaml'; see async-accept status --help",

@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, statSync } from 'node:fs'
+import { chmodSync, chownSync, statSync } from 'node:fs'
 import net from 'node:net'
 import { dirname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
+import { ask } from '../../src/run/control-client.js'
 import { parseRequest, type Request } from '../../src/run/control-protocol.js'
 import { ControlSocket } from '../../src/run/control-socket.js'
+import { controlSocketIn, makeRunDirectory, removeRunDirectory } from '../../src/run/run-directory.js'
 import { cleanUp, gone, temporaryDirectory } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { skip } from '../needs.js'
@@ -101,3 +103,30 @@ async function runPython(code: string, path: string) {
   const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)])
   return { stdout, stderr }
 }
+
+describe('The directory of a supervisor', () => {
+  it('is not that of another user, and does not hide behind it', async function () {
+    if (process.getuid?.() !== 0) skip(this, 'acting as another user requires root')
+    const name = `test-${process.pid}`
+    const ofRoot = makeRunDirectory(name, {})
+    cleanUp(() => removeRunDirectory(ofRoot))
+    const env = { XDG_RUNTIME_DIR: temporaryDirectory() }
+    chownSync(env.XDG_RUNTIME_DIR, 65534, 65534)
+    process.seteuid?.(65534)
+    let own: string
+    try {
+      own = makeRunDirectory(name, env)
+    } finally {
+      process.seteuid?.(0)
+    }
+    assert.equal(own, join(env.XDG_RUNTIME_DIR, 'async-accept', name))
+    const control = await ControlSocket.open({
+      path: controlSocketIn(own),
+      maxClients: 1,
+      parse: parseRequest,
+      answer: async () => ({ ok: true }),
+    })
+    cleanUp(() => control.close())
+    assert.deepEqual(await ask(name, { command: 'reload' }, env), { ok: true })
+  })
+})

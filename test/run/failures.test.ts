@@ -48,6 +48,7 @@ describe('async-accept reload, to a version that fails', function () {
         before,
       )
       assert.ok(ready === target && workers.every(({ stale }) => !stale))
+      assert.equal(supervised.run.stderr.match(/starts worker.*, generation 2/g)?.length, 1)
       assert.ok(before.includes(Number(await supervised.request())))
     })
   }

@@ -71,6 +71,19 @@ describe('async-accept run', function () {
     await supervised.logs(/has reloaded/, 2)
   })
 
+  it('answers other commands while many wait for a reload', async () => {
+    const supervised = new Supervised('setInterval(() => {}, 1000)', { options: ['-n', '1'] })
+    await supervised.logs(/starts worker/)
+    const waiting = Array.from({ length: 32 }, () =>
+      net.connect(join(supervised.directory, 'run', 'server', 'control')),
+    )
+    for (const socket of waiting) socket.write('{"command":"reload"}\n')
+    await Promise.all(waiting.map((socket) => once(socket, 'connect')))
+    assert.equal((await supervised.status()).phase, 'starting')
+    assert.equal((await supervised.control('stop')).code, 0)
+    assert.match(await text(waiting[31] as net.Socket), /stopping/)
+  })
+
   it('changes the number of workers by scale, SIGTTIN and SIGTTOU', async () => {
     const supervised = await start(1)
     assert.equal((await supervised.control('scale', '3')).code, 0)
@@ -118,6 +131,27 @@ describe('async-accept run', function () {
     assert.equal(await supervised.run.ended, 0)
   })
 
+  it('says that a worker was killed while it drained', async () => {
+    const supervised = await start(1, 'import net from "node:net"; net.createServer().listen(3000)')
+    const client = net.connect(supervised.port, '127.0.0.1').on('error', () => {})
+    await until(async () => (await supervised.status()).workers[0]?.connections === 1)
+    const stopped = supervised.control('stop')
+    await supervised.logs(/drains worker/)
+    process.kill((await supervised.status()).workers[0]?.pid as number, 'SIGKILL')
+    assert.equal((await stopped).stderr, 'async-accept stop: 1 workers were killed\n')
+    assert.match(supervised.run.stderr, /has ended: it was ended by SIGKILL while it drained/)
+    client.destroy()
+  })
+
+  it('stops with success although a worker was killed in an earlier reload', async () => {
+    const stubborn = `${answering}; process.on('SIGTERM', () => {}); setInterval(() => {}, 1000)`
+    const supervised = await start(1, stubborn, '--settle', '0', '--drain-timeout', '0', '--kill-after', '0.1')
+    supervised.write(answering)
+    assert.equal((await supervised.control('reload')).code, 0)
+    await supervised.logs(/had not ended/)
+    assert.deepEqual(await supervised.control('stop'), { code: 0, signal: null, stdout: '', stderr: '' })
+  })
+
   it('answers the requests of a program whose own handler of SIGTERM exits at once', async () => {
     const hasty = `
       import http from 'node:http'
@@ -147,10 +181,19 @@ describe('async-accept run', function () {
 
   it('kills a worker that does not end after SIGTERM, and stop says so', async () => {
     const stubborn = `${answering}; process.on('SIGTERM', () => setInterval(() => {}, 1000))`
-    const supervised = await start(1, stubborn, '--drain-timeout', '0', '--kill-after', '0.1')
+    const supervised = await start(1, stubborn, '--kill-after', '0.1')
     const { code, stderr } = await supervised.control('stop')
-    assert.deepEqual([code, stderr], [1, 'async-accept stop: 1 workers had to be killed\n'])
+    assert.deepEqual([code, stderr], [1, 'async-accept stop: 1 workers were killed\n'])
     assert.equal(await supervised.run.ended, 0)
+    // Less than the default of --drain-timeout: it has no request.
+  }).timeout(20_000)
+
+  it('has closed its sockets when stop is answered', async () => {
+    const supervised = await start(1, answering)
+    const { port } = supervised
+    await supervised.control('stop')
+    const next = new Supervised(answering, { options: ['-n', '1'], addresses: [`web=127.0.0.1:${port}`] })
+    await next.ready(1)
   })
 
   it('ends everything at once at SIGQUIT', async () => {
@@ -199,7 +242,7 @@ describe('async-accept run', function () {
     const { code, stderr } = await first.control('status')
     assert.deepEqual(
       [code, stderr],
-      [1, `async-accept status: several supervisors run: choose one with --name: server-${second.pid}, server\n`],
+      [1, `async-accept status: several supervisors run: choose one with --name: server, server-${second.pid}\n`],
     )
     assert.equal((await first.control('status', '--name', `server-${second.pid}`)).code, 0)
     const third = new Supervised(answering, { env, options: ['-n', '1', '--name', 'server'] })
@@ -265,7 +308,7 @@ describe('async-accept run', function () {
   it('runs any program that speaks sd_listen_fds(3) and sd_notify(3), with --exec', async () => {
     const program = [
       'import os, select, signal, socket, sys',
-      'assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["LISTEN_FDNAMES"] == "web"',
+      'assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["LISTEN_FDNAMES"] == "web:8:0"',
       'ending = []',
       'signal.signal(signal.SIGTERM, lambda *_: ending.append(True))',
       's = socket.socket(fileno=3)',
@@ -282,6 +325,8 @@ describe('async-accept run', function () {
     ]
     const supervised = await new Supervised('', {
       options: ['-n', '2', '--exec'],
+      // The order of the fds is that of the options, also for names that are numbers.
+      addresses: ['web=127.0.0.1:0', '8=127.0.0.1:0', '127.0.0.1:0'],
       program: ['--', 'python3', '-c', program.join('\n'), 'python'],
     }).ready(2)
     assert.equal(await supervised.request(), 'python')
@@ -377,6 +422,10 @@ describe('async-accept run', function () {
     assert.match(await supervised.request(), /^\d+$/)
     assert.equal((await supervised.control('stop')).code, 0)
     assert.equal(await supervised.run.ended, 0)
-    assert.deepEqual(readdirSync(join(supervised.directory, 'run', 'server')), [])
+    const run = join(supervised.directory, 'run')
+    assert.deepEqual(readdirSync(join(run, 'server')), [])
+    const env = { ASYNC_ACCEPT_RUN_DIRECTORY: run }
+    const again = await new Supervised(answering, { env, options: ['-n', '1', '--user', 'nobody'] }).ready(1)
+    assert.equal((await again.status()).name, 'server')
   })
 })

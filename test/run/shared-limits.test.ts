@@ -81,6 +81,19 @@ describe('async-accept run --max-connections', function () {
     assert.equal(most, limit)
   })
 
+  it('leaves a place to the clients of each socket, also if it is the only one', async () => {
+    const supervised = await new Supervised(`${holding}; ${holding.replace(/import.*/, '').replace('3000', '4000')}`, {
+      options: ['-n', '2', '--max-connections', '1'],
+      addresses: ['web=127.0.0.1:0', 'admin=127.0.0.1:0'],
+      env: { ASYNC_ACCEPT_INHERIT: '3000=web,4000=admin' },
+    }).ready(2)
+    const admin = Number(/admin \(\S+ port (\d+)\)/.exec(supervised.run.stderr)?.[1])
+    for (const port of [supervised.port, admin, supervised.port, admin]) {
+      const { socket } = await client(port)
+      socket.destroy()
+    }
+  })
+
   it('frees the places of a worker that was killed', async () => {
     const options = ['-n', '2', '--max-connections', '4']
     const supervised = await new Supervised(holding, { options }).ready(2)
