@@ -44,9 +44,18 @@ function checkOwner(directory: string, owners: readonly number[]): void {
 
 export const controlSocketIn = (directory: string): string => join(directory, 'control')
 
+/** Removes what a supervisor that was killed has left. Called when the control socket is open. */
+export function removeLeftovers(directory: string): void {
+  for (const name of entriesOf(directory)) {
+    const path = join(directory, name)
+    if (path !== controlSocketIn(directory)) rmSync(path, { recursive: true, force: true })
+  }
+}
+
 /** Removes the directory of a supervisor. After `--user`, only what is in it. */
 export function removeRunDirectory(directory: string): void {
-  for (const name of entriesOf(directory)) rmSync(join(directory, name), { recursive: true, force: true })
+  removeLeftovers(directory)
+  rmSync(controlSocketIn(directory), { force: true })
   try {
     rmdirSync(directory)
   } catch {

@@ -6,7 +6,7 @@ import { Fleet } from './fleet.js'
 import { logTo } from './log.js'
 import { reapOrphans } from './reaper.js'
 import { recycle } from './recycling.js'
-import { controlSocketIn, makeRunDirectory, removeRunDirectory } from './run-directory.js'
+import { controlSocketIn, makeRunDirectory, removeLeftovers, removeRunDirectory } from './run-directory.js'
 import { ServiceState } from './service-state.js'
 import { handleSignals } from './signals.js'
 import { reloadOnChange } from './source-watcher.js'
@@ -88,6 +88,7 @@ async function openControl({ name }: RunOptions, answer: (request: Request) => P
     try {
       // `status` and `stop` are answered beside many commands that wait for a reload.
       const control = await ControlSocket.open({ path, maxClients: 256, parse: parseRequest, answer })
+      removeLeftovers(directory)
       return { name: each, directory, control }
     } catch (error) {
       if ((error as { code?: string }).code !== 'EADDRINUSE') throw error

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { cpSync, existsSync, readFileSync, rmSync } from 'node:fs'
 import net from 'node:net'
 import { join, posix } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { spawnActivated } from '../../src/index.js'
 import { cleanUp, listen, nodeEnvironment, startNode } from '../helpers.js'
 import { RunningExample } from '../running-example.js'
@@ -66,6 +67,28 @@ describe('The package', function () {
     assert.equal(await (await fetch(`http://127.0.0.1:${web.port}`)).text(), 'answered')
     child.kill('SIGTERM')
     assert.deepEqual(await ended, [0, null])
+  })
+
+  it('installs the command, which runs the workers of that project', async () => {
+    const directory = project({
+      'package.json': '{ "name": "user" }',
+      'server.js': `
+        require('node:http').createServer((_, response) => response.end('answered')).listen(3000)
+        setTimeout(() => console.log('listens'))
+      `,
+    })
+    install(directory)
+    const env = { ...nodeEnvironment(), ASYNC_ACCEPT_INHERIT: '3000=web', ASYNC_ACCEPT_RUN_DIRECTORY: directory }
+    const command = (...words: string[]) =>
+      spawn('node_modules/.bin/async-accept', words, { cwd: directory, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    const supervisor = new RunningExample(command('run', '-n', '1', '-l', 'web=127.0.0.1:0', 'server.js'))
+    cleanUp(() => supervisor.signal('SIGQUIT'))
+    await supervisor.says(/listens/)
+    const status = JSON.parse(await text(command('status', '--json').stdout))
+    const port = Number(/port (\d+)/.exec(status.sockets[0].address)?.[1])
+    assert.equal(await (await fetch(`http://127.0.0.1:${port}`)).text(), 'answered')
+    assert.deepEqual(await once(command('stop'), 'exit'), [0, null])
+    assert.equal(await supervisor.ended, 0)
   })
 
   it('has every file that its documents link to', () => {

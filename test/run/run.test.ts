@@ -228,11 +228,17 @@ describe('async-accept run', function () {
     supervised.run.signal('SIGKILL')
     await supervised.run.ended
     const run = join(supervised.directory, 'run')
-    assert.ok(existsSync(join(run, 'server', 'control')))
+    const left = readdirSync(join(run, 'server')).filter((name) => name !== 'control')
+    assert.ok(left.length > 0)
     assert.equal((await supervised.control('status')).stderr, 'async-accept status: no supervisor runs\n')
     const again = new Supervised(answering, { env: { ASYNC_ACCEPT_RUN_DIRECTORY: run }, options: ['-n', '1'] })
     await again.ready(1)
     assert.equal((await again.status()).name, 'server')
+    const names = readdirSync(join(run, 'server'))
+    assert.deepEqual(
+      left.filter((name) => names.includes(name)),
+      [],
+    )
   })
 
   it('needs a name where several run, and refuses one that is taken', async () => {
