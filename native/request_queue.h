@@ -61,6 +61,8 @@ class RequestQueue {
 
   // Returns false if the ref is not outstanding.
   bool remove(Ref ref) {
+    // The division would round it to the first word.
+    if (ref < 0) return false;
     auto word = words_.find(ref / kBits);
     if (word == words_.end() || (word->second & bit_of(ref)) == 0) return false;
     remove(word, ref);

@@ -20,6 +20,22 @@ describe('The raw binding', () => {
     })
   }
 
+  it('cancels no request for a negative ref', () => {
+    const { AF_UNIX, SOCK_STREAM } = binding.constants as { AF_UNIX: number; SOCK_STREAM: number }
+    const fd = binding.socket(AF_UNIX, SOCK_STREAM)
+    binding.bindPath(fd, `\0${temporaryDirectory()}`)
+    binding.listen(fd, 1)
+    const handle = new binding.ListenerHandle()
+    assert.ok(handle.open(fd, 1, false) > 0)
+    cleanUp(() => handle.close())
+    // The last one is the last bit of the first word of the queue.
+    for (let ref = 1; ref < 64; ref++) assert.equal(handle.ask(-1), ref)
+    assert.deepEqual(
+      [-1, -63, -64, 63].map((ref) => handle.cancel(ref)),
+      [false, false, false, true],
+    )
+  })
+
   it('stops watching an fd when a listener takes ownership', () => {
     const { AF_UNIX, SOCK_STREAM } = binding.constants as { AF_UNIX: number; SOCK_STREAM: number }
     const fd = binding.socket(AF_UNIX, SOCK_STREAM)
