@@ -50,7 +50,7 @@ export function spawnActivated(
   return start(command, args, readListeners(passed), options)
 }
 
-/** Listeners and their names, in the order of their fds. An object would move names that are numbers to the front. */
+/** @internal Listeners and their names, in the order of their fds. An object would move names that are numbers to the front. */
 export type Named = readonly (readonly [name: string, listener: Listener])[]
 
 /**

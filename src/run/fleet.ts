@@ -316,6 +316,10 @@ export class Fleet<Worker extends Member> {
     // While no worker has ever been ready, none is started anew.
     const hasFailed = this.#failures > 0 || this.#live.length < this.#workers.size
     if (this.#phase === 'starting' && hasFailed) return false
+    // A new worker is about to fail the reload. No other one of the bad version starts meanwhile.
+    const isFailing = ({ state, stale, retired }: Worker) =>
+      (state === 'ending' || state === 'killed') && !stale && !retired
+    if (this.#reloading !== undefined && this.workers.some(isFailing)) return false
     return this.#live.length < this.#target + Number(this.#live.some(({ stale }) => stale))
   }
 

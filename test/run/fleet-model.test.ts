@@ -67,6 +67,8 @@ class World {
   #generation = 1
   #canStart = true
   #killed = false
+  /** The fleet catches what its `start` throws. */
+  readonly #violations: string[] = []
 
   constructor(
     target: number,
@@ -98,10 +100,14 @@ class World {
 
   #start(onChange: (worker: PretendedWorker) => void): PretendedWorker {
     this.onChange = onChange
+    const workers = this.fleet?.workers ?? []
     if (this.single) {
-      assert.deepEqual(this.fleet?.workers ?? [], [], 'a worker starts beside another')
-      assert.ok(this.mayStart-- > 0, 'a worker that has failed is replaced')
+      if (workers.length > 0) this.#violations.push('a worker starts beside another')
+      if (this.mayStart-- <= 0) this.#violations.push('a worker that has failed is replaced')
     }
+    const isFailing = ({ state, stale, retired }: PretendedWorker) =>
+      (state === 'ending' || state === 'killed') && !stale && !retired
+    if (this.fleet?.reloading && workers.some(isFailing)) this.#violations.push('a worker starts in a failing reload')
     if (!this.#canStart) throw new Error('no memory')
     const worker = new PretendedWorker(this.#started.length + 1, this.now, this)
     this.#started.push(worker)
@@ -110,6 +116,7 @@ class World {
 
   check(): void {
     const { fleet } = this
+    assert.deepEqual(this.#violations, [])
     if (fleet === undefined) return
     const count = (...states: WorkerState[]) => fleet.workers.filter(({ state }) => states.includes(state)).length
     const isServing = fleet.phase === 'starting' || fleet.phase === 'running'
