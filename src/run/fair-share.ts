@@ -258,7 +258,7 @@ class Gate implements AcceptGate {
         return
       }
       if (!this.#isClientWaiting) return
-      // While all places are taken, nobody accepts.
+      // While all places are taken, no worker accepts.
       if (!this.#share.hasRoom) {
         this.#look()
         return

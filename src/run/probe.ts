@@ -85,7 +85,7 @@ async function tcpPair(): Promise<Pair> {
     for (;;) {
       const connection = await listener.accept({ timeout })
       if (connection.remotePort === socket.localPort) return { connection, socket }
-      // Somebody else has found the port.
+      // Another process has connected to the port.
       connection.close()
     }
   } finally {

@@ -14,7 +14,7 @@ function bases(env: NodeJS.ProcessEnv): string[] {
 
 /**
  * Makes the directory for the sockets of a supervisor: `control`, and one for each worker. Its owner is this user, and
- * nobody else may enter it. Throws if no directory can be made.
+ * no other user may enter it. Throws if no directory can be made.
  */
 export function makeRunDirectory(name: string, env: NodeJS.ProcessEnv): string {
   let failure: unknown

@@ -160,7 +160,7 @@ export class Scoreboard {
     this.#used[slot] = false
     this.set(slot, 0, false)
     this.beat(slot, 0, 0)
-    // Nobody else changes a place of this worker.
+    // The worker has ended, so no other process changes its places.
     for (const [place, holder] of this.#places.entries()) if (holder === slot + 1) Atomics.store(this.#places, place, 0)
   }
 }

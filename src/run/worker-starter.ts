@@ -42,7 +42,7 @@ export class WorkerStarter {
   private constructor(options: RunOptions, sockets: Sockets, directory: string) {
     const { exec, command, args, startTimeout, drainTimeout, killAfter, watchdog, maxConnections, settings } = options
     const { probe, probeInterval } = options
-    // Workers of a supervisor that was killed may still drain, and use its paths.
+    // Workers of a supervisor that was killed may still drain. They must not find the files of this one.
     this.#prefix = join(directory, `${randomBytes(4).toString('hex')}-`)
     this.#board = Scoreboard.create(scoreboardPath(this.#prefix), maxConnections ?? 0)
     this.#isExec = exec
