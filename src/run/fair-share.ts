@@ -248,8 +248,8 @@ class Gate implements AcceptGate {
   }
 
   /**
-   * Looks again after some time, until no client waits. `before`: the workers that this one has waited for, while `looks`
-   * times a client waited and a place was free.
+   * Looks again after some time, until no client waits. `before`: the workers that this one has waited for, while
+   * `looks` times a client waited and a place was free.
    */
   #look(looks = 0, before = this.#share.othersBehind): void {
     this.#later(lookInterval, () => {

@@ -22,7 +22,9 @@ const startInterval = 200
 // ms for one probe.
 const timeout = 5_000
 
-/** Probes this worker from now on. Admits clients after the first answer of 2xx. Reports each result to the supervisor. */
+/**
+ * Probes this worker from now on. Admits clients after the first answer of 2xx. Reports each result to the supervisor.
+ */
 export async function probe(share: FairShare, { inode, path, interval }: ProbeTarget): Promise<void> {
   for (;;) {
     const isTarget = ({ fd }: Listener) => fd >= 0 && fstatSync(fd).ino === inode
