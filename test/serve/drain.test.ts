@@ -52,6 +52,17 @@ async function idleHttpClient(listener: Listener, responses: http.ServerResponse
   return client
 }
 
+/** A server with one request whose response has begun, and its client. */
+async function serveBegun() {
+  const held = await serveHeld()
+  const client = await rawHttpClient(held.listener)
+  client.ask()
+  await until(() => held.responses.length === 1)
+  held.responses[0]?.write('the beginning ')
+  await until(() => client.received.text.includes('the beginning'))
+  return { ...held, client }
+}
+
 describe('Serving.drain', () => {
   leaveNoFds()
 
@@ -78,12 +89,7 @@ describe('Serving.drain', () => {
   })
 
   it('completes a response that has begun, and then ends the connection after idleGrace', async () => {
-    const { listener, serving, responses } = await serveHeld()
-    const client = await rawHttpClient(listener)
-    client.ask()
-    await until(() => responses.length === 1)
-    responses[0]?.write('the beginning ')
-    await until(() => client.received.text.includes('the beginning'))
+    const { client, serving, responses } = await serveBegun()
     const draining = serving.drain({ idleGrace: 50 })
     standStill(60)
     await nextTurn()
@@ -97,12 +103,7 @@ describe('Serving.drain', () => {
   })
 
   it('answers a request that follows a response that had begun', async () => {
-    const { listener, serving, responses } = await serveHeld()
-    const client = await rawHttpClient(listener)
-    client.ask()
-    await until(() => responses.length === 1)
-    responses[0]?.write('the beginning ')
-    await until(() => client.received.text.includes('the beginning'))
+    const { client, serving, responses } = await serveBegun()
     const draining = serving.drain({ idleGrace: 3_600_000 })
     responses[0]?.end('and the end')
     await once(responses[0] as http.ServerResponse, 'close')
