@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { text } from 'node:stream/consumers'
@@ -57,17 +56,12 @@ describe('Under systemd', function () {
   this.timeout(60_000)
 
   let manager: ServiceManager
-  let directory: string
   let count = 0
 
   before(async function () {
     manager = await ServiceManager.start(this)
-    directory = mkdtempSync(join(tmpdir(), 'async-accept-'))
   })
-  after(async () => {
-    await manager?.end()
-    if (directory !== undefined) rmSync(directory, { recursive: true })
-  })
+  after(() => manager?.end())
   leaveNoFds()
 
   /** Installs a service and its sockets under unique names, and starts the sockets. */
@@ -98,7 +92,7 @@ describe('Under systemd', function () {
     return file
   }
 
-  const path = () => join(directory, `socket${count + 1}`)
+  const path = () => join(temporaryDirectory(), 'socket')
 
   it('a service starts with its first client, receives its sockets by name and reports readiness', async () => {
     const control = path()

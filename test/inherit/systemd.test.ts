@@ -1,13 +1,11 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync } from 'node:fs'
 import http from 'node:http'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { reservedPort } from '../activated.js'
 import { ServiceManager } from '../handover/service-manager.js'
-import { cleanUp, until } from '../helpers.js'
+import { cleanUp, temporaryDirectory, until } from '../helpers.js'
 import { leaveNoFds } from '../leaks.js'
 import { hasIpv6, skip } from '../needs.js'
 import { SteadyClient } from '../steady-client.js'
@@ -30,17 +28,12 @@ describe('An unchanged Express application under systemd', function () {
   this.timeout(60_000)
 
   let manager: ServiceManager
-  let directory: string
   let count = 0
 
   before(async function () {
     manager = await ServiceManager.start(this)
-    directory = mkdtempSync(join(tmpdir(), 'async-accept-'))
   })
-  after(async () => {
-    await manager?.end()
-    if (directory !== undefined) rmSync(directory, { recursive: true })
-  })
+  after(() => manager?.end())
   leaveNoFds()
 
   /** Starts socket units. Their service is the application, which listens on `places`. Returns the name of the service. */
@@ -68,7 +61,7 @@ describe('An unchanged Express application under systemd', function () {
   const active = (unit: string) => manager.shows(unit, 'ActiveState', 'active')
 
   it('gets the sockets of two units, and is active when both are served', async () => {
-    const [port, path] = [reservedPort(), join(directory, 'two.sock')]
+    const [port, path] = [reservedPort(), join(temporaryDirectory(), 'two.sock')]
     const unit = install(
       [[`ListenStream=127.0.0.1:${port}`], [`ListenStream=${path}`, 'SocketMode=0660']],
       [port, path],
