@@ -192,7 +192,7 @@ function parse(command: CommandName, args: string[], options: Record<string, Opt
     const { values, positionals } = parseArgs({ args, options: configOf(options), allowPositionals: true })
     return { values: values as Values, positionals }
   } catch (error) {
-    const [line = ''] = (error as Error).message.split(/\n|\. /)
+    const [line = ''] = (error as Error).message.split(/\.?\n|\. /)
     throw new UsageError(`${line}; see async-accept ${command} --help`)
   }
 }
@@ -314,7 +314,9 @@ function read<T>(what: string, text: string, parse: Parse<T>): T {
 }
 
 function overview(): string {
-  const lines = Object.values(descriptions).map(({ usage, help }) => `  async-accept ${usage}\n      ${help}`)
+  const lines = Object.values(descriptions).map(
+    ({ usage, help }) => `  async-accept ${usage.replace('\n     ', '\n')}\n      ${help}`,
+  )
   return `Usage:\n${lines.join('\n')}\n\nasync-accept COMMAND --help lists the options of a command.\n`
 }
 
