@@ -9,7 +9,7 @@ export async function ask(name: string | undefined, request: Request, env: NodeJ
   for (const [each, path] of found) if (!running.has(each) && (await isListening(path))) running.set(each, path)
   // One that was named is asked in any case: the error says why it does not answer, such as EACCES.
   const [only = name && found[0]?.[1]] = running.values()
-  if (only === undefined) throw new Error(`no supervisor ${name === undefined ? '' : `${name} `}runs`)
+  if (!only) throw new Error(`no supervisor ${name ? `${name} ` : ''}runs`)
   if (running.size > 1)
     throw new Error(`several supervisors run: choose one with --name: ${[...running.keys()].sort().join(', ')}`)
   return askAt(only, request)
