@@ -113,10 +113,10 @@ function isDirectory(path: string): boolean {
 export function reloadOnChange(fleet: Fleet<Member>, pattern: RegExp | undefined, log: Log): () => void {
   if (pattern === undefined) return () => {}
   const watcher = new SourceWatcher({
-    directory: process.cwd(),
+    directory: '.',
     pattern,
     onChange([first, ...others]) {
-      log(`${first}${others.length > 0 ? ` and ${others.length} others` : ''} changed`)
+      log(`${first}${others.length > 0 ? ` and ${others.length} more` : ''} changed`)
       void fleet.reload()
     },
     onError: ({ message }) => log(`does not see all changes: ${message}`, 'bad'),

@@ -79,7 +79,8 @@ export class Worker {
       // Its requests are lost. Only SIGTERM is the end of a drain.
       const isLost = this.#retired && this.#state === 'ending' && signal !== null && signal !== 'SIGTERM'
       if (isLost) this.#failure = `was ended by ${signal} while it drained`
-      this.#onExit(...describeExit(code, signal))
+      const [exitCode, why] = describeExit(code, signal)
+      this.#onExit(exitCode, this.#readyAt === undefined ? `${why} before it was ready` : why)
     })
     this.#enter('starting')
   }
@@ -234,7 +235,7 @@ export class Worker {
   #onExit(code: number, why: string): void {
     if (this.#state === 'gone') return
     if (this.#failure === undefined) this.#exitCode = code
-    if (!this.#retired) this.#failure ??= `${why}${this.#readyAt === undefined ? ' before it was ready' : ''}`
+    if (!this.#retired) this.#failure ??= why
     this.#notifySocket.close()
     this.#onEvent('exit')
   }
