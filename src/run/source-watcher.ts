@@ -1,5 +1,5 @@
-import { type FSWatcher, lstatSync, readdirSync, watch } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, type FSWatcher, lstatSync, readdirSync, watch } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import type { Fleet } from './fleet.js'
 import type { Log } from './log.js'
 import type { Member } from './member.js'
@@ -25,7 +25,7 @@ export interface SourceWatcherOptions {
 export class SourceWatcher {
   readonly #options: SourceWatcherOptions
   /** By the path of the directory, relative to the first one, which is ''. */
-  readonly #watchers = new Map<string, FSWatcher>()
+  readonly #watchers = new Map<string, { watcher: FSWatcher; identity: string | undefined }>()
   readonly #changed = new Set<string>()
   #timer: NodeJS.Timeout | undefined
   #hasFailed = false
@@ -37,21 +37,20 @@ export class SourceWatcher {
 
   close(): void {
     clearTimeout(this.#timer)
-    for (const watcher of this.#watchers.values()) watcher.close()
+    for (const { watcher } of this.#watchers.values()) watcher.close()
     this.#watchers.clear()
   }
 
   /** Watches a directory and those beneath, and calls `onFile` with each file. */
   #add(directory: string, onFile: (path: string) => void): void {
     const full = join(this.#options.directory, directory)
+    const identity = identityOf(full)
     try {
-      const watcher = watch(full, { persistent: false }, (event, name) => {
-        if (name !== null) this.#onEvent(event, directory, name)
+      const watcher = watch(full, { persistent: false }, (_event, name) => {
+        if (name !== null) this.#onEvent(directory, name)
       })
-      this.#watchers.set(
-        directory,
-        watcher.on('error', () => this.#remove(directory)),
-      )
+      watcher.on('error', () => this.#remove(directory))
+      this.#watchers.set(directory, { watcher, identity })
       // Read only now, so that no file is created unseen in between.
       for (const entry of readdirSync(full, { withFileTypes: true })) {
         if (isIgnored(entry.name)) continue
@@ -66,21 +65,24 @@ export class SourceWatcher {
 
   #remove(directory: string): void {
     if (!this.#watchers.has(directory)) return
-    for (const [path, watcher] of this.#watchers) {
+    for (const [path, { watcher }] of this.#watchers) {
       if (path !== directory && !path.startsWith(`${directory}/`)) continue
       watcher.close()
       this.#watchers.delete(path)
     }
   }
 
-  #onEvent(event: string, directory: string, name: string): void {
-    if (isIgnored(name)) return
+  #onEvent(directory: string, name: string): void {
     const path = join(directory, name)
+    const full = join(this.#options.directory, path)
+    // inotify(7) also reports the attributes and the end of the watched directory itself, by its own name.
+    if (isIgnored(name) || (name === basename(dirname(full)) && !existsSync(full))) return
+    const identity = identityOf(full)
     // The attributes of a directory have changed.
-    if (event === 'change' && this.#watchers.has(path)) return
+    if (identity !== undefined && this.#watchers.get(path)?.identity === identity) return
     // It may be another directory of the same name, so the watches of the old one are of no use.
     this.#remove(path)
-    if (isDirectory(join(this.#options.directory, path))) this.#add(path, (file) => this.#note(file))
+    if (identity !== undefined) this.#add(path, (file) => this.#note(file))
     else this.#note(path)
   }
 
@@ -101,11 +103,13 @@ export class SourceWatcher {
   }
 }
 
-function isDirectory(path: string): boolean {
+/** What tells a directory from others, also from a later one of its name; undefined if there is none. */
+function identityOf(path: string): string | undefined {
   try {
-    return lstatSync(path).isDirectory()
+    const stats = lstatSync(path)
+    return stats.isDirectory() ? `${stats.ino} ${stats.birthtimeMs}` : undefined
   } catch {
-    return false
+    return undefined
   }
 }
 
