@@ -1,4 +1,4 @@
-import { existsSync, type FSWatcher, lstatSync, readdirSync, watch } from 'node:fs'
+import { existsSync, type FSWatcher, fstatSync, lstatSync, readdirSync, statSync, watch } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import type { Fleet } from './fleet.js'
 import type { Log } from './log.js'
@@ -87,7 +87,8 @@ export class SourceWatcher {
   }
 
   #note(path: string): void {
-    if (!this.#options.pattern.test(path)) return
+    const { directory, pattern } = this.#options
+    if (!pattern.test(path) || isOutput(join(directory, path))) return
     this.#changed.add(path)
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => {
@@ -110,6 +111,16 @@ function identityOf(path: string): string | undefined {
     return stats.isDirectory() ? `${stats.ino} ${stats.birthtimeMs}` : undefined
   } catch {
     return undefined
+  }
+}
+
+/** Whether this process and its workers print to a file. Otherwise their log would reload them for ever. */
+function isOutput(path: string): boolean {
+  try {
+    const { dev, ino } = statSync(path)
+    return [1, 2].map((fd) => fstatSync(fd)).some((output) => output.dev === dev && output.ino === ino)
+  } catch {
+    return false
   }
 }
 
