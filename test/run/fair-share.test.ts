@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import net from 'node:net'
+import { constants } from 'node:os'
 import { join } from 'node:path'
+import { binding } from '../../src/core/binding.js'
 import { Listener, type Serving, serve } from '../../src/index.js'
 import { FairShare } from '../../src/run/fair-share.js'
 import { Scoreboard } from '../../src/run/scoreboard.js'
@@ -27,7 +29,7 @@ async function worker(limit: number) {
     return serving.drain({ timeout: 0, closeListener: true })
   })
   share.limit(serving)
-  return { other: Scoreboard.open(path), listener, serving }
+  return { supervisor, other: Scoreboard.open(path), listener, serving }
 }
 
 async function connect({ listener }: Serving): Promise<net.Socket> {
@@ -52,5 +54,30 @@ describe('The share of a worker', () => {
     // Now it stands back, so that the other worker gets both places.
     assert.deepEqual([other.take(otherSlot), other.take(otherSlot)], [true, true])
     assert.equal(listener.pending, 0)
+  })
+
+  it('accepts a client that arrives after a place has become free', async () => {
+    const { other, serving } = await worker(2)
+    assert.deepEqual([other.take(otherSlot), other.take(otherSlot)], [true, false])
+    await connect(serving)
+    await until(() => serving.connections === 1)
+    other.giveBack()
+    await connect(serving)
+    await until(() => serving.connections === 2)
+  })
+
+  it('stands back also when no fd is free', async () => {
+    const { other, serving } = await worker(0)
+    const { duplicate } = binding
+    cleanUp(() => {
+      binding.duplicate = duplicate
+    })
+    binding.duplicate = () => -constants.errno.EMFILE
+    other.set(otherSlot, 0, true)
+    for (const count of [1, 2, 3, 4]) {
+      await connect(serving)
+      // The other worker accepts nothing, so it counts as blocked after some time.
+      await until(() => serving.connections === count)
+    }
   })
 })
