@@ -92,7 +92,7 @@ const runOptions = {
   },
   'probe-interval': {
     value: 'S',
-    help: 'seconds between two probes; after three without 2xx it is replaced; default: 5',
+    help: 'seconds between two probes; after three that failed it is replaced; default: 5',
   },
   watchdog: {
     value: 'S',

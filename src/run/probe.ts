@@ -12,15 +12,13 @@ import { sendAssignments } from '../handover/notify.js'
 import { readSettings } from '../inherit/settings.js'
 import { Serving } from '../serve/serving.js'
 import type { FairShare } from './fair-share.js'
-import { type ProbeTarget, probeField } from './worker-settings.js'
+import { type ProbeTarget, probeField, probeTimeout } from './worker-settings.js'
 
 // The program may replace http.request, for a test or for tracing.
 const { get } = http
 
 // ms between the starts of two probes of a worker that starts.
 const startInterval = 200
-// ms for one probe.
-const timeout = 5_000
 
 /**
  * Probes this worker from now on. Admits clients after the first answer of 2xx. Reports each result to the supervisor.
@@ -56,7 +54,7 @@ async function ask(serving: Serving, path: string): Promise<string> {
   let timer: NodeJS.Timeout | undefined
   // Node does not report every end to the request: not that of an HTTP/2 session without an error, nor an upgrade.
   const failed = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${timeout / 1000} s`)), timeout)
+    timer = setTimeout(() => reject(new Error(`no answer within ${probeTimeout / 1000} s`)), probeTimeout)
     socket.once('close', () => setImmediate(() => reject(new Error('the connection was closed without an answer'))))
   })
   // The probe may end earlier.
@@ -93,7 +91,7 @@ async function tcpPair(): Promise<Pair> {
   try {
     const socket = net.connect((listener.address() as net.AddressInfo).port, '127.0.0.1')
     for (;;) {
-      const connection = await listener.accept({ timeout })
+      const connection = await listener.accept({ timeout: probeTimeout })
       if (connection.remotePort === socket.localPort) return { connection, socket }
       // Another process has connected to the port.
       connection.close()

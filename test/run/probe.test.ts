@@ -125,6 +125,21 @@ describe('async-accept run --probe', function () {
     })
   })
 
+  it('keeps a worker whose answers are good and take longer than the interval', async () => {
+    const slow = `
+      import http from 'node:http'
+      let probes = 0
+      const answer = (response) => response.end(String(++probes))
+      http.createServer((request, response) => {
+        if (request.url === '/health') setTimeout(answer, 1_000, response)
+        else response.end(String(probes))
+      }).listen(3000)`
+    const options = ['-n', '1', '--probe', '/health', '--probe-interval', '0.1']
+    const supervised = await new Supervised(slow, { options }).ready(1)
+    await until(async () => Number(await supervised.request()) >= 4)
+    assert.doesNotMatch(supervised.run.stderr, /replaces/)
+  })
+
   it('refuses the name of a socket that does not exist', async () => {
     const supervised = new Supervised(answering, { options: ['--probe', 'admin=/health'] })
     assert.equal(await supervised.run.ended, 2)
