@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { chmodSync, fstatSync } from 'node:fs'
+import { fstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Sockets } from './addresses.js'
@@ -45,8 +45,6 @@ export class WorkerStarter {
     // Workers of a supervisor that was killed may still drain. They must not find the files of this one.
     this.#prefix = join(directory, `${randomBytes(4).toString('hex')}-`)
     this.#board = Scoreboard.create(scoreboardPath(this.#prefix), maxConnections ?? 0)
-    // The sticky bit keeps systemd-tmpfiles(8) from removing it from a temporary directory after 10 days.
-    chmodSync(scoreboardPath(this.#prefix), 0o1600)
     this.#isExec = exec
     this.#probe = probe && targetOf(probe, probeInterval, sockets)
     this.#options = {

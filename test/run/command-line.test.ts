@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { type Command, type RunOptions, readCommandLine, UsageError } from '../../src/run/command-line.js'
 
@@ -40,6 +41,11 @@ describe('The command line of run', () => {
     for (const [program, text] of Object.entries({ '/': 'program', '..': '__', '.x.js': '_x' })) {
       assert.equal(runOptions(program).name.text, text)
     }
+  })
+
+  it('prints the version of the package', () => {
+    const { version } = JSON.parse(readFileSync('package.json', 'utf8'))
+    assert.deepEqual(read('--version'), { command: 'help', text: `${version}\n` })
   })
 
   it('leaves the arguments of the program alone', () => {
@@ -119,6 +125,7 @@ describe('A wrong command line', () => {
     'run -n 1024 s.js': '--workers is "1024", but must be an integer from 1 to 1023',
     'scale 1 2': 'unexpected argument 2',
     'reload x': 'unexpected argument x',
+    'status --json --prometheus': 'choose one of --json and --prometheus',
     'status --yaml': "Unknown option '--yaml'; see async-accept status --help",
   })) {
     it(`is one line: ${line === '' ? '(none)' : line}`, () => {

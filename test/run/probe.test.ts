@@ -131,7 +131,7 @@ describe('async-accept run --probe', function () {
       let probes = 0
       const answer = (response) => response.end(String(++probes))
       http.createServer((request, response) => {
-        if (request.url === '/health') setTimeout(answer, 1_000, response)
+        if (request.url === '/health') setTimeout(answer, 700, response)
         else response.end(String(probes))
       }).listen(3000)`
     const options = ['-n', '1', '--probe', '/health', '--probe-interval', '0.1']

@@ -84,6 +84,18 @@ describe('async-accept run', function () {
     assert.match(await text(waiting[31] as net.Socket), /stopping/)
   })
 
+  it('has no status while it is stopped by SIGSTOP, and status says so', async () => {
+    const supervised = await new Supervised(answering, { options: ['-n', '1'] }).ready(1)
+    process.kill(supervised.pid, 'SIGSTOP')
+    try {
+      const { code, stderr } = await supervised.control('status')
+      assert.deepEqual([code, stderr], [1, 'async-accept status: the supervisor does not answer: no status for 3 s\n'])
+    } finally {
+      process.kill(supervised.pid, 'SIGCONT')
+    }
+    assert.equal((await supervised.control('status')).code, 0)
+  })
+
   it('changes the number of workers by scale, SIGTTIN and SIGTTOU', async () => {
     const supervised = await start(1)
     assert.equal((await supervised.control('scale', '3')).code, 0)
