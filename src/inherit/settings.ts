@@ -56,7 +56,9 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
 // A limit whose name is misspelled would not be applied.
 function refuseUnknown(env: NodeJS.ProcessEnv): void {
   const known: readonly string[] = [...variables, ...variablesOfOthers]
-  const isUnknown = (name: string) => name.startsWith('ASYNC_ACCEPT_') && env[name] !== '' && !known.includes(name)
+  // NODE_OPTIONS may load this preload before that of `async-accept run`, which reads and removes ASYNC_ACCEPT_WORKER.
+  const isOurs = (name: string) => name.startsWith('ASYNC_ACCEPT_') && name !== 'ASYNC_ACCEPT_WORKER'
+  const isUnknown = (name: string) => isOurs(name) && env[name] !== '' && !known.includes(name)
   const unknown = Object.keys(env).find(isUnknown)
   if (unknown === undefined) return
   throw new Error(`unknown variable ${JSON.stringify(unknown.slice(0, 128))}; the settings are ${known.join(', ')}`)

@@ -23,7 +23,7 @@ export function parseAddress(text: string): { value: Address } | { expected: str
   const { name, address = '' } = named.exec(text)?.groups ?? {}
   if (/^[./@]./.test(address)) {
     const path = address.replace(/^@/, '\0')
-    return { value: { name: name ?? (basename(address).replaceAll(':', '-') || 'path'), options: { path } } }
+    return { value: { name: name ?? (basename(address).replaceAll(/[^ -9;-~]/g, '-') || 'path'), options: { path } } }
   }
   const { ipv6, host = ipv6, port } = ipAddress.exec(address)?.groups ?? {}
   if (port === undefined || Number(port) > 65535) return { expected }

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, extname } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -92,7 +93,7 @@ const runOptions = {
   },
   'probe-interval': {
     value: 'S',
-    help: 'seconds between two probes; after three without 2xx it is replaced; default: 5',
+    help: 'seconds between two probes; after three that failed it is replaced; default: 5',
   },
   watchdog: {
     value: 'S',
@@ -154,6 +155,7 @@ const descriptions: Record<CommandName, Description> = {
 export function readCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv): Command {
   const [first = '', ...rest] = argv
   if (first === '--help' || first === '-h' || first === 'help') return { command: 'help', text: overview() }
+  if (first === '--version' || first === '-v') return { command: 'help', text: `${version()}\n` }
   if (!Object.hasOwn(descriptions, first)) {
     throw new UsageError(
       `${first === '' ? 'a command is missing' : `unknown command ${first}`}; see async-accept --help`,
@@ -171,6 +173,7 @@ export function readCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv)
   if (command === 'scale')
     return { command, name, target: read('the number of workers', positionals[0] ?? '', workerCount) }
   if (command === 'status') {
+    if (values.json && values.prometheus) throw new UsageError('choose one of --json and --prometheus')
     const format = values.json === true ? 'json' : values.prometheus === true ? 'prometheus' : 'text'
     return { command, name, format, watch: values.watch === true }
   }
@@ -192,7 +195,7 @@ function parse(command: CommandName, args: string[], options: Record<string, Opt
     const { values, positionals } = parseArgs({ args, options: configOf(options), allowPositionals: true })
     return { values: values as Values, positionals }
   } catch (error) {
-    const [line = ''] = (error as Error).message.split(/\n|\. /)
+    const [line = ''] = (error as Error).message.split(/\.?\n|\. /)
     throw new UsageError(`${line}; see async-accept ${command} --help`)
   }
 }
@@ -314,8 +317,14 @@ function read<T>(what: string, text: string, parse: Parse<T>): T {
 }
 
 function overview(): string {
-  const lines = Object.values(descriptions).map(({ usage, help }) => `  async-accept ${usage}\n      ${help}`)
+  const lines = Object.values(descriptions).map(
+    ({ usage, help }) => `  async-accept ${usage.replace('\n     ', '\n')}\n      ${help}`,
+  )
   return `Usage:\n${lines.join('\n')}\n\nasync-accept COMMAND --help lists the options of a command.\n`
+}
+
+function version(): string {
+  return JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version
 }
 
 function helpOf(command: CommandName): string {

@@ -2,6 +2,9 @@ import net from 'node:net'
 import { type Answer, maxLine, type Request, readLine, type Status } from './control-protocol.js'
 import { findSupervisors } from './run-directory.js'
 
+// ms. A supervisor that is stopped by SIGSTOP answers nothing.
+const statusTimeout = 3_000
+
 /** Sends a request to a supervisor. Rejects with one line for the operator if none answers. */
 export async function ask(name: string | undefined, request: Request, env: NodeJS.ProcessEnv): Promise<Answer> {
   const found = findSupervisors(env).filter(([each]) => name === undefined || each === name)
@@ -9,7 +12,7 @@ export async function ask(name: string | undefined, request: Request, env: NodeJ
   for (const [each, path] of found) if (!running.has(each) && (await isListening(path))) running.set(each, path)
   // One that was named is asked in any case: the error says why it does not answer, such as EACCES.
   const [only = name && found[0]?.[1]] = running.values()
-  if (only === undefined) throw new Error(`no supervisor ${name === undefined ? '' : `${name} `}runs`)
+  if (!only) throw new Error(`no supervisor ${name ? `${name} ` : ''}runs`)
   if (running.size > 1)
     throw new Error(`several supervisors run: choose one with --name: ${[...running.keys()].sort().join(', ')}`)
   return askAt(only, request)
@@ -29,6 +32,13 @@ function askAt(path: string, request: Request): Promise<Answer> {
     socket.once('error', (error) => {
       cause = error.message
     })
+    // The others are answered when their work is done.
+    if (request.command === 'status') {
+      socket.setTimeout(statusTimeout, () => {
+        cause = `no status for ${statusTimeout / 1000} s`
+        socket.destroy()
+      })
+    }
     socket.once('connect', () => socket.write(`${JSON.stringify(request)}\n`))
     readLine(
       socket,

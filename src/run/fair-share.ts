@@ -5,15 +5,15 @@ import type { AcceptGate } from '../serve/accept-gate.js'
 import { Serving } from '../serve/serving.js'
 import type { Other, Scoreboard } from './scoreboard.js'
 
-// ms between two looks at the others while this worker has more connections than they, and clients wait. An event loop
-// that is not blocked accepts in less, unless all CPUs are busy.
+// ms between two looks while clients wait that this worker may not accept. An event loop that is not blocked accepts in
+// less, unless all CPUs are busy.
 const lookInterval = 5
 // The number of looks, each with a client that waits, in which a worker accepts nothing until it counts as blocked.
 // With 8 busy workers on 2 CPUs, the scheduler may keep one waiting for 20 ms.
 const patience = 10
 // ms for which this worker then does not wait for the blocked one, unless it accepts again.
 const blockedTime = 2_000
-// ms until the next look for a free place, while all are taken and this worker has none to give back.
+// The same while all places are taken: a place becomes free less often.
 const fullInterval = 10
 
 /**
@@ -171,7 +171,7 @@ class Gate implements AcceptGate {
   /** Whether a place is taken for the next connection. */
   #hasPlace = false
   /** Copies of the listening fds, to watch them while no request is outstanding. */
-  #copies: readonly number[] | undefined
+  readonly #copies: number[] = []
   #unwatch: (() => void) | undefined
   #timer: NodeJS.Timeout | undefined
 
@@ -188,20 +188,20 @@ class Gate implements AcceptGate {
     }
     if (!asks) {
       this.#rest()
+      this.#unwatch?.()
       return 0
     }
-    if (this.#share.isAhead) {
-      this.#rest()
-      this.#watch()
-      // Clients may wait already, and then none may arrive.
-      this.#look()
-      return 0
-    }
-    this.#unwatch?.()
     if (this.#share.isReading) return 0
-    if (!this.#hasPlace) this.#hasPlace = this.#share.take() || this.#takeFromIdle()
-    if (!this.#hasPlace) this.#later(fullInterval, () => this.adjust())
-    return Number(this.#hasPlace)
+    if (this.#share.isAhead) this.#rest()
+    else if (!this.#hasPlace) this.#hasPlace = this.#share.take() || this.#takeFromIdle()
+    if (this.#hasPlace) {
+      this.#unwatch?.()
+      return 1
+    }
+    this.#watch()
+    // Clients may wait already, and then none may arrive.
+    this.#look()
+    return 0
   }
 
   accepted(): void {
@@ -220,9 +220,8 @@ class Gate implements AcceptGate {
 
   // A place that waits for a client of one server of this worker must not keep the clients of another one waiting.
   #takeFromIdle(): boolean {
-    if (!this.#isClientWaiting) return false
     const idle = this.#share.gates.find((gate) => gate.#hasPlace && !gate.#isClientWaiting)
-    if (idle === undefined) return false
+    if (idle === undefined || !this.#isClientWaiting) return false
     idle.#hasPlace = false
     idle.adjust()
     return true
@@ -234,17 +233,32 @@ class Gate implements AcceptGate {
     this.#hasPlace = false
   }
 
-  /** Waits for clients without accepting them. Each one is a reason to compare again, after the others had time. */
+  /** Waits for clients without accepting them. Each one is a reason to compare again. */
   #watch(): void {
     if (this.#unwatch !== undefined) return
-    this.#copies ??= this.#serving.servedListeners
-      .filter(({ fd }) => fd >= 0)
-      .map(({ fd }) => check(binding.duplicate(fd), 'fcntl'))
-    const ends = this.#copies.map((fd) => onReady(fd, 'read', () => this.#look()))
+    const ends: (() => void)[] = []
     this.#unwatch = () => {
       for (const end of ends) end()
       this.#unwatch = undefined
     }
+    try {
+      if (this.#copies.length === 0) this.#copy()
+      for (const fd of this.#copies) ends.push(onReady(fd, 'read', () => this.adjust()))
+    } catch {
+      // There are no more fds, or no memory. `#look` does not end then.
+      this.#endWatch()
+    }
+  }
+
+  #copy(): void {
+    for (const { fd } of this.#serving.servedListeners) {
+      if (fd >= 0) this.#copies.push(check(binding.duplicate(fd), 'fcntl'))
+    }
+  }
+
+  #endWatch(): void {
+    this.#unwatch?.()
+    for (const fd of this.#copies.splice(0)) binding.close(fd)
   }
 
   /**
@@ -252,40 +266,32 @@ class Gate implements AcceptGate {
    * `looks` times a client waited and a place was free.
    */
   #look(looks = 0, before = this.#share.othersBehind): void {
-    this.#later(lookInterval, () => {
-      if (!this.#share.isAhead) {
+    this.#timer ??= setTimeout(
+      () => {
+        this.#timer = undefined
+        const isWaiting = this.#isClientWaiting
+        if (!isWaiting && this.#unwatch !== undefined) return
+        // While all places are taken, no worker accepts.
+        if (!isWaiting || !this.#share.isAhead || !this.#share.hasRoom) {
+          this.adjust()
+          return
+        }
+        const idle = before.filter((each) => this.#share.othersBehind.some((other) => isSame(other, each)))
+        if (looks + 1 < patience) {
+          this.#look(looks + 1, idle)
+          return
+        }
+        this.#share.noteBlocked(idle)
         this.adjust()
-        return
-      }
-      if (!this.#isClientWaiting) return
-      // While all places are taken, no worker accepts.
-      if (!this.#share.hasRoom) {
-        this.#look()
-        return
-      }
-      const idle = before.filter((each) => this.#share.othersBehind.some((other) => isSame(other, each)))
-      if (looks + 1 < patience) {
-        this.#look(looks + 1, idle)
-        return
-      }
-      this.#share.noteBlocked(idle)
-      this.adjust()
-    })
-  }
-
-  #later(ms: number, run: () => void): void {
-    this.#timer ??= setTimeout(() => {
-      this.#timer = undefined
-      run()
-    }, ms).unref()
+      },
+      this.#share.hasRoom ? lookInterval : fullInterval,
+    ).unref()
   }
 
   /** Called once, when the Serving accepts no more. */
   stop(): void {
     clearTimeout(this.#timer)
-    this.#unwatch?.()
-    for (const fd of this.#copies ?? []) binding.close(fd)
-    this.#copies = []
+    this.#endWatch()
     this.isAsking = false
     this.#rest()
     this.#share.publish()

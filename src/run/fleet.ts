@@ -378,7 +378,7 @@ export class Fleet<Worker extends Member> {
 
   #end(): void {
     this.#phase = 'ended'
-    const killed = this.#killed === 0 ? '' : `${this.#killed} workers were killed`
+    const killed = this.#killed === 0 ? '' : `workers killed: ${this.#killed}`
     this.#settleList(this.#stopped, killed === '' ? { ok: true } : { ok: false, reason: killed })
     this.#options.onEnd(this.#exitCode)
   }

@@ -18,8 +18,6 @@ async function execute(command: Command): Promise<number> {
     case 'run':
       return run(command.options)
     case 'status': {
-      // The reader of the pipe has ended.
-      process.stdout.on('error', () => process.exit(1))
       if (command.watch) {
         await showStatus(command.name, formats[command.format], process.env, process.stdout)
         process.stderr.write('async-accept status: the supervisor has ended\n')
@@ -31,9 +29,8 @@ async function execute(command: Command): Promise<number> {
     }
     default: {
       const verdict = await ask(command.name, command, process.env)
-      if (verdict.ok) return 0
-      process.stderr.write(`async-accept ${command.command}: ${verdict.reason}\n`)
-      return 1
+      if (!verdict.ok) throw new Error(verdict.reason)
+      return 0
     }
   }
 }
@@ -41,12 +38,20 @@ async function execute(command: Command): Promise<number> {
 // The terminal has gone away, or the reader of the pipe has ended. The workers serve on.
 process.stderr.on('error', () => {})
 const argv = process.argv.slice(2)
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  // A reader of a pipe that has ended, such as head(1), has what it wanted.
+  if (error.code !== 'EPIPE') complain(error)
+  process.exit(1)
+})
 try {
   process.exitCode = await execute(readCommandLine(argv, process.env))
 } catch (error) {
-  const { message } = error as Error
-  const [command = ''] = argv
-  process.stderr.write(`async-accept ${command}: ${message.replaceAll('\n', ' ')}\n`.replace('  ', ' '))
+  complain(error as Error)
   process.exitCode = error instanceof UsageError ? 2 : 1
 }
 // Standard output may still have bytes for a pipe, so the process is not ended with process.exit().
+
+function complain({ message }: Error): void {
+  const command = ['async-accept', ...argv.slice(0, 1)].join(' ')
+  process.stderr.write(`${command}: ${message.replaceAll('\n', ' ')}\n`)
+}

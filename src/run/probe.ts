@@ -12,21 +12,20 @@ import { sendAssignments } from '../handover/notify.js'
 import { readSettings } from '../inherit/settings.js'
 import { Serving } from '../serve/serving.js'
 import type { FairShare } from './fair-share.js'
-import { type ProbeTarget, probeField } from './worker-settings.js'
+import { type ProbeTarget, probeField, probeTimeout } from './worker-settings.js'
 
 // The program may replace http.request, for a test or for tracing.
 const { get } = http
 
-// ms between two probes of a worker that starts.
+// ms between the starts of two probes of a worker that starts.
 const startInterval = 200
-// ms for one probe.
-const timeout = 5_000
 
 /**
  * Probes this worker from now on. Admits clients after the first answer of 2xx. Reports each result to the supervisor.
  */
 export async function probe(share: FairShare, { inode, path, interval }: ProbeTarget): Promise<void> {
   for (;;) {
+    const pause = sleep(share.isAdmitted ? interval : startInterval, undefined, { ref: false })
     const isTarget = ({ fd }: Listener) => fd >= 0 && fstatSync(fd).ino === inode
     const serving = share.servings.find(({ servedListeners }) => servedListeners.some(isTarget))
     if (serving !== undefined) {
@@ -34,7 +33,7 @@ export async function probe(share: FairShare, { inode, path, interval }: ProbeTa
       if (failure === '') share.admit()
       report(failure)
     }
-    await sleep(share.isAdmitted ? interval : startInterval, undefined, { ref: false })
+    await pause
   }
 }
 
@@ -52,12 +51,19 @@ async function ask(serving: Serving, path: string): Promise<string> {
   const { connection, socket } = isProxied ? unixPair() : await tcpPair()
   // A failure is one of the request, too.
   socket.on('error', () => {})
-  const timer = setTimeout(() => socket.destroy(new Error(`no answer within ${timeout / 1000} s`)), timeout)
+  let timer: NodeJS.Timeout | undefined
+  // Node does not report every end to the request: not that of an HTTP/2 session without an error, nor an upgrade.
+  const failed = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${probeTimeout / 1000} s`)), probeTimeout)
+    socket.once('close', () => setImmediate(() => reject(new Error('the connection was closed without an answer'))))
+  })
+  // The probe may end earlier.
+  failed.catch(() => {})
   try {
     serving.add(connection)
     // Every peer at a unix socket may send the header.
     if (isProxied) socket.write('PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\n')
-    const status = await statusOf(socket, Serving.serverOf(serving), path)
+    const status = await Promise.race([failed, statusOf(socket, Serving.serverOf(serving), path)])
     return status >= 200 && status <= 299 ? '' : `HTTP status ${status}`
   } finally {
     clearTimeout(timer)
@@ -85,7 +91,7 @@ async function tcpPair(): Promise<Pair> {
   try {
     const socket = net.connect((listener.address() as net.AddressInfo).port, '127.0.0.1')
     for (;;) {
-      const connection = await listener.accept({ timeout })
+      const connection = await listener.accept({ timeout: probeTimeout })
       if (connection.remotePort === socket.localPort) return { connection, socket }
       // Another process has connected to the port.
       connection.close()

@@ -1,13 +1,14 @@
 import { lstatSync, mkdirSync, readdirSync, rmdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 
 const ownUid = () => process.geteuid?.() ?? 0
 
 /** The directories that may contain those of supervisors, best first. */
 function bases(env: NodeJS.ProcessEnv): string[] {
   const { ASYNC_ACCEPT_RUN_DIRECTORY, XDG_RUNTIME_DIR } = env
-  if (ASYNC_ACCEPT_RUN_DIRECTORY) return [ASYNC_ACCEPT_RUN_DIRECTORY]
+  // A program may change its directory, and sends its notifications to this one.
+  if (ASYNC_ACCEPT_RUN_DIRECTORY) return [resolve(ASYNC_ACCEPT_RUN_DIRECTORY)]
   const own = XDG_RUNTIME_DIR ? [join(XDG_RUNTIME_DIR, 'async-accept')] : []
   return ['/run/async-accept', ...own, join(tmpdir(), `async-accept-${ownUid()}`)]
 }

@@ -52,8 +52,9 @@ export class Scoreboard {
 
   /** Makes the file. `limit` is the maximum number of connections over all workers; 0: none. */
   static create(path: string, limit: number): Scoreboard {
-    // Written, so that a full disk is an error now, and not a SIGBUS later.
-    writeFileSync(path, new Uint8Array((firstPlace + limit) * bytesPerWord), { flag: 'wx', mode: 0o600 })
+    // Written, so that a full disk is an error now, and not a SIGBUS later. The sticky bit keeps systemd-tmpfiles(8)
+    // from removing it from a temporary directory after 10 days.
+    writeFileSync(path, new Uint8Array((firstPlace + limit) * bytesPerWord), { flag: 'wx', mode: 0o1600 })
     return Scoreboard.open(path)
   }
 

@@ -1,5 +1,5 @@
-import { type FSWatcher, lstatSync, readdirSync, watch } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, type FSWatcher, fstatSync, lstatSync, readdirSync, statSync, watch } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import type { Fleet } from './fleet.js'
 import type { Log } from './log.js'
 import type { Member } from './member.js'
@@ -25,7 +25,7 @@ export interface SourceWatcherOptions {
 export class SourceWatcher {
   readonly #options: SourceWatcherOptions
   /** By the path of the directory, relative to the first one, which is ''. */
-  readonly #watchers = new Map<string, FSWatcher>()
+  readonly #watchers = new Map<string, { watcher: FSWatcher; identity: string | undefined }>()
   readonly #changed = new Set<string>()
   #timer: NodeJS.Timeout | undefined
   #hasFailed = false
@@ -37,21 +37,20 @@ export class SourceWatcher {
 
   close(): void {
     clearTimeout(this.#timer)
-    for (const watcher of this.#watchers.values()) watcher.close()
+    for (const { watcher } of this.#watchers.values()) watcher.close()
     this.#watchers.clear()
   }
 
   /** Watches a directory and those beneath, and calls `onFile` with each file. */
   #add(directory: string, onFile: (path: string) => void): void {
     const full = join(this.#options.directory, directory)
+    const identity = identityOf(full)
     try {
-      const watcher = watch(full, { persistent: false }, (event, name) => {
-        if (name !== null) this.#onEvent(event, directory, name)
+      const watcher = watch(full, { persistent: false }, (_event, name) => {
+        if (name !== null) this.#onEvent(directory, name)
       })
-      this.#watchers.set(
-        directory,
-        watcher.on('error', () => this.#remove(directory)),
-      )
+      watcher.on('error', () => this.#remove(directory))
+      this.#watchers.set(directory, { watcher, identity })
       // Read only now, so that no file is created unseen in between.
       for (const entry of readdirSync(full, { withFileTypes: true })) {
         if (isIgnored(entry.name)) continue
@@ -66,26 +65,30 @@ export class SourceWatcher {
 
   #remove(directory: string): void {
     if (!this.#watchers.has(directory)) return
-    for (const [path, watcher] of this.#watchers) {
+    for (const [path, { watcher }] of this.#watchers) {
       if (path !== directory && !path.startsWith(`${directory}/`)) continue
       watcher.close()
       this.#watchers.delete(path)
     }
   }
 
-  #onEvent(event: string, directory: string, name: string): void {
-    if (isIgnored(name)) return
+  #onEvent(directory: string, name: string): void {
     const path = join(directory, name)
+    const full = join(this.#options.directory, path)
+    // inotify(7) also reports the attributes and the end of the watched directory itself, by its own name.
+    if (isIgnored(name) || (name === basename(dirname(full)) && !existsSync(full))) return
+    const identity = identityOf(full)
     // The attributes of a directory have changed.
-    if (event === 'change' && this.#watchers.has(path)) return
+    if (identity !== undefined && this.#watchers.get(path)?.identity === identity) return
     // It may be another directory of the same name, so the watches of the old one are of no use.
     this.#remove(path)
-    if (isDirectory(join(this.#options.directory, path))) this.#add(path, (file) => this.#note(file))
+    if (identity !== undefined) this.#add(path, (file) => this.#note(file))
     else this.#note(path)
   }
 
   #note(path: string): void {
-    if (!this.#options.pattern.test(path)) return
+    const { directory, pattern } = this.#options
+    if (!pattern.test(path) || isOutput(join(directory, path))) return
     this.#changed.add(path)
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => {
@@ -101,9 +104,21 @@ export class SourceWatcher {
   }
 }
 
-function isDirectory(path: string): boolean {
+/** What tells a directory from others, also from a later one of its name; undefined if there is none. */
+function identityOf(path: string): string | undefined {
   try {
-    return lstatSync(path).isDirectory()
+    const stats = lstatSync(path)
+    return stats.isDirectory() ? `${stats.ino} ${stats.birthtimeMs}` : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** Whether this process and its workers print to a file. Otherwise their log would reload them for ever. */
+function isOutput(path: string): boolean {
+  try {
+    const { dev, ino } = statSync(path)
+    return [1, 2].map((fd) => fstatSync(fd)).some((output) => output.dev === dev && output.ino === ino)
   } catch {
     return false
   }
@@ -113,10 +128,10 @@ function isDirectory(path: string): boolean {
 export function reloadOnChange(fleet: Fleet<Member>, pattern: RegExp | undefined, log: Log): () => void {
   if (pattern === undefined) return () => {}
   const watcher = new SourceWatcher({
-    directory: process.cwd(),
+    directory: '.',
     pattern,
     onChange([first, ...others]) {
-      log(`${first}${others.length > 0 ? ` and ${others.length} others` : ''} changed`)
+      log(`${first}${others.length > 0 ? ` and ${others.length} more` : ''} changed`)
       void fleet.reload()
     },
     onError: ({ message }) => log(`does not see all changes: ${message}`, 'bad'),

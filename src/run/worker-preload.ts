@@ -1,16 +1,22 @@
 // What `async-accept run` makes a worker load before its program: the share of this worker in the clients of all, the
 // drain, and the preload of inherited sockets.
 import { subscribe } from 'node:diagnostics_channel'
+import { fstatSync } from 'node:fs'
 import net from 'node:net'
 import { isMainThread } from 'node:worker_threads'
+import { warn, warningOf } from '../core/warning.js'
+import { readEnvironment } from '../handover/activation.js'
 import { sendAssignments } from '../handover/notify.js'
 import { readSettings } from '../inherit/settings.js'
-import type { ServingStateMessage } from '../serve/serving.js'
+import { Serving, type ServingStateMessage } from '../serve/serving.js'
 import { readLine } from './control-protocol.js'
 import { FairShare } from './fair-share.js'
 import { startHeartbeat } from './heartbeat.js'
 import { Scoreboard } from './scoreboard.js'
 import { attachmentPath, drainedField, scoreboardPath, type WorkerSettings } from './worker-settings.js'
+
+const otherCopy =
+  'the program serves a shared socket with another copy of async-accept than that of the command: its connections do not count'
 
 const { ASYNC_ACCEPT_WORKER } = process.env
 if (isMainThread && ASYNC_ACCEPT_WORKER !== undefined) {
@@ -20,10 +26,14 @@ if (isMainThread && ASYNC_ACCEPT_WORKER !== undefined) {
   const board = Scoreboard.open(scoreboardPath(prefix))
   startHeartbeat(board, slot)
   const share = new FairShare(board, slot, target === undefined)
+  const shared = new Set(readEnvironment(process.env).map(({ fd }) => fstatSync(fd).ino))
   subscribe('async-accept.serving-state', (message) => {
     const { serving, before } = message as ServingStateMessage
-    if (before === undefined) share.limit(serving)
-    else share.stop(serving)
+    if (before !== undefined) share.stop(serving)
+    // No other worker gets the clients of another socket.
+    else if (serving.servedListeners.every(({ fd }) => !shared.has(fstatSync(fd).ino))) return
+    else if (serving instanceof Serving) share.limit(serving)
+    else warn(warningOf('ASYNC_ACCEPT_OTHER_COPY', otherCopy))
   })
   onRetire(attachmentPath(prefix), slot, () => void drain(share))
   if (target !== undefined) void (await import('./probe.js')).probe(share, target)

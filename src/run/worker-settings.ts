@@ -16,6 +16,9 @@ export interface ProbeTarget {
   interval: number
 }
 
+/** ms for one probe. */
+export const probeTimeout = 5_000
+
 /** The field of a notification that has the result of a probe: '' after an answer of 2xx, otherwise what was wrong. */
 export const probeField = 'X_ASYNC_ACCEPT_PROBE'
 

@@ -3,8 +3,11 @@ import { constants } from 'node:os'
 import { deadlineAfterPoll } from '../core/deadline.js'
 import { type Named, spawnDependent } from '../handover/spawn-activated.js'
 import { NotifySocket } from './notify-socket.js'
-import { drainedField, probeField } from './worker-settings.js'
+import { drainedField, probeField, probeTimeout } from './worker-settings.js'
 import { stateAfter, type WorkerEvent, type WorkerState } from './worker-states.js'
+
+// A worker that fails so many probes, one after the other, is replaced.
+const maxFailedProbes = 3
 
 /** What all workers of a supervisor have in common. Times are in ms. */
 export interface WorkerOptions {
@@ -42,8 +45,10 @@ export class Worker {
   #readyAt: number | undefined
   /** Whether it has sent READY=1. */
   #isServing = false
-  /** The time of the last probe with a good answer. */
+  /** The time of the last result of a probe. */
   #probedAt: number | undefined
+  /** The number of probes that have failed since the last good answer. */
+  #failedProbes = 0
   /** What was wrong with the last probe; '' if nothing was. */
   #probeFailure = ''
   #status: string | undefined
@@ -79,7 +84,8 @@ export class Worker {
       // Its requests are lost. Only SIGTERM is the end of a drain.
       const isLost = this.#retired && this.#state === 'ending' && signal !== null && signal !== 'SIGTERM'
       if (isLost) this.#failure = `was ended by ${signal} while it drained`
-      this.#onExit(...describeExit(code, signal))
+      const [exitCode, why] = describeExit(code, signal)
+      this.#onExit(exitCode, this.#readyAt === undefined ? `${why} before it was ready` : why)
     })
     this.#enter('starting')
   }
@@ -124,8 +130,9 @@ export class Worker {
   get complaint(): string | undefined {
     const { probeInterval } = this.#options
     if (this.#probedAt === undefined || probeInterval === undefined) return undefined
-    // Two probes may fail.
-    if (performance.now() - this.#probedAt < 3 * probeInterval) return undefined
+    // If its event loop is blocked, no result comes.
+    const isSilent = performance.now() - this.#probedAt >= maxFailedProbes * probeInterval + probeTimeout
+    if (this.#failedProbes < maxFailedProbes && !isSilent) return undefined
     return `has failed its probe: ${this.#probeFailure || 'no answer'}`
   }
 
@@ -218,10 +225,9 @@ export class Worker {
     if (status !== undefined) this.#status = status.slice(0, 256)
     if (fields.get('READY') === '1') this.#isServing = true
     const probeFailure = fields.get(probeField)
-    if (probeFailure !== undefined) this.#probeFailure = probeFailure
-    if (probeFailure === '') this.#probedAt = performance.now()
-    if (this.#isServing && (this.#options.probeInterval === undefined || this.#probedAt !== undefined))
-      this.#onEvent('ready')
+    if (probeFailure !== undefined) this.#onProbe(probeFailure)
+    const hasAnswered = this.#probedAt !== undefined && this.#failedProbes === 0
+    if (this.#isServing && (this.#options.probeInterval === undefined || hasAnswered)) this.#onEvent('ready')
     if (fields.get('STOPPING') === '1') this.#onEvent('stopping')
     if (fields.get(drainedField) === '1' && this.#state === 'ending') this.#terminate(this.#options.killAfter)
     if (fields.get('WATCHDOG') === '1' && this.#state === 'ready') this.#expectPing()
@@ -231,10 +237,16 @@ export class Worker {
     }
   }
 
+  #onProbe(failure: string): void {
+    this.#probeFailure = failure
+    this.#probedAt = performance.now()
+    this.#failedProbes = failure === '' ? 0 : this.#failedProbes + 1
+  }
+
   #onExit(code: number, why: string): void {
     if (this.#state === 'gone') return
     if (this.#failure === undefined) this.#exitCode = code
-    if (!this.#retired) this.#failure ??= `${why}${this.#readyAt === undefined ? ' before it was ready' : ''}`
+    if (!this.#retired) this.#failure ??= why
     this.#notifySocket.close()
     this.#onEvent('exit')
   }

@@ -47,8 +47,12 @@ export class AcceptRequests {
     return this.#refs.size
   }
 
-  /** Makes requests until there are `count`, and at most {@link maxOutstanding}. Withdraws none. */
-  fill(count: number): void {
+  /**
+   * Withdraws the newest requests if there are more than `count`. Makes new ones if there are fewer, up to
+   * {@link maxOutstanding}.
+   */
+  adjust(count: number): void {
+    this.#withdraw(this.#refs.size - Math.max(count, 0))
     if (this.listener.fd < 0) return
     const wanted = Math.min(maxOutstanding, count)
     try {
@@ -61,12 +65,6 @@ export class AcceptRequests {
         this.#onRetry()
       }, retryDelay)
     }
-  }
-
-  /** Withdraws the newest requests if there are more than `count`. Makes new ones if there are fewer. */
-  adjust(count: number): void {
-    this.#withdraw(this.#refs.size - Math.max(count, 0))
-    this.fill(count)
   }
 
   /**

@@ -48,7 +48,7 @@ export class RequestPool {
     }
     const onRetry = (requests: AcceptRequests) => {
       this.#parts?.markChanged(requests)
-      this.refill()
+      this.adjust()
     }
     this.#requests = new Set(
       listeners.map((each) => new AcceptRequests(each, { context, onAccepted, onFailed, onRetry })),
@@ -65,13 +65,7 @@ export class RequestPool {
     return true
   }
 
-  /** Makes as many requests as there is room for. Called when the room may have grown, or a request has ended. */
-  refill(): void {
-    if (this.#requests.size > 1) this.#share()
-    else for (const requests of this.#requests) requests.fill(this.#room())
-  }
-
-  /** Makes or withdraws requests. Called when the room may have changed in any way. */
+  /** Makes or withdraws requests. Called when the room may have changed, or a request has ended. */
   adjust(): void {
     if (this.#requests.size > 1) this.#share()
     else for (const requests of this.#requests) requests.adjust(this.#room())

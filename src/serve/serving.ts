@@ -179,7 +179,7 @@ export class Serving extends EventEmitter<ServingEvents> {
     })
     this.#listeners.hold((each) => this.#onListenerEnded(each))
     if (signal) this.#cleanups.push(onAbort(signal, () => void this.close()))
-    this.#requests.refill()
+    this.#requests.adjust()
   }
 
   /** The listener, or the first of several. */
@@ -386,7 +386,7 @@ export class Serving extends EventEmitter<ServingEvents> {
   // Takes the next step, if any. Called when the state, the connections or the pending deliveries have changed.
   #advance = (): void => {
     if (this.#state === 'serving') {
-      this.#requests.refill()
+      this.#requests.adjust()
       return
     }
     // A filter or a handler of 'alarm' may have ended the serving before its own connection is delivered.

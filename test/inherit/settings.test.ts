@@ -109,6 +109,10 @@ describe('The settings of the preload', () => {
     })
   })
 
+  it('are those of a worker of `async-accept run`, too, if NODE_OPTIONS loads the preload first', () => {
+    assert.doesNotThrow(() => readSettings({ ASYNC_ACCEPT_WORKER: '{}' }))
+  })
+
   it('need the trusted proxies for the PROXY protocol', () => {
     assert.throws(() => readSettings({ ASYNC_ACCEPT_PROXY_PROTOCOL: 'optional' }), /needs ASYNC_ACCEPT_TRUST/)
   })

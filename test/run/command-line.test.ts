@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { type Command, type RunOptions, readCommandLine, UsageError } from '../../src/run/command-line.js'
 
@@ -42,6 +43,11 @@ describe('The command line of run', () => {
     }
   })
 
+  it('prints the version of the package', () => {
+    const { version } = JSON.parse(readFileSync('package.json', 'utf8'))
+    assert.deepEqual(read('--version'), { command: 'help', text: `${version}\n` })
+  })
+
   it('leaves the arguments of the program alone', () => {
     const { workers, command, args } = runOptions('-n 2 server.js -n 3 --help -- x')
     assert.deepEqual([workers, command, args], [2, 'server.js', ['-n', '3', '--help', '--', 'x']])
@@ -51,7 +57,7 @@ describe('The command line of run', () => {
 
   it('reads addresses, named or not', () => {
     const { addresses } = runOptions(
-      '-l web=3000 -l 127.0.0.1:80 -l [::1]:81 -l v6=[::]:82 -l localhost:83 -l /run/a:b.sock -l x=./y -l @abstract s.js',
+      '-l web=3000 -l 127.0.0.1:80 -l [::1]:81 -l v6=[::]:82 -l localhost:83 -l /run/a:b.sock -l x=./y -l ./ü=.sock -l @abstract s.js',
     )
     assert.deepEqual(addresses, [
       { name: 'web', options: { host: undefined, port: 3000 } },
@@ -61,6 +67,7 @@ describe('The command line of run', () => {
       { name: '83', options: { host: 'localhost', port: 83 } },
       { name: 'a-b.sock', options: { path: '/run/a:b.sock' } },
       { name: 'x', options: { path: './y' } },
+      { name: '-=.sock', options: { path: './ü=.sock' } },
       { name: '@abstract', options: { path: '\0abstract' } },
     ])
   })
@@ -96,6 +103,7 @@ describe('A wrong command line', () => {
     run: 'the program is missing; see async-accept run --help',
     'run -n': "Option '-n, --workers <value>' argument missing; see async-accept run --help",
     'run --port 3000 s.js': "Unknown option '--port'; see async-accept run --help",
+    'run -n -1 s.js': "Option '-n' argument is ambiguous; see async-accept run --help",
     'run -n 0 s.js': '--workers is "0", but must be an integer from 1 to 1023',
     'run -l 70000 s.js': `--listen is "70000", but must be [name=]address: 3000, 127.0.0.1:3000, [::1]:3000, /run/app.sock or @name`,
     'run --watchdog 1m s.js': '--watchdog is "1m", but must be a number of seconds from 0.001 to 2147483',
@@ -117,6 +125,7 @@ describe('A wrong command line', () => {
     'run -n 1024 s.js': '--workers is "1024", but must be an integer from 1 to 1023',
     'scale 1 2': 'unexpected argument 2',
     'reload x': 'unexpected argument x',
+    'status --json --prometheus': 'choose one of --json and --prometheus',
     'status --yaml': "Unknown option '--yaml'; see async-accept status --help",
   })) {
     it(`is one line: ${line === '' ? '(none)' : line}`, () => {

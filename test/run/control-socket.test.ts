@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, chownSync, statSync } from 'node:fs'
 import net from 'node:net'
-import { dirname, join } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { ask } from '../../src/run/control-client.js'
 import { parseRequest, type Request } from '../../src/run/control-protocol.js'
@@ -105,6 +105,12 @@ async function runPython(code: string, path: string) {
 }
 
 describe('The directory of a supervisor', () => {
+  it('has an absolute path, because a worker may change its current directory', () => {
+    const directory = temporaryDirectory()
+    const path = makeRunDirectory('x', { ASYNC_ACCEPT_RUN_DIRECTORY: relative(process.cwd(), directory) })
+    assert.equal(path, join(directory, 'x'))
+  })
+
   it('is not that of another user, and does not hide behind it', async function () {
     if (process.getuid?.() !== 0) skip(this, 'acting as another user requires root')
     const name = `test-${process.pid}`

@@ -85,6 +85,7 @@ describe('async-accept run, at the first start', function () {
   it('exits with 127 if the program does not exist, or with 1 if a file for Node does not', async () => {
     const supervised = new Supervised('', { options: ['-n', '1'], program: ['--exec', '--', '/does/not/exist'] })
     assert.equal(await supervised.run.ended, 127)
+    assert.match(supervised.run.stderr, /: worker cannot start: spawn \S+ ENOENT\n$/)
     const file = new Supervised('', { options: ['-n', '1'], program: ['does-not-exist.mjs'] })
     assert.equal(await file.run.ended, 1)
     assert.match(file.run.stderr, /does-not-exist.mjs(.|\n)*worker \d+ exited with code 1 before it was ready\n$/)

@@ -86,6 +86,18 @@ describe('async-accept run --probe', function () {
     await until(() => isAnswered)
   })
 
+  const unanswered: Record<string, string> = {
+    'ends the HTTP/2 session': `http2.createServer().on('stream', ({ session }) => session.destroy())`,
+    'switches protocols': `http.createServer(({ socket }) => socket.end('HTTP/1.1 101 OK\\r\\nConnection: upgrade\\r\\nUpgrade: x\\r\\n\\r\\n'))`,
+  }
+  for (const [name, code] of Object.entries(unanswered)) {
+    it(`fails when the server ${name}`, async () => {
+      const options = ['-n', '1', '--probe', '/']
+      const supervised = new Supervised(`${answer}; ${code}.listen(3000)`, { options })
+      await until(async () => (await lastProbe(supervised)) === 'the connection was closed without an answer')
+    })
+  }
+
   it('keeps the old workers if a new one fails its probe', async () => {
     const options = ['-n', '2', '--probe', '/health', '--start-timeout', '1']
     const supervised = await new Supervised(answering, { options }).ready(2)
@@ -111,6 +123,21 @@ describe('async-accept run --probe', function () {
       const [now] = await supervised.workers()
       return now !== undefined && now !== before
     })
+  })
+
+  it('keeps a worker whose answers are good and take longer than the interval', async () => {
+    const slow = `
+      import http from 'node:http'
+      let probes = 0
+      const answer = (response) => response.end(String(++probes))
+      http.createServer((request, response) => {
+        if (request.url === '/health') setTimeout(answer, 700, response)
+        else response.end(String(probes))
+      }).listen(3000)`
+    const options = ['-n', '1', '--probe', '/health', '--probe-interval', '0.1']
+    const supervised = await new Supervised(slow, { options }).ready(1)
+    await until(async () => Number(await supervised.request()) >= 4)
+    assert.doesNotMatch(supervised.run.stderr, /replaces/)
   })
 
   it('refuses the name of a socket that does not exist', async () => {

@@ -84,6 +84,18 @@ describe('async-accept run', function () {
     assert.match(await text(waiting[31] as net.Socket), /stopping/)
   })
 
+  it('has no status while it is stopped by SIGSTOP, and status says so', async () => {
+    const supervised = await new Supervised(answering, { options: ['-n', '1'] }).ready(1)
+    process.kill(supervised.pid, 'SIGSTOP')
+    try {
+      const { code, stderr } = await supervised.control('status')
+      assert.deepEqual([code, stderr], [1, 'async-accept status: the supervisor does not answer: no status for 3 s\n'])
+    } finally {
+      process.kill(supervised.pid, 'SIGCONT')
+    }
+    assert.equal((await supervised.control('status')).code, 0)
+  })
+
   it('changes the number of workers by scale, SIGTTIN and SIGTTOU', async () => {
     const supervised = await start(1)
     assert.equal((await supervised.control('scale', '3')).code, 0)
@@ -138,7 +150,7 @@ describe('async-accept run', function () {
     const stopped = supervised.control('stop')
     await supervised.logs(/drains worker/)
     process.kill((await supervised.status()).workers[0]?.pid as number, 'SIGKILL')
-    assert.equal((await stopped).stderr, 'async-accept stop: 1 workers were killed\n')
+    assert.equal((await stopped).stderr, 'async-accept stop: workers killed: 1\n')
     assert.match(supervised.run.stderr, /has ended: it was ended by SIGKILL while it drained/)
     client.destroy()
   })
@@ -183,7 +195,7 @@ describe('async-accept run', function () {
     const stubborn = `${answering}; process.on('SIGTERM', () => setInterval(() => {}, 1000))`
     const supervised = await start(1, stubborn, '--kill-after', '0.1')
     const { code, stderr } = await supervised.control('stop')
-    assert.deepEqual([code, stderr], [1, 'async-accept stop: 1 workers were killed\n'])
+    assert.deepEqual([code, stderr], [1, 'async-accept stop: workers killed: 1\n'])
     assert.equal(await supervised.run.ended, 0)
     // Less than the default of --drain-timeout: it has no request.
   }).timeout(20_000)
@@ -229,7 +241,9 @@ describe('async-accept run', function () {
     await supervised.run.ended
     const run = join(supervised.directory, 'run')
     const left = readdirSync(join(run, 'server')).filter((name) => name !== 'control')
-    assert.ok(left.length > 0)
+    const [board = ''] = left.filter((name) => name.endsWith('-scoreboard'))
+    // systemd-tmpfiles(8) removes no file that has the sticky bit.
+    assert.equal(statSync(join(run, 'server', board)).mode & 0o7777, 0o1600)
     assert.equal((await supervised.control('status')).stderr, 'async-accept status: no supervisor runs\n')
     const again = new Supervised(answering, { env: { ASYNC_ACCEPT_RUN_DIRECTORY: run }, options: ['-n', '1'] })
     await again.ready(1)
@@ -250,6 +264,8 @@ describe('async-accept run', function () {
       [code, stderr],
       [1, `async-accept status: several supervisors run: choose one with --name: server, server-${second.pid}\n`],
     )
+    const unnamed = await first.control('status', '--name=')
+    assert.equal(unnamed.stderr, 'async-accept status: no supervisor runs\n')
     assert.equal((await first.control('status', '--name', `server-${second.pid}`)).code, 0)
     const third = new Supervised(answering, { env, options: ['-n', '1', '--name', 'server'] })
     assert.equal(await third.run.ended, 2)

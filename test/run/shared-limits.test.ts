@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { cpSync } from 'node:fs'
 import net from 'node:net'
-import { cleanUp, until } from '../helpers.js'
+import { join, resolve } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { cleanUp, temporaryDirectory, until } from '../helpers.js'
 import { Supervised } from './supervised.js'
 
 /** Answers with its pid at once, and ends the response when the client leaves. */
@@ -23,11 +26,11 @@ async function client(port: number): Promise<{ socket: net.Socket; pid: number }
   cleanUp(() => socket.destroy())
   socket.on('error', () => {})
   socket.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
-  let text = ''
+  let received = ''
   for (;;) {
     const [data] = await once(socket, 'data')
-    text += data
-    const pid = /(\d+)\./.exec(text.slice(text.indexOf('\r\n\r\n') + 1))?.[1]
+    received += data
+    const pid = /(\d+)\./.exec(received.slice(received.indexOf('\r\n\r\n') + 1))?.[1]
     if (pid !== undefined) return { socket, pid: Number(pid) }
   }
 }
@@ -92,6 +95,34 @@ describe('async-accept run --max-connections', function () {
       const { socket } = await client(port)
       socket.destroy()
     }
+  })
+
+  it('does not count the connections of a socket that belongs to one worker alone', async () => {
+    const code = `
+      import { Listener, serve } from 'async-accept'
+      const own = await Listener.listen({ port: 0, host: '127.0.0.1' })
+      serve(own, (connection) => connection.toSocket().end('hello').on('error', () => {}))
+      ${holding.replace("'.'", "' ' + own.address().port + '.'")}
+    `
+    const options = ['-n', '1', '--max-connections', '1']
+    const supervised = await new Supervised(code, { options, inPackage: true }).ready(1)
+    const { pid: own } = await client(supervised.port)
+    const socket = net.connect(own, '127.0.0.1')
+    cleanUp(() => socket.destroy())
+    assert.equal(await text(socket), 'hello')
+  })
+
+  it('warns that it does not count the connections of another copy of the package', async () => {
+    const copy = temporaryDirectory()
+    for (const each of ['dist', 'package.json']) cpSync(each, join(copy, each), { recursive: true })
+    const code = `
+      import { Listener, serve } from '${copy}/dist/index.js'
+      serve(Listener.fromFd(3, { dup: true }), (connection) => connection.close())
+      ${holding}
+    `
+    const env = { ASYNC_ACCEPT_ADDON: resolve('build/Release/async_accept.node') }
+    const supervised = await new Supervised(code, { options: ['-n', '1', '--max-connections', '1'], env }).ready(1)
+    await until(() => /ASYNC_ACCEPT_OTHER_COPY.*do not count/.test(supervised.run.stderr))
   })
 
   it('frees the places of a worker that was killed', async () => {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { globPattern } from '../../src/run/glob.js'
 import { SourceWatcher } from '../../src/run/source-watcher.js'
@@ -70,6 +70,16 @@ describe('SourceWatcher', () => {
     assert.deepEqual(await watched.next(), ['x/b/c.js', 'x/b/d.js'])
     watched.write('x/b/e.js')
     assert.deepEqual(await watched.next(), ['x/b/e.js'])
+  })
+
+  it('does not report a directory whose attributes change', async () => {
+    const watched = new Watched(['a/b.js'])
+    chmodSync(watched.at('a'), 0o700)
+    chmodSync(watched.directory, 0o700)
+    watched.write('a/b.js')
+    assert.deepEqual(await watched.next(), ['a/b.js'])
+    watched.write('a/c.js')
+    assert.deepEqual(await watched.next(), ['a/c.js'])
   })
 
   it('reports 1,000 files as one change', async () => {

@@ -10,7 +10,8 @@ import type { Status } from '../../src/run/control-protocol.js'
 import { cleanUp, type Finished, nodeEnvironment, temporaryDirectory, until } from '../helpers.js'
 import { RunningExample } from '../running-example.js'
 
-const command = fileURLToPath(new URL('../../dist/run/main.js', import.meta.url))
+/** The file of the command `async-accept`. */
+export const command = fileURLToPath(new URL('../../dist/run/main.js', import.meta.url))
 
 /** A program that answers with its pid. It listens on a port that the sockets named `web` are mapped to. */
 export const answering = `

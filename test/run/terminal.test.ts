@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { until } from '../helpers.js'
 import { RunningExample } from '../running-example.js'
-import { answering, isAlive, onTerminal, Supervised } from './supervised.js'
+import { answering, command, isAlive, onTerminal, Supervised } from './supervised.js'
 
 async function startOnTerminal(code: string) {
   const supervised = new Supervised(code, {
@@ -76,5 +77,16 @@ describe('async-accept status --watch', function () {
     assert.equal(await run.ended, 0)
     assert.equal(run.stderr, 'async-accept status: the supervisor has ended\n')
     for (const line of run.stdout.trimEnd().split('\n')) assert.equal(JSON.parse(line).pid, supervised.pid)
+  })
+})
+
+describe('The standard output of async-accept', () => {
+  it('is reported in one line if it cannot be written, and not if its reader has ended', () => {
+    const help = (output: string) => {
+      const words = ['-c', `{ "$@"; echo $? >&2; } ${output}`, 'sh', process.execPath, command, '--help']
+      return String(spawnSync('sh', words).stderr)
+    }
+    assert.equal(help('>/dev/full'), 'async-accept --help: ENOSPC: no space left on device, write\n1\n')
+    assert.equal(help('| true'), '1\n')
   })
 })

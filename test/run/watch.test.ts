@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { temporaryDirectory, until } from '../helpers.js'
 import { needs } from '../needs.js'
@@ -60,7 +60,18 @@ describe('async-accept run --watch', function () {
     writeFileSync(join(supervised.directory, 'data.json'), '')
     supervised.write(version('1'))
     assert.equal(await supervised.request(), '1')
-    assert.doesNotMatch(supervised.run.stderr, /data\.json|others/)
+    assert.doesNotMatch(supervised.run.stderr, /data\.json|more/)
+  })
+
+  it('is not started anew by its own log', async () => {
+    const before = ['sh', '-c', 'exec "$@" 2>log', 'sh']
+    const supervised = start(version('1'), { before })
+    const path = join(supervised.directory, 'log')
+    const log = () => (existsSync(path) ? readFileSync(path, 'utf8') : '')
+    await until(() => /is ready/.test(log()))
+    supervised.write(version('2'))
+    await until(() => /has reloaded/.test(log()))
+    assert.match(log(), /: server\.mjs changed\n.*reloads, generation 2\n/)
   })
 
   it('says in one line that the kernel permits no more watches, and serves', async function () {
