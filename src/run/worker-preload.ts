@@ -5,7 +5,6 @@ import { fstatSync } from 'node:fs'
 import net from 'node:net'
 import { isMainThread } from 'node:worker_threads'
 import { warn, warningOf } from '../core/warning.js'
-import { readEnvironment } from '../handover/activation.js'
 import { sendAssignments } from '../handover/notify.js'
 import { readSettings } from '../inherit/settings.js'
 import { Serving, type ServingStateMessage } from '../serve/serving.js'
@@ -20,18 +19,17 @@ const otherCopy =
 
 const { ASYNC_ACCEPT_WORKER } = process.env
 if (isMainThread && ASYNC_ACCEPT_WORKER !== undefined) {
-  const { slot, prefix, probe: target }: WorkerSettings = JSON.parse(ASYNC_ACCEPT_WORKER)
+  const { slot, prefix, inodes, probe: target }: WorkerSettings = JSON.parse(ASYNC_ACCEPT_WORKER)
   // Child processes are not workers.
   delete process.env.ASYNC_ACCEPT_WORKER
   const board = Scoreboard.open(scoreboardPath(prefix))
   startHeartbeat(board, slot)
   const share = new FairShare(board, slot, target === undefined)
-  const shared = new Set(readEnvironment(process.env).map(({ fd }) => fstatSync(fd).ino))
   subscribe('async-accept.serving-state', (message) => {
     const { serving, before } = message as ServingStateMessage
     if (before !== undefined) share.stop(serving)
     // No other worker gets the clients of another socket.
-    else if (serving.servedListeners.every(({ fd }) => !shared.has(fstatSync(fd).ino))) return
+    else if (serving.servedListeners.every(({ fd }) => !inodes.includes(fstatSync(fd).ino))) return
     else if (serving instanceof Serving) share.limit(serving)
     else warn(warningOf('ASYNC_ACCEPT_OTHER_COPY', otherCopy))
   })

@@ -3,13 +3,15 @@ export interface WorkerSettings {
   slot: number
   /** What the paths of the supervisor begin with. */
   prefix: string
+  /** The inodes of the shared listening sockets, by which the worker knows them. Their fds are others. */
+  inodes: readonly number[]
   /** Undefined: it is not probed. */
   probe: ProbeTarget | undefined
 }
 
 /** Which server of a worker is asked, and for what. */
 export interface ProbeTarget {
-  /** The inode of the listening socket, by which the worker knows the server. Its fd is another. */
+  /** That of its listening socket. */
   inode: number
   path: string
   /** ms between two probes of a worker that is ready. */

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { fstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { Listener } from '../accept/listener.js'
 import type { Sockets } from './addresses.js'
 import { type ProbeAddress, type RunOptions, UsageError } from './command-line.js'
 import { type Attachment, parseAttachment, type WorkerLoad } from './control-protocol.js'
@@ -63,7 +64,8 @@ export class WorkerStarter {
   /** Errors: those of `spawnActivated` and bind(2); too many workers. */
   start(onChange: (worker: Worker) => void): Worker {
     const slot = this.#board.claim()
-    const settings: WorkerSettings = { slot, prefix: this.#prefix, probe: this.#probe }
+    const inodes = this.#options.listeners.map(([, listener]) => inodeOf(listener))
+    const settings: WorkerSettings = { slot, prefix: this.#prefix, inodes, probe: this.#probe }
     const ASYNC_ACCEPT_WORKER = this.#isExec ? undefined : JSON.stringify(settings)
     const askToDrain = () => this.#askToDrain(slot)
     const options = { ...this.#options, askToDrain, env: { ...this.#options.env, ASYNC_ACCEPT_WORKER } }
@@ -106,8 +108,10 @@ export class WorkerStarter {
   }
 }
 
+const inodeOf = ({ fd }: Listener) => fstatSync(fd).ino
+
 function targetOf({ name, path }: ProbeAddress, interval: number, { named }: Sockets): ProbeTarget {
   const [, listener] = named.find(([each]) => name === undefined || each === name) ?? []
-  if (listener !== undefined) return { inode: fstatSync(listener.fd).ino, path, interval }
+  if (listener !== undefined) return { inode: inodeOf(listener), path, interval }
   throw new UsageError(`--probe names the socket ${name}, but there are ${named.map(([each]) => each).join(', ')}`)
 }

@@ -4,8 +4,8 @@ import { cpSync } from 'node:fs'
 import net from 'node:net'
 import { join, resolve } from 'node:path'
 import { text } from 'node:stream/consumers'
-import { cleanUp, temporaryDirectory, until } from '../helpers.js'
-import { Supervised } from './supervised.js'
+import { cleanUp, nodeEnvironment, temporaryDirectory, until } from '../helpers.js'
+import { answering, Supervised } from './supervised.js'
 
 /** Answers with its pid at once, and ends the response when the client leaves. */
 const holding = `
@@ -110,6 +110,15 @@ describe('async-accept run --max-connections', function () {
     const socket = net.connect(own, '127.0.0.1')
     cleanUp(() => socket.destroy())
     assert.equal(await text(socket), 'hello')
+  })
+
+  it('counts those that the preload serves, also if NODE_OPTIONS loads it first', async () => {
+    const NODE_OPTIONS = `${nodeEnvironment().NODE_OPTIONS ?? ''} --import=${resolve('dist/inherit/inherit.js')}`
+    const options = ['-n', '1', '--max-connections', '1', '--probe', '/']
+    const supervised = await new Supervised(answering, { options, env: { NODE_OPTIONS } }).ready(1)
+    const socket = net.connect(supervised.port, '127.0.0.1')
+    cleanUp(() => socket.destroy())
+    await until(async () => (await supervised.status()).workers[0]?.connections === 1)
   })
 
   it('warns that it does not count the connections of another copy of the package', async () => {
