@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { until } from '../helpers.js'
+import { join } from 'node:path'
+import { temporaryDirectory, until } from '../helpers.js'
 import { RunningExample } from '../running-example.js'
 import { answering, command, isAlive, onTerminal, Supervised } from './supervised.js'
 
@@ -83,10 +84,12 @@ describe('async-accept status --watch', function () {
 describe('The standard output of async-accept', () => {
   it('is reported in one line if it cannot be written, and not if its reader has ended', () => {
     const help = (output: string) => {
-      const words = ['-c', `{ "$@"; echo $? >&2; } ${output}`, 'sh', process.execPath, command, '--help']
+      const script = `${output}; "$@" >&4; echo $? >&2`
+      const words = ['-c', script, join(temporaryDirectory(), 'fifo'), process.execPath, command, '--help']
       return String(spawnSync('sh', words).stderr)
     }
-    assert.equal(help('>/dev/full'), 'async-accept --help: ENOSPC: no space left on device, write\n1\n')
-    assert.equal(help('| true'), '1\n')
+    assert.equal(help('exec 4>/dev/full'), 'async-accept --help: ENOSPC: no space left on device, write\n1\n')
+    // Closes the reading end before the program starts.
+    assert.equal(help('mkfifo "$0" && exec 3<>"$0" 4>"$0" 3<&-'), '1\n')
   })
 })
