@@ -5,10 +5,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { cleanUp, temporaryDirectory, until } from '../helpers.js'
 import { needs, needsStrace, skip } from '../needs.js'
-import { answering, isAlive, Supervised } from './supervised.js'
-
-const start = (workers: number, code = answering, ...options: string[]) =>
-  new Supervised(code, { options: ['-n', String(workers), ...options] }).ready(workers)
+import { answering, isAlive, Supervised, start } from './supervised.js'
 
 /** Answers with its pid, and does at a path what a fault does. */
 const faulty = (path: string, what: string) => `

@@ -5,10 +5,7 @@ import type { Status } from '../../src/run/control-protocol.js'
 import { metricsText } from '../../src/run/status-text.js'
 import { dial } from '../backlog.js'
 import { cleanUp, temporaryDirectory, until } from '../helpers.js'
-import { answering, Supervised } from './supervised.js'
-
-const start = (workers: number, code = answering, ...options: string[]) =>
-  new Supervised(code, { options: ['-n', String(workers), ...options] }).ready(workers)
+import { answering, Supervised, start } from './supervised.js'
 
 describe('async-accept status', function () {
   this.timeout(60_000)

@@ -181,3 +181,7 @@ export function isAlive(pid: number): boolean {
     return false
   }
 }
+
+/** Starts a supervisor, and waits until its workers are ready. */
+export const start = (workers: number, code = answering, ...options: string[]) =>
+  new Supervised(code, { options: ['-n', String(workers), ...options] }).ready(workers)
